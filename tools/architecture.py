@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "touchline"
 ROOMS = (
     *("core", "statistics", "slurm", "experiment", "data", "backends", "history", "estimate", "strategy"),
-    *("plan", "lint", "train", "evaluate", "run", "results", "report", "api", "agent", "cli"),
+    *("plan", "lint", "train", "evaluate", "run", "tools", "results", "report", "api", "agent", "cli"),
 )
 """Rooms from the bottom up, as pyproject.toml has them for import-linter."""
 _CELL = 26

@@ -58,7 +58,7 @@ FORMATS = (
     Format(schema="ledger", type="run.ledger:LedgerEntry", what="a line of ledger.jsonl"),
     Format(schema="approval", type="run.budget:Approval", what=".touchline/approval.json, what an agent may run"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
-    Format(schema="doctor", type="slurm.doctor:DoctorReport", what="what `touchline doctor --json` prints"),
+    Format(schema="doctor", type="slurm.site_facts:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
     Format(schema="placement", type="plan.placement.types:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="lint.audited:DataAudit", what="what `touchline data audit --json` prints"),
@@ -120,7 +120,7 @@ FORMATS = (
     ),
     Format(
         schema="import",
-        type="run.imports.importing:ImportReport",
+        type="tools.imports.importing:ImportReport",
         what="what `touchline import --json` prints",
     ),
     Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
@@ -141,7 +141,7 @@ FORMATS = (
     ),
     Format(
         schema="answer-submit",
-        type="run.submission:Submitted",
+        type="run.queue:Submitted",
         what="touchline submit --json",
         answer="jobs",
         many=True,
@@ -153,7 +153,7 @@ FORMATS = (
     Format(schema="optimise", type="plan.optimize:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",
-        type="run.first_experiment:Start",
+        type="tools.interview.first_experiment:Start",
         what="touchline init --json, apart from the plan",
         answer="init",
     ),
@@ -173,14 +173,14 @@ FORMATS = (
     ),
     Format(
         schema="answer-backends",
-        type="run.environments:BackendState",
+        type="tools.environments:BackendState",
         what="touchline backend list --json",
         answer="backends",
         many=True,
     ),
     Format(
         schema="answer-backend",
-        type="run.environments:BackendState",
+        type="tools.environments:BackendState",
         what="touchline backend install --json",
         answer="backend",
     ),

@@ -34,13 +34,13 @@ from touchline.results.live import LiveRun
 from touchline.results.reproduction import Reproduction
 from touchline.run import launching
 from touchline.run.folders import ExperimentFolder
-from touchline.run.imports.importing import ImportReport
-from touchline.run.optimising import OptimiseRequest, Optimised
-from touchline.run.planning import LoadedPlan
-from touchline.run.selection import JobProgressCallback
-from touchline.run.selftest import ProgressRows
-from touchline.run.submission import Submitted
-from touchline.slurm.doctor import DoctorReport
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.progress import JobProgressCallback
+from touchline.run.queue import Submitted
+from touchline.slurm.site_facts import DoctorReport
+from touchline.tools.imports.importing import ImportReport
+from touchline.tools.optimising import OptimiseRequest, Optimised
+from touchline.tools.selftest import ProgressRows
 
 __version__: str
 _Path = str | PathLike[str]

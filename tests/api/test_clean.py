@@ -27,8 +27,7 @@ from touchline.results import cleaning
 from touchline.results.cleaning import clean
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder
-from touchline.run.processes import identify
-from touchline.run.statusfiles import write_start
+from touchline.run.statusfiles import identify, write_start
 
 pytestmark = pytest.mark.planning
 

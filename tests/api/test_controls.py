@@ -13,7 +13,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.lint.local.inputs import errors_of
-from touchline.run.scripts.experiment import wanted_checkpoints
+from touchline.run.scripts.folder import wanted_checkpoints
 
 PLAIN = EXPERIMENT.format(ranks="[2, 4]")
 CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]")

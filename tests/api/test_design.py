@@ -193,7 +193,7 @@ def test_without_costs_the_answer_is_in_seeds_and_items(
     here: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fewest seeds that can show it, with the fewest items for them, and the reason instead of hours."""
-    from touchline.run import designing
+    from touchline.tools import designing
 
     real, reason = designing.resolve, Missing(missing="no comparable runs")
 

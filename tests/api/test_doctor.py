@@ -18,17 +18,16 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
-from touchline.run import doctor as steps
-from touchline.run.doctor import (
+from touchline.slurm.local.commands import CommandResult, RealCommands, query_cluster
+from touchline.slurm.site_facts import DoctorCheck, DoctorReport, PythonFacts
+from touchline.tools import doctor as steps
+from touchline.tools.doctor import (
     inspect_folder,
     python_there,
     run_doctor,
     trial_options,
 )
-from touchline.run.doctor_cluster import check_cluster
-from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
-from touchline.slurm.local.cluster import query_cluster
-from touchline.slurm.local.commands import CommandResult, RealCommands
+from touchline.tools.doctor_cluster import check_cluster
 
 pytestmark = pytest.mark.planning
 

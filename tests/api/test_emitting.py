@@ -13,7 +13,7 @@ from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Cluster
 from touchline.run.allocation import MEGA, Placed, PlaceRequest, allocation_of, place_experiment, write_allocation
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 
 pytestmark = pytest.mark.planning
 SITE = SlurmSite(signal_seconds=120, partition="gpu")

@@ -20,9 +20,9 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
-from touchline.run import probe_run as probing
 from touchline.run.folders import ExperimentFolder
-from touchline.run.probe_run import busy_load, measure_unknown, unmeasured
+from touchline.tools import probe_run as probing
+from touchline.tools.probe_run import busy_load, measure_unknown, unmeasured
 
 
 def records(tmp_path: Path) -> list[RunRecord]:

@@ -20,7 +20,7 @@ from touchline.lint.local.inputs import errors_of
 from touchline.plan import times
 from touchline.plan.files import plan_from_json
 from touchline.results.collect import collect_results
-from touchline.run.planning import refuse_findings
+from touchline.run.plan_checks import refuse_findings
 
 TASK = """from pathlib import Path
 

@@ -25,10 +25,10 @@ from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.site import SlurmSite
-from touchline.run import environments
-from touchline.run.interview.answers import Defaulted, Question
-from touchline.run.interview.interview import Interview
-from touchline.run.interview.questions import QUESTIONS
+from touchline.tools import environments
+from touchline.tools.interview.answers import Defaulted, Question
+from touchline.tools.interview.interview import Interview
+from touchline.tools.interview.questions import QUESTIONS
 
 pexpect = pytest.importorskip("pexpect")
 pytestmark = pytest.mark.planning

@@ -26,7 +26,7 @@ from touchline.results import live_status as live_module
 from touchline.results.collect import collect_results
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning

@@ -15,10 +15,10 @@ from touchline.plan.build import PlanInputs
 from touchline.plan.optimize import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.plan.screen import screen_lines
-from touchline.run import optimising
 from touchline.run.folders import ExperimentFolder
-from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
+from touchline.tools import optimising
+from touchline.tools.optimising import Optimised, OptimiseRequest, apply, optimise
 
 pytestmark = pytest.mark.planning
 
@@ -92,7 +92,7 @@ def test_proposals_are_what_planning_the_changed_file_gives(settings: UserConfig
     assert "checkpoint: {every: epoch}   # too often" in changed
     assert changed.startswith("# as seed 004 had it before\nname: slow\n")
     loaded = read_experiment(changed, "x")
-    plan, _ = resolve(loaded, folder, settings, None, {})
+    plan, _ = resolve(loaded, folder, settings, None)
     assert [run.train_seconds for run in plan.runs if run.train] == [
         run.after.train_seconds for run in found.answer.runs
     ]
@@ -126,7 +126,7 @@ def test_a_plan_says_whether_its_deadline_is_met(
 ) -> None:
     text = SLOW.replace("deadline: 6h", f"deadline: {deadline}, gpus_per_run: {gpus}, executor: slurm")
     folder = _folder(tmp_path, text)
-    plan, _ = resolve(read_experiment(text, "x"), folder, settings, None, {})
+    plan, _ = resolve(read_experiment(text, "x"), folder, settings, None)
     assert words in " ".join(" ".join(screen_lines(plan)).split())
 
 
@@ -148,7 +148,7 @@ def test_evaluations_are_part_of_the_deadline(settings: UserConfig, tmp_path: Pa
 def test_runs_that_have_started_stay_what_they_are(settings: UserConfig, tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     loaded = read_experiment(SLOW, "x")
-    plan, notes = resolve(loaded, folder, settings, None, {})
+    plan, notes = resolve(loaded, folder, settings, None)
     commit_plan(folder, None, plan, accept=False, dry_run=False, reason="planned", notes=notes)
     first = plan.runs[0].name
     (folder.root / first / "status").mkdir(parents=True)

@@ -25,8 +25,7 @@ from touchline.experiment.plan import Plan
 from touchline.plan.drift import RunMark
 from touchline.plan.screen import left_runs
 from touchline.run import launching
-from touchline.run.planning import LoadedPlan, read_planned
-from touchline.run.preparing import write_folders
+from touchline.run.loaded_plan import LoadedPlan, read_planned, write_folders
 
 pytestmark = pytest.mark.planning
 

@@ -16,8 +16,8 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.document import parse
 from touchline.experiment.experiment import TrainConfig
 from touchline.lint.local.recipes import read_recipe
-from touchline.run.planning import read_planned, refuse_findings
-from touchline.run.preparing import write_folders
+from touchline.run.loaded_plan import read_planned, write_folders
+from touchline.run.plan_checks import refuse_findings
 from touchline.train.external import run_external
 from touchline.train.run import Stop
 

@@ -41,7 +41,7 @@ controls: [base]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models_dir with the real model, taken from where `touchline models get` puts it."""
     from touchline.data.user_config import load_settings
-    from touchline.run.model_download import get_model
+    from touchline.tools.environments import get_model
 
     settings = load_settings()
     get_model(MODEL, settings)

@@ -16,7 +16,7 @@ from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import read_started
+from touchline.run.loaded_plan import read_started
 
 pytestmark = pytest.mark.planning
 

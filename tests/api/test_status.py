@@ -28,7 +28,7 @@ from touchline.experiment.plan import Plan
 from touchline.results.live import LiveRun
 from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
-from touchline.run.protocol import Job
+from touchline.run.jobs import Job
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
 

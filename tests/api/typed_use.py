@@ -7,7 +7,7 @@ import touchline as tl
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.reporting import ReportFiles
 from touchline.results.frame import Results
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 
 
 def typed_experiment() -> tl.Experiment:

@@ -24,8 +24,8 @@ from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.overlay import setting
 from touchline.experiment.read import read_experiment
-from touchline.run.imports.carrier import dotted, leaves
-from touchline.run.imports.importing import ImportReport
+from touchline.tools.imports.carrier import dotted, leaves
+from touchline.tools.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning
 

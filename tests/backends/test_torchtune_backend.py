@@ -32,8 +32,8 @@ from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
 from touchline.plan.settings import collect_settings
 from touchline.plan.settings_table import Origin
-from touchline.run.imports.carrier import dotted, leaves
-from touchline.run.imports.importing import ImportReport
+from touchline.tools.imports.carrier import dotted, leaves
+from touchline.tools.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning
 

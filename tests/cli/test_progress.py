@@ -14,10 +14,9 @@ from touchline.cli import progress
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
 from touchline.data.user_config import UserConfig
-from touchline.run.planning import read_planned
-from touchline.run.progress import JobProgress
-from touchline.run.protocol import Job
-from touchline.run.remaining import Progress
+from touchline.run.jobs import Job
+from touchline.run.loaded_plan import read_planned
+from touchline.run.progress import JobProgress, Progress
 from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning

@@ -27,7 +27,7 @@ LOCAL = (
     "estimate.local",
     "slurm.local",
 )
-LOCAL += ("report.local", "report.trackers", "run", "results", "api", "cli", "train", "evaluate")
+LOCAL += ("report.local", "report.trackers", "run", "tools", "results", "api", "cli", "train", "evaluate")
 """Rooms and packages that may touch this machine."""
 
 FORBIDDEN_MODULES = frozenset(

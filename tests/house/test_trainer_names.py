@@ -35,10 +35,10 @@ ALLOWED = {
     ("evaluate/checkpoint.py", "peft"): "the library",
     ("evaluate/records.py", "peft"): "the library",
     ("report/model_card.py", "peft"): "the library",
-    ("run/doctor.py", "peft"): "the library",
-    ("run/environments.py", "peft"): "the library",
-    ("run/probing.py", "peft"): "the library",
-    ("run/selection.py", "peft"): "the library",
+    ("tools/doctor.py", "peft"): "the library",
+    ("tools/environments.py", "peft"): "the library",
+    ("tools/probing.py", "peft"): "the library",
+    ("run/loaded_plan.py", "peft"): "the library",
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (

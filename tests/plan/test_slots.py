@@ -28,8 +28,8 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
 from touchline.history.probe import ProbeRequest, ProbeTry
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.run import probe_run
 from touchline.run.folders import ExperimentFolder
+from touchline.tools import probe_run
 
 pytestmark = pytest.mark.planning
 

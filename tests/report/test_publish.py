@@ -29,7 +29,7 @@ from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import STRATEGY, Ledger
-from touchline.run.selection import one_run
+from touchline.run.loaded_plan import one_run
 from touchline.strategy.decisions import Choice, Cut, DecisionKind, RunLoss, StrategyDecision
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from tests.api import made_runs as made
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics_file import read_metrics
-from touchline.run.pace import (
+from touchline.run.progress import (
     ENOUGH_STEPS,
     Pace,
     combined,
@@ -24,8 +24,16 @@ from touchline.run.pace import (
     tokens_per_second,
     with_history,
 )
-from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
-from touchline.run.tails import Follower, last_lines, read_tail, shown
+from touchline.run.tails import (
+    ACTIVE_TAIL_BYTES,
+    ENDED_TAIL_BYTES,
+    Follower,
+    Recent,
+    last_lines,
+    read_recent,
+    read_tail,
+    shown,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -53,7 +61,7 @@ def test_a_file_is_read_again_only_after_it_has_grown(tmp_path: Path, monkeypatc
         reads.append(path)
         return read_tail(path, limit_bytes)
 
-    monkeypatch.setattr("touchline.run.recent.read_tail", counted)
+    monkeypatch.setattr("touchline.run.tails.read_tail", counted)
     path = tmp_path / "metrics.jsonl"
     made.write_metrics(tmp_path, [made.START, *made.steps(3)])
     assert [read_recent(path, ACTIVE_TAIL_BYTES).steps_done for _ in range(3)] == [3, 3, 3]

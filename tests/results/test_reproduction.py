@@ -25,8 +25,8 @@ from touchline.results.reproduction import (
     compare_weights,
     relative_difference,
 )
-from touchline.run.planning import read_planned
-from touchline.run.reproducing import chain_of, write_reproduction
+from touchline.run.loaded_plan import read_planned
+from touchline.tools.reproducing import chain_of, write_reproduction
 
 pytestmark = pytest.mark.planning
 

@@ -8,8 +8,8 @@ from tests.slurm.fake import FakeSlurm, Trouble
 from tests.slurm.fake_jobs import End, FakeJob, Life, SimClock
 
 from touchline.core.status import AttemptExit, AttemptStart
+from touchline.run.jobs import Job, training_in
 from touchline.run.ledger import Event, Ledger, read_ledger
-from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 from touchline.slurm.job_view import JobView
@@ -52,11 +52,9 @@ class Bench:
         self.executor = self.another()
 
     def another(self) -> SlurmExecutor:
-        """The executor of a process that begins now."""
         return SlurmExecutor(self.slurm, self.ledger.path, clock=self.clock, poll_seconds=POLL)
 
     def submitted(self, job_id: str = "76", token: str = TOKEN, job: Job | None = None) -> None:
-        """What the ledger holds of a job that was submitted."""
         name, now = (job or self.job).name, self.clock.now()
         self.ledger.record("intent", name, token=token, time_unix=now)
         self.ledger.record("submitted", name, token=token, job_id=job_id, time_unix=now)
@@ -141,7 +139,6 @@ class Bench:
         write_heartbeat(self.job.status, start, now)
 
     def ended(self, code: int, reason: str, job_id: str = "76", *, restart: int = 0) -> None:
-        """Write what an attempt writes that ends now."""
         end = AttemptExit(job_id=job_id, restart=restart, code=code, reason=reason, time_unix=self.clock.now())
         write_exit(self.job.status, end)
 
@@ -157,11 +154,4 @@ def make_job(root: Path, name: str = "run") -> Job:
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "finetune.slurm").write_text("#!/bin/bash\n")
-    return Job(
-        name=name,
-        folder=folder,
-        status=folder / "status",
-        script="finetune.slurm",
-        command=("bash", "finetune.slurm"),
-        output="slurm-{job}.out",
-    )
+    return training_in(folder, name)

@@ -17,12 +17,19 @@ from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
 from touchline.run.attempt import own_job_id
 from touchline.run.claim_file import take_claim
+from touchline.run.executors import LocalExecutor
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, read_ledger
-from touchline.run.local import LocalExecutor
-from touchline.run.processes import ProcessIdentity, identify, is_alive
-from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
-from touchline.run.statusfiles import identity_of, read_attempts, read_holder, write_holder
+from touchline.run.statusfiles import (
+    ProcessIdentity,
+    identify,
+    identity_of,
+    is_alive,
+    read_attempts,
+    read_holder,
+    write_holder,
+)
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -87,7 +94,6 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 
 def worker(folder: Path) -> ProcessIdentity:
-    """The work of the supervisor that holds a folder."""
     until(lambda: read_holder(folder / "status" / "lock")[1] is not None)
     _, work = read_holder(folder / "status" / "lock")
     assert work is not None
@@ -112,14 +118,12 @@ def test_the_exit_file_tells_the_code_and_the_reason(folder: Path, start: Start)
 
 
 def test_a_command_that_is_not_there_is_a_failed_attempt(folder: Path, start: Start) -> None:
-    """The exit file says what could not be started."""
     assert start("/nowhere/at/all").wait() == 127
     end = read_attempts(folder / "status")[-1].exit
     assert "/nowhere/at/all" in end.reason
 
 
 def test_torn_and_foreign_status_files_are_no_attempts(folder: Path, start: Start) -> None:
-    """What a crash or a person left there does not hide the attempts that are whole."""
     start("true").wait()
     status = folder / "status"
     (status / "start.torn.0.json").write_text('{"job_id": "to')
@@ -142,14 +146,12 @@ def test_a_signal_lets_the_work_save(folder: Path, start: Start, number: signal.
 
 
 def test_a_time_limit_of_this_machine_lets_the_work_save(folder: Path, start: Start) -> None:
-    """TIMEOUT, as SLURM calls it, with the state saved."""
     assert start(sys.executable, "-c", SAVER, TOUCHLINE_TIME_LIMIT_SECONDS="1").wait(WAIT_SECONDS) == 75
     (attempt,) = read_attempts(folder / "status")
     assert (attempt.state, attempt.exit.reason) == (JobState.TIMEOUT, "stopped at its time limit")
 
 
 def test_work_that_ends_in_time_knows_no_limit(folder: Path, start: Start) -> None:
-    """The limit does not make it wait either."""
     assert start("true", TOUCHLINE_TIME_LIMIT_SECONDS="3600").wait(WAIT_SECONDS) == 0
     assert read_attempts(folder / "status")[0].state is JobState.COMPLETED
 
@@ -208,7 +210,6 @@ def test_an_orphan_that_ignores_its_parents_death_is_ended_first(folder: Path, s
 
 
 def test_a_pid_that_another_process_has_now_is_not_the_attempt() -> None:
-    """Pid and start belong together; another boot or another start is another process."""
     me = identify()
     assert is_alive(me) is True
     assert is_alive(replace(me, started=me.started + 1)) is False
@@ -347,7 +348,6 @@ def test_the_queue_runs_jobs_and_records_the_intent_before_the_start(folder: Pat
 
 
 def test_the_queue_adopts_a_job_that_is_alive(folder: Path, start: Start) -> None:
-    """A job of an earlier, killed call is waited for and not started again."""
     run = job(folder, "run", SAVER)
     other = start(sys.executable, "-c", SAVER, place=run.folder)
     until((run.folder / "began").exists)
@@ -362,7 +362,6 @@ def test_the_queue_adopts_a_job_that_is_alive(folder: Path, start: Start) -> Non
 
 
 def test_ctrl_c_lets_running_jobs_save_and_starts_no_more(folder: Path) -> None:
-    """KeyboardInterrupt stops what runs, waits for it, and leaves what waits unstarted."""
     jobs = [job(folder, "first", SAVER), job(folder, "second", SAVER)]
 
     def interrupt(running: object, views: object) -> None:
@@ -380,7 +379,6 @@ def test_ctrl_c_lets_running_jobs_save_and_starts_no_more(folder: Path) -> None:
 
 
 def test_a_torn_ledger_line_harms_no_other(folder: Path) -> None:
-    """A kill in the middle of a line loses that line alone."""
     path = folder / "ledger.jsonl"
     ledger = Ledger(path, "local")
     ledger.record("intent", "a", token="1")

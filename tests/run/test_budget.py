@@ -20,13 +20,11 @@ from touchline.experiment.plan import Plan
 from touchline.plan.files import plan_to_json
 from touchline.run import budget as budgets
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job, model_evaluation, run_training
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
-from touchline.run.run_jobs import model_evaluation, run_training
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
-from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
 
@@ -57,8 +55,6 @@ class Killed(BaseException):
 
 @dataclass(kw_only=True)
 class Started:
-    """A job that was really started, and what it takes of the machine."""
-
     job: Job
     job_id: str
     approval: str
@@ -122,6 +118,7 @@ class FakeExecutor:
 
     name = "local"
     waits_itself = False
+    find = None
     tick_seconds = 1800.0
     trouble = ""
 
@@ -194,7 +191,7 @@ class Commands(RuleBasedStateMachine):
         """A command of a new process, which may be killed at any moment."""
         self.world.kill_in = kill_in or -1
         jobs = [self._job(name) for name in names]
-        executor = budgets.with_budget(FakeExecutor(self.world, self.current), self.folder)
+        executor = budgets.BudgetedExecutor(FakeExecutor(self.world, self.current), self.folder)
         tries = dict.fromkeys(names, 2)
 
         def again(job: Job, view: JobView) -> Sequence[Job]:
@@ -246,12 +243,11 @@ TestNoSequenceExceedsTheBudget = Commands.TestCase
 
 
 def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path) -> None:
-    """The whole limit while it may run, the measured seconds afterwards."""
     folder = folder_with(tmp_path, planned())
     budgets.approve(folder, 10)
     world = World(1)
     world.chance.random = lambda: 0.5
-    executor = budgets.with_budget(FakeExecutor(world, ""), folder)
+    executor = budgets.BudgetedExecutor(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
     job_id = executor.start(run_training(folder, "a"), "t1", ())
@@ -269,7 +265,6 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
 
 
 def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    """What it may take, and what is left."""
     folder = folder_with(tmp_path, planned())
     budgets.approve(folder, 0.5)
     executor = budgets.BudgetedExecutor(FakeExecutor(World(1), ""), folder)
@@ -297,14 +292,11 @@ def test_an_approval_holds_for_its_plan_and_its_folder_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_is_a_positive_number(tmp_path: Path, hours: float) -> None:
-    """Infinity is not a budget."""
     with pytest.raises(InputError):
         budgets.approve(folder_with(tmp_path, planned()), hours)
 
 
 class Recorder:
-    """Takes every submission, and keeps its words."""
-
     def __init__(self) -> None:
         self.words: list[str] = []
 
@@ -319,9 +311,9 @@ def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(tmp_path: Path)
     folder = folder_with(tmp_path, replace(plan, executor="slurm"))
     budgets.approve(folder, GPUS * (3 + 14 / 60))
     commands = Recorder()
-    executor = budgets.with_budget(SlurmExecutor(commands, folder.ledger), folder)
+    executor = budgets.BudgetedExecutor(SlurmExecutor(commands, folder.ledger), folder)
     assert executor.start(run_training(folder, "a"), "t1", ()) == "76"
     assert {"--time=3:11:00", "--no-requeue"} <= set(commands.words), commands.words
     assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)
     assert budgets.read_budget(folder).left_hours < GPUS * 2 / 60
-    assert isinstance(executor, FindsByToken)
+    assert executor.find is not None

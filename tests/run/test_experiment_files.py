@@ -13,8 +13,7 @@ from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import ParentLink
 from touchline.run.folders import ExperimentFolder
-from touchline.run.scripts.experiment import experiment_files, parents_first, wanted_checkpoints
-from touchline.run.scripts.folder import run_files
+from touchline.run.scripts.folder import experiment_files, parents_first, run_files, wanted_checkpoints
 
 pytestmark = pytest.mark.planning
 

@@ -13,8 +13,8 @@ from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run,
 from touchline.core.errors import InputError
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
+from touchline.run.scripts.header import SlurmValueError
 from touchline.run.scripts.mega import TICK, Allocation, MegaStage, mega_text
-from touchline.run.scripts.shell import SlurmValueError
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -30,7 +30,6 @@ def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
 
 
 def _started(text: str) -> list[str]:
-    """Stages in the order in which the script started them."""
     return re.findall(r"^\S+ \S+  started  (.*) on \S+, at most", text, re.MULTILINE)
 
 

@@ -13,19 +13,17 @@ import pytest
 from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptExit, AttemptStart, JobState
 from touchline.run.claim_file import CLAIM, drop_claim, take_claim
+from touchline.run.executors import Executor
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, read_ledger
-from touchline.run.processes import identify
-from touchline.run.protocol import Executor, Job
 from touchline.run.queue import LATER_SECONDS, run_jobs
-from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
+from touchline.run.statusfiles import identify, write_exit, write_heartbeat, write_start
 from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning
 
 
 class Simulated:
-    """A clock that waits by counting."""
-
     def __init__(self) -> None:
         self.seconds = 1e6
 
@@ -47,7 +45,7 @@ class Scripted:
     trouble = ""
 
     def __init__(self, answers: Mapping[str, list[Exception]] | None = None, *, waits_itself: bool = False) -> None:
-        self.waits_itself = waits_itself
+        self.waits_itself, self.find = waits_itself, None
         self.answers = {name: list(faults) for name, faults in (answers or {}).items()}
         self.started: list[tuple[str, tuple[str, ...]]] = []
         self.most = 0
@@ -95,7 +93,6 @@ def ran(folder: Path, jobs: Sequence[Job], executor: Executor, *, room: int = 1,
 
 @pytest.mark.parametrize("room", [1, 2, 9])
 def test_never_more_at_once_than_there_is_room(tmp_path: Path, room: int) -> None:
-    """And every job runs once."""
     executor = Scripted()
     ended = ran(tmp_path, [job(tmp_path, str(i)) for i in range(7)], executor, room=room)
     assert executor.most == min(room, 7)
@@ -114,14 +111,12 @@ def test_a_stage_starts_when_the_one_before_has_ended_and_others_need_not_wait(t
 
 
 def test_a_scheduler_that_waits_itself_is_told_what_for(tmp_path: Path) -> None:
-    """All of a chain is handed over at once."""
     executor = Scripted(waits_itself=True)
     ran(tmp_path, [job(tmp_path, "easy"), job(tmp_path, "hard", "easy")], executor, room=9)
     assert executor.started == [("easy", ()), ("hard", ("easy#1",))]
 
 
 def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path) -> None:
-    """Its words are kept, and what comes after it starts, finds nothing and says so."""
     executor = Scripted({"a": [SubmissionRejectedError("unknown partition 'gpuu'", hint="one of gpu")]})
     ended = ran(tmp_path, [job(tmp_path, "a"), job(tmp_path, "b")], executor)
     assert (ended["a"].state, ended["a"].source) == (JobState.FAILED, "ledger")
@@ -132,7 +127,6 @@ def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path)
 
 @pytest.mark.parametrize("fault", [SubmissionLimitError("too many"), SubmissionUnknownError("no answer")])
 def test_what_is_not_taken_is_tried_later(tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError) -> None:
-    """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []
     ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3, on_message=said.append)
@@ -158,7 +152,6 @@ def test_what_another_command_cancels_does_not_start(tmp_path: Path) -> None:
 
 
 def test_what_failed_may_be_started_again_and_its_last_end_counts(tmp_path: Path) -> None:
-    """Its child is told the new job's id."""
     executor = Scripted(waits_itself=True)
     executor.ends = {"a": [JobState.NODE_FAIL, JobState.COMPLETED]}
 
@@ -249,7 +242,6 @@ def start(job_id: str = "1", *, restart: int = 0, host: str | None = None) -> At
 
 
 def test_of_two_attempts_one_holds_the_folder(status: Path) -> None:
-    """And lets it go again."""
     assert take_claim(status, start("1"))
     assert not take_claim(status, start("2"))
     drop_claim(status)
@@ -263,7 +255,6 @@ def test_the_same_job_takes_it_again_after_a_requeue(status: Path) -> None:
 
 
 def test_a_dead_process_of_this_machine_holds_nothing(status: Path) -> None:
-    """A kill leaves the claim behind."""
     assert take_claim(status, replace(start("1"), pid_started=1.0))
     assert take_claim(status, start("2"))
 
@@ -292,7 +283,6 @@ def test_another_node_holds_it_as_long_as_its_heart_beats(status: Path) -> None:
 
 
 def test_a_claim_that_was_cut_off_binds_until_it_is_old(status: Path) -> None:
-    """Whoever writes it may be at it."""
     status.mkdir()
     (status / CLAIM).write_text('{"job_id": "1"')
     assert not take_claim(status, start("2"))
@@ -301,7 +291,6 @@ def test_a_claim_that_was_cut_off_binds_until_it_is_old(status: Path) -> None:
 
 
 def test_many_who_find_it_stale_at_once_give_one_holder(status: Path) -> None:
-    """Taking over is a rename, which only one of them can do."""
     for _ in range(20):
         drop_claim(status)
         assert take_claim(status, replace(start("0"), pid_started=1.0))

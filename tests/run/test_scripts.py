@@ -29,9 +29,15 @@ from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
 from touchline.plan.jobs import place_jobs
 from touchline.run.scripts.folder import run_files
-from touchline.run.scripts.header import slurm_memory, slurm_time, warning_seconds
-from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value
-from touchline.slurm.directives import read_line
+from touchline.run.scripts.header import (
+    SlurmValueError,
+    slurm_line,
+    slurm_memory,
+    slurm_time,
+    slurm_value,
+    warning_seconds,
+)
+from touchline.slurm.options import read_line
 from touchline.slurm.script import read_script
 
 pytestmark = pytest.mark.planning

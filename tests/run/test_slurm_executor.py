@@ -15,9 +15,9 @@ from tests.run.slurm_bench import POLL, Bench, make_job, said
 from tests.slurm.fake_jobs import FakeJob
 
 from touchline.core.status import JobState
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger
-from touchline.run.processes import identify
-from touchline.run.protocol import Job
+from touchline.run.statusfiles import identify
 
 pytestmark = pytest.mark.planning
 HOUR = 3600.0

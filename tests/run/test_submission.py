@@ -13,10 +13,10 @@ from tests.slurm.fake import Trouble
 
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, LedgerReader, open_intents, open_jobs, read_ledger
-from touchline.run.protocol import Job
+from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
-from touchline.run.submission import begin
 from touchline.slurm.local.commands import without_outer_job
 
 pytestmark = pytest.mark.planning
@@ -63,7 +63,6 @@ def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
 
 @pytest.mark.parametrize("at_limit", [False, True])
 def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(at_limit: bool, bench: Bench) -> None:
-    """It asks nothing more."""
     script = bench.job.folder / "finetune.slurm"
     plain = script.read_text()
     if at_limit:

@@ -25,11 +25,10 @@ from touchline.experiment.experiment import ComputeConfig, EvaluateConfig, Evalu
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.recovery import RecoveryAction
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job, run_evaluation, run_training
 from touchline.run.ledger import Ledger
-from touchline.run.planning import LoadedPlan
-from touchline.run.protocol import Job
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.recovering import Recovery
-from touchline.run.run_jobs import run_evaluation, run_training
 from touchline.run.scripts.folder import run_files
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start

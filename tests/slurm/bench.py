@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.core.status import JobState
+from touchline.run.jobs import Job, training_in
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Job
+from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import read_attempts
-from touchline.run.submission import begin
 from touchline.slurm.job_view import TRAINING_SCRIPT, JobView
 from touchline.slurm.local.commands import CommandResult, Commands
 
@@ -141,14 +141,7 @@ def write_run(folder: Path, work: str, directives: Sequence[str] = (), *, name: 
             work=shlex.quote(work),
         )
     )
-    return Job(
-        name=name or folder.name,
-        folder=folder,
-        status=folder / "status",
-        script=TRAINING_SCRIPT,
-        command=("bash", TRAINING_SCRIPT),
-        output="slurm-{job}.out",
-    )
+    return training_in(folder, name or folder.name)
 
 
 class Bench:
@@ -214,13 +207,11 @@ class Bench:
 
 
 def starts_of(job: Job) -> list[str]:
-    """Job and restart of every time that the work began."""
     ran = job.folder / "ran.txt"
     return ran.read_text().splitlines() if ran.exists() else []
 
 
 def attempts_of(job: Job) -> tuple[str | None, ...]:
-    """Code and reason that each start left behind, oldest first."""
     return tuple(
         None if attempt.exit is None else f"{attempt.exit.code} {attempt.exit.reason}"
         for attempt in read_attempts(job.status)
@@ -243,7 +234,6 @@ def files_of(job: Job) -> set[str]:
 
 
 def expected_files(told: Told) -> set[str]:
-    """The files that a run's folder must hold in the end."""
     files = {TRAINING_SCRIPT, "work.py", *told.leaves}
     if told.attempts:
         files |= {"ran.txt", "slurm-{job}.out", "status/lock"}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from tests.slurm import packages
+from tests.slurm import settings as packages
 from tests.slurm.cluster import Cluster
 
 REQUIRED = os.environ.get("TOUCHLINE_REQUIRE_SLURM") == "1"

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.slurm.fake_cluster import FakeCluster
-from tests.slurm.fake_jobs import FakeJob, Life, SimClock, Work
-from tests.slurm.fake_text import sacct_lines, squeue_lines
+from tests.slurm.fake_jobs import FakeJob, Life, SimClock, Work, sacct_lines, squeue_lines
 
 from touchline.slurm.local.commands import CommandResult
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.slurm.history import (
+    HORIZON_SECONDS,
     PATIENCE_SECONDS,
     SUBMITTING,
     EndlessProcessError,
@@ -27,8 +28,10 @@ from tests.slurm.history import (
     Killed,
     MakeExecutor,
     Watched,
+    begin_history,
+    fill_disk,
+    misfortunes,
 )
-from tests.slurm.misfortunes import HORIZON_SECONDS, begin_history, fill_disk, misfortunes
 
 from touchline.core import files
 from touchline.core.errors import TouchlineError
@@ -36,12 +39,14 @@ from touchline.core.files import try_lock
 from touchline.core.observation import Sign
 from touchline.core.status import EXIT_ALREADY_RUNNING
 from touchline.plan.recovery import RecoveryAction, decide
-from touchline.run import diagnosis, statusfiles
+from touchline.run import failures as diagnosis
 from touchline.run import ledger as ledger_module
+from touchline.run import statusfiles
+from touchline.run.executors import Executor
+from touchline.run.failures import failures_of
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Executor, Job
 from touchline.run.queue import run_jobs
-from touchline.run.recovering import failures_of
 from touchline.run.slurm import SlurmExecutor
 from touchline.slurm.job_view import JobView
 
@@ -179,7 +184,6 @@ def _calm_down(history: History, make_executor: MakeExecutor) -> None:
 
 
 def _hopeless(history: History, job: Job) -> bool:
-    """Whether a run fails each time, by itself."""
     plan = history.machines.plans[job.name]
     failing = plan.fails_at is not None and plan.fails_times > 1
     too_short = "no time" in history.stopped.get(job.name, "") or "time limit came" in history.stopped.get(job.name, "")
@@ -208,7 +212,6 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
 
 
 def _look(history: History) -> None:
-    """`touchline status` of another process, at the same time."""
     history.tell("another process looks")
     Watched(real_executor(history, None), history).query_jobs(history.jobs)
 

@@ -13,7 +13,6 @@ from tests.slurm.scenarios import SCENARIOS, converse, converse_all, differences
 @pytest.mark.planning
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_fake_says_what_the_real_one_said(name: str, tmp_path: Path) -> None:
-    """Every code, every word of both streams."""
     clock = SimClock()
     machines = Machines(clock=clock, plans={})
     fake = FakeSlurm(clock, machines.work)

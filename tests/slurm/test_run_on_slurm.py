@@ -91,7 +91,6 @@ def site(cluster: Cluster, tmp_path: Path, tiny_model: Path) -> Site:
 
 
 def small(site: Site, name: str = "exp", ranks: str = "[2]") -> Path:
-    """A small experiment: one run and its control."""
     return make_experiment(site.root / name, ranks=ranks, n_train=48, n_test=8)
 
 
@@ -124,7 +123,6 @@ def starts(folder: Path) -> list[str]:
 
 
 def test_submit_and_status_to_the_report(site: Site) -> None:
-    """plan, submit, status until all is done, submit again, report."""
     folder = small(site)
     site.call("plan", folder, *SMALL, ON_SLURM)
     assert [job["word"] for job in site.json("submit", folder)["jobs"]] == ["submitted"] * 2

@@ -16,7 +16,8 @@ from tests.slurm.histories import SUBMITTING, History, play
 from tests.tiers import THOROUGH
 
 from touchline.core.errors import SubmissionUnknownError
-from touchline.run.protocol import Executor, Job
+from touchline.run.executors import Executor
+from touchline.run.jobs import Job
 from touchline.run.slurm import SlurmExecutor
 
 CHUNKS, SEEDS = 10, 100 if THOROUGH else 20

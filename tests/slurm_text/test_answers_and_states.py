@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 from tests.cases import parametrize, some
 
 from touchline.core.status import JobState
-from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
 from touchline.slurm.answers import SbatchResult, read_submission, read_trial
-from touchline.slurm.output import out_of_memory_line
-from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
-from touchline.slurm.states import (
+from touchline.slurm.job_view import (
     ExitCode,
+    out_of_memory_line,
     read_exit_code,
     read_job_id,
     read_seconds,
@@ -21,7 +19,18 @@ from touchline.slurm.states import (
     read_text,
     waiting_tasks,
 )
-from touchline.slurm.table import read_closed_table, read_table
+from touchline.slurm.queue import (
+    AccountingRow,
+    QueueRow,
+    accounting_format,
+    latest,
+    queue_format,
+    read_accounting,
+    read_closed_table,
+    read_job,
+    read_queue,
+    read_table,
+)
 
 pytestmark = pytest.mark.planning
 

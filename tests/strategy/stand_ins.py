@@ -21,7 +21,7 @@ from touchline.run import launching
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import is_training_done, is_training_to_end, training_jobs
 from touchline.run.ledger import Ledger
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.strategy.decisions import StrategyDecision
 
 _HEAD = """\

@@ -23,7 +23,7 @@ from touchline.experiment.plan import Plan
 from touchline.experiment.runs import Phase
 from touchline.results import strategy
 from touchline.results.run_result import RunResult
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import group_sequential as gs
 from touchline.strategy.decisions import ContrastLook, DecisionKind, SeedPair

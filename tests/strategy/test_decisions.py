@@ -34,10 +34,11 @@ from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.results.strategy import advance, runs_to_submit
+from touchline.run.failures import failures_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs
-from touchline.run.planning import LoadedPlan, read_planned
-from touchline.run.recovering import failures_of, with_micro_batches
+from touchline.run.loaded_plan import LoadedPlan, read_planned
+from touchline.run.recovering import with_micro_batches
 from touchline.strategy.decisions import StopReason, StrategyDecision
 
 __all__ = ["lab", "settings"]

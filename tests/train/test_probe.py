@@ -27,7 +27,7 @@ from touchline.core.units import GIB, MIB
 from touchline.data.worker import prepare_worker
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReply, ProbeRequest
-from touchline.run.probing import probe
+from touchline.tools.probing import probe
 from touchline.train import probe_steps
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable
@@ -257,7 +257,7 @@ import sys
 from pydantic import TypeAdapter
 from touchline.history.probe import ProbeRequest
 from touchline.core.estimate import MicroBatch
-from touchline.run.probing import try_batch
+from touchline.tools.probing import try_batch
 batch = MicroBatch(rows=2, width=16, label_tokens=6)
 try_batch(TypeAdapter(ProbeRequest).validate_json(sys.argv[1]), 2, batch, 2**40, 600.0)
 """

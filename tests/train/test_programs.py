@@ -29,7 +29,7 @@ from touchline.core.status import EXIT_STOPPED, TrainingEnd
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
 from touchline.data.training_state import paused_step, write_pause
-from touchline.run.processes import started
+from touchline.run.statusfiles import started
 from touchline.train.external import RUN_VARIABLE, end_orphans, run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training

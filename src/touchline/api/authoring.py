@@ -15,8 +15,8 @@ from touchline.experiment.read import read_experiment as read_text
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
-    from touchline.run.first_experiment import Ask, Start
-    from touchline.run.imports.importing import ImportReport
+    from touchline.tools.imports.importing import ImportReport
+    from touchline.tools.interview.first_experiment import Ask, Start
 
 _FILE = "experiment.yaml"
 
@@ -108,9 +108,9 @@ def init(
         InputError: answers, data, configs or model cannot be used; with all wrong answers.
         PolicyError: an experiment.yaml exists.
     """
-    from touchline.run.first_experiment import Start, start
-    from touchline.run.imports.importing import import_source, stage_notes
-    from touchline.run.interview.interview import plain_name
+    from touchline.tools.imports.importing import import_source, stage_notes
+    from touchline.tools.interview.first_experiment import Start, start
+    from touchline.tools.interview.interview import plain_name
 
     given = {key: tuple(texts) for key, texts in (answers or {}).items()}
     for key, texts in (
@@ -154,6 +154,6 @@ def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: 
         InputError: a file cannot be read, is of no kind or of several, or the files are not one experiment.
         PolicyError: the file to write exists.
     """
-    from touchline.run.imports.importing import import_source
+    from touchline.tools.imports.importing import import_source
 
     return import_source(paths, out, model=model)

@@ -15,7 +15,7 @@ from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.run.planning import read_started
+from touchline.run.loaded_plan import read_started
 
 if TYPE_CHECKING:
     import altair
@@ -204,7 +204,7 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
     """
     from touchline.results import failed_jobs
     from touchline.results.watching import status
-    from touchline.run.selection import no_such_run
+    from touchline.run.loaded_plan import no_such_run
 
     live = [each for each in status(source, settings) if each.name == run]
     if not live:

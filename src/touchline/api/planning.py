@@ -12,10 +12,10 @@ from touchline.core.callbacks import MessageCallback, NamedProgressCallback, Pro
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
 from touchline.plan.drift import RunMark
-from touchline.run.arrivals import downloads, refuse_absent, refuse_other_shapes
 from touchline.run.folders import ExperimentFolder
-from touchline.run.plan_inputs import decided_on_disk
-from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
+from touchline.run.loaded_plan import LoadedPlan, read_planned
+from touchline.run.plan_checks import downloads, refuse_absent, refuse_other_shapes
+from touchline.run.planning import commit_plan, decided_on_disk, refuse_drift, resolve
 from touchline.run.recorded import (
     change_lines,
     choose_overrides,
@@ -122,15 +122,14 @@ def plan(
         codes = ", ".join(dict.fromkeys([*loaded.experiment.allow, *allow]))
         others = (override for override in overrides if not override.startswith("allow="))
         loaded = read_file(folder, (*others, f"allow=[{codes}]"))
-    accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
     changes = None if old is None else compare_with_plan(loaded, old)
     with explained_drift(folder, changes):
-        new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+        new, notes = resolve(loaded, folder, settings, old, on_progress)
         if measure is not None and not any(model.absent for model in new.models.values()):
             # Nothing is measured for a plan that is refused.
             refuse_drift(folder, old, new, accept=accept)
             if measure(new, folder):
-                new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
+                new, notes = resolve(loaded, folder, settings, old, on_progress)
         planned = commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
     return replace(planned, changes=tuple(change_lines(folder, changes)))
 

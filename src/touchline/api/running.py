@@ -25,15 +25,13 @@ from touchline.results import collecting, strategy
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
 from touchline.run import launching
-from touchline.run import selection as running
-from touchline.run.arrivals import refuse_absent, with_arrivals
 from touchline.run.folders import ExperimentFolder
-from touchline.run.model_download import EXPORTABLE, get_model
-from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
-from touchline.run.preparing import write_folders
+from touchline.run.loaded_plan import LoadedPlan, experiment_lock, one_run, read_planned, read_started, write_folders
+from touchline.run.plan_checks import accept_edits, refuse_absent, refuse_edits, refuse_findings, with_arrivals
+from touchline.run.progress import JobProgressCallback
+from touchline.run.queue import Submitted
 from touchline.run.recorded import recorded_lines
-from touchline.run.selection import JobProgressCallback
-from touchline.run.submission import Submitted
+from touchline.tools.environments import EXPORTABLE, get_model
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -91,9 +89,9 @@ def run(
         RunsFailedError: some runs failed; the others are complete and reported.
         KeyboardInterrupt: raised after the running jobs have saved.
     """
-    from touchline.run.probe_run import measure_unknown
+    from touchline.tools.probe_run import measure_unknown
 
-    with running.experiment_lock(ExperimentFolder(source)) as lock:
+    with experiment_lock(ExperimentFolder(source)) as lock:
         measure = partial(measure_unknown, settings=settings, on_message=on_message) if probe else None
         made = plan_to_run(source, settings, overrides, allow=allow, measure=measure)
         for line in (*override_lines(made.plan), *made.changes):
@@ -153,7 +151,7 @@ def submit(
             on_progress=on_progress,
             on_totals=on_totals,
             within_budget=within_budget,
-        )[1]
+        )
 
 
 def resume(
@@ -250,9 +248,9 @@ def reproduce(
     """
     from touchline.data.checkpoints import training_complete
     from touchline.results.reproduction import Difference, Outcome, Reproduction, compare_runs
-    from touchline.run.reproducing import REPRODUCED, changed_inputs, write_reproduction
+    from touchline.tools.reproducing import REPRODUCED, changed_inputs, write_reproduction
 
-    folder, old, chosen = running.one_run(source, run)
+    folder, old, chosen = one_run(source, run)
     if chosen.train is None:
         raise InputError(f"{chosen.name} is a control without training", expected="a fine-tuned run")
     if not training_complete(folder.run(chosen.name), chosen.digest):
@@ -275,7 +273,7 @@ def reproduce(
             environment=changed,
         )
     planned = write_reproduction(folder, old, chosen, out or folder.root / REPRODUCED / chosen.name)
-    with running.experiment_lock(planned.folder) as lock:
+    with experiment_lock(planned.folder) as lock:
         write_folders(planned, planned.plan.runs, settings)
         done = launching.work(planned, planned.plan.runs, settings, on_progress, on_message, lock=lock)
     if done.stopped:
@@ -347,7 +345,7 @@ def _to_start(source: Path, settings: UserConfig, on_message: MessageCallback, *
 def _locked(source: Path, within_budget: bool) -> Iterator[int]:
     """Hold the experiment lock. Refuse a plan without a valid approval if only approved work may start."""
     folder = ExperimentFolder(source)
-    with running.experiment_lock(folder) as lock:
+    with experiment_lock(folder) as lock:
         # `status` writes it without the lock, and does without where its file is taken away.
         remove_temporaries(folder.root, ["runs_status.yaml"])
         if within_budget:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from touchline.plan.local.packing import PackRequest
     from touchline.plan.placement.types import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
-    from touchline.run.optimising import Optimised, OptimiseRequest
-    from touchline.run.selftest import ProgressRows
-    from touchline.slurm.doctor import DoctorReport
+    from touchline.slurm.site_facts import DoctorReport
+    from touchline.tools.optimising import Optimised, OptimiseRequest
+    from touchline.tools.selftest import ProgressRows
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -63,10 +63,9 @@ def probe(
         RunsFailedError: no step succeeded.
     """
     from touchline.core.callbacks import ignore_message
-    from touchline.run.arrivals import refuse_absent
-    from touchline.run.planning import read_planned
-    from touchline.run.probe_run import heaviest, probe_run
-    from touchline.run.selection import selected
+    from touchline.run.loaded_plan import read_planned, selected
+    from touchline.run.plan_checks import refuse_absent
+    from touchline.tools.probe_run import heaviest, probe_run
 
     planned = read_planned(source)
     refuse_absent(planned.plan, planned.folder)
@@ -83,7 +82,7 @@ def selftest(*, on_progress: ProgressRows | None = None) -> SelftestReport:
     Raises:
         HostError: the packages for training are not installed.
     """
-    from touchline.run.selftest import selftest as check_node
+    from touchline.tools.selftest import selftest as check_node
 
     return check_node(on_progress)
 
@@ -94,7 +93,7 @@ def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, ap
     Raises:
         InputError: the experiment or the request is wrong.
     """
-    from touchline.run import optimising
+    from touchline.tools import optimising
 
     options = optimising.optimise(ExperimentFolder(source), settings, request)
     if apply:
@@ -127,7 +126,7 @@ def design(
     """
     from touchline.results.collect import collect_results
     from touchline.results.scored import own_item_scores
-    from touchline.run import designing
+    from touchline.tools import designing
 
     folder = ExperimentFolder(source)
     old = folder.read_plan()
@@ -163,7 +162,7 @@ def place_experiment(
     """
     from touchline.api import prepare
     from touchline.run.allocation import carry_out
-    from touchline.run.planning import read_started
+    from touchline.run.loaded_plan import read_started
 
     planned = read_started(source)
     if request.writes_script or not any(model.absent for model in planned.plan.models.values()):
@@ -213,7 +212,7 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
 
 def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
-    from touchline.run.doctor import run_doctor
     from touchline.slurm.local.commands import RealCommands
+    from touchline.tools.doctor import run_doctor
 
     return run_doctor(settings, folder, RealCommands())

@@ -28,7 +28,7 @@ from touchline.core.removed import RemovedKind, refuse_removed
 from touchline.data.packing.forecast import Batching
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 if TYPE_CHECKING:
     from touchline.backends.config_reading import ConfigFormat

@@ -9,7 +9,7 @@ import typer
 from touchline.cli.output import print_json, print_status, print_table
 
 if TYPE_CHECKING:
-    from touchline.run.environments import BackendState
+    from touchline.tools.environments import BackendState
 
 backend_app = typer.Typer(
     help="List trainers; install one that needs its own Python.", no_args_is_help=True, rich_markup_mode=None
@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 @backend_app.command("list")
 def backend_list(json: Json = False) -> None:
     """List the trainers, and whether each can run here."""
-    from touchline.run.environments import BackendState, backend_states
+    from touchline.tools.environments import BackendState, backend_states
 
     found = backend_states()
     if json:
@@ -34,7 +34,7 @@ def backend_install(
     name: Annotated[str, typer.Argument(help="A trainer with an environment of its own.")], json: Json = False
 ) -> None:
     """Make the environment of a trainer, unless it is there."""
-    from touchline.run.environments import BackendState, install_environment
+    from touchline.tools.environments import BackendState, install_environment
 
     found = install_environment(name, print_status)
     if json:

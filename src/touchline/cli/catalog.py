@@ -76,7 +76,7 @@ def models_get(
 ) -> None:
     """Put a model under models_dir, or show how to get it."""
     from touchline.data.user_config import load_settings
-    from touchline.run.model_download import get_model
+    from touchline.tools.environments import get_model
 
     _show_model(get_model(model, load_settings()), json)
 

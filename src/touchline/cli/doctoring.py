@@ -20,7 +20,7 @@ def doctor(
     from touchline import api
     from touchline.core.units import plural
     from touchline.data.user_config import load_settings
-    from touchline.slurm.doctor import DoctorReport
+    from touchline.slurm.site_facts import DoctorReport
 
     report = api.doctor(folder, load_settings())
     if json:

@@ -27,7 +27,7 @@ def import_(
     a curriculum's stage configs. Lists all that is not in the file. Scripts and preference training are refused.
     """
     from touchline import api
-    from touchline.run.imports.importing import ImportReport, headed_lines
+    from touchline.tools.imports.importing import ImportReport, headed_lines
 
     done = api.import_experiment(sources, out, model=model)
     if json:

@@ -144,7 +144,7 @@ def optimize(
     from touchline.data.user_config import load_settings
     from touchline.plan.optimize import Optimization
     from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
-    from touchline.run.optimising import OptimiseRequest
+    from touchline.tools.optimising import OptimiseRequest
 
     request = OptimiseRequest(
         cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus_per_node, memory_gb=node_memory_gib),

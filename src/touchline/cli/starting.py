@@ -18,14 +18,14 @@ import typer
 from touchline.cli.output import ask, print_json, print_output, print_status, screen_width, show_error
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.run.interview.answers import Question, unquoted
-from touchline.run.interview.questions import QUESTIONS
+from touchline.tools.interview.answers import Question, unquoted
+from touchline.tools.interview.questions import QUESTIONS, open_questions
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
-    from touchline.run.first_experiment import Start
-    from touchline.run.interview.answers import Defaulted
-    from touchline.run.interview.interview import Interview
+    from touchline.tools.interview.answers import Defaulted
+    from touchline.tools.interview.first_experiment import Start
+    from touchline.tools.interview.interview import Interview
 
 INIT_PANELS = {
     "Data and task": "data input output task",
@@ -91,7 +91,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> N
     from touchline import api
     from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
-    from touchline.run.first_experiment import Start
+    from touchline.tools.interview.first_experiment import Start
 
     folder = shlex.quote(str(made.path.parent))
     for note in made.notes:
@@ -148,7 +148,7 @@ class _Terminal:
         self.interview = interview
         if problem is None:
             self._number += 1
-            total = self._number + sum(each.is_asked for each in interview.open_questions() if each is not question)
+            total = self._number + sum(each.is_asked for each in open_questions(interview) if each is not question)
             print_status(f"\n{self._number}/{total}  {question.text}  ({question.flag})")
             for line in question.choices(interview):
                 _print_wrapped(f"- {line}", "     ", "       ")
@@ -172,7 +172,9 @@ def _print_wrapped(text: str, first: str, rest: str) -> None:
 def _print_continuation(terminal: _Terminal | None) -> None:
     """Print the command with the answers so far, if there are any."""
     if terminal is not None and terminal.interview is not None:
-        print_status(f"to continue with these answers: {terminal.interview.command()}")
+        from touchline.tools.interview.first_experiment import init_command
+
+        print_status(f"to continue with these answers: {init_command(terminal.interview)}")
 
 
 init.__signature__ = _signature()  # type: ignore[attr-defined]

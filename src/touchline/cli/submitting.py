@@ -36,7 +36,7 @@ def submit(
     from touchline.core.callbacks import ProgressCallback
     from touchline.data.user_config import load_settings
     from touchline.run.launching import ignore_totals
-    from touchline.run.submission import Submitted
+    from touchline.run.queue import Submitted
 
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     bar: list[ProgressCallback | None] = []

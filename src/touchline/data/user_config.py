@@ -156,7 +156,7 @@ def _cluster(data: object, document: YamlDocument) -> tuple[SlurmSite, list[Find
 
 def _unusable(site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
     """Yield texts that a script cannot hold or that touchline sets itself."""
-    from touchline.slurm.site_options import option_fault, value_fault
+    from touchline.slurm.options import option_fault, value_fault
 
     def fault(key: str, message: str, where: Sequence[str | int], hint: str | None = None) -> Finding:
         return _fault(f"{_SLURM}.{key}", f"{_SLURM}.{key}: {message}", document.where([_SLURM, *where]), hint)

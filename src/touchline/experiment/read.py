@@ -22,7 +22,7 @@ from touchline.experiment.runs import RUN_NAME
 from touchline.experiment.stages import stage_faults, stage_settings
 from touchline.experiment.strategy_faults import strategy_faults
 from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key
-from touchline.slurm.site_options import value_fault
+from touchline.slurm.options import value_fault
 
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""

@@ -9,9 +9,8 @@ from touchline.core.finding import Severity
 from touchline.experiment.partial import Stated
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView
-from touchline.slurm.directives import Directive, DirectiveFault
-from touchline.slurm.launches import Launch
-from touchline.slurm.options import OPTIONS, PLACEHOLDER, is_slip, near, of_plugin, refused
+from touchline.slurm.options import OPTIONS, PLACEHOLDER, Directive, DirectiveFault, is_slip, near, of_plugin, refused
+from touchline.slurm.script import Launch
 
 _EXPANDED = re.compile(r"\$[A-Za-z_{(]|`")
 _PATHS = frozenset({"output", "error", "input", "chdir"})

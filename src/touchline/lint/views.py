@@ -12,9 +12,8 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedTraining
-from touchline.slurm.launches import Launch
 from touchline.slurm.resources import Requested, requested
-from touchline.slurm.script import Script
+from touchline.slurm.script import Launch, Script
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

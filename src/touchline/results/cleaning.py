@@ -20,8 +20,8 @@ from touchline.results.verification import verify_planned
 from touchline.results.verification_types import Deletable, Depth, Verification
 from touchline.results.verifying.markers import LEFTOVER
 from touchline.run.folders import ExperimentFolder
+from touchline.run.loaded_plan import experiment_lock
 from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
-from touchline.run.selection import experiment_lock
 from touchline.run.statusfiles import read_attempts
 
 CLEAN_SCHEMA_VERSION = 1

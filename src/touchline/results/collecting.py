@@ -13,7 +13,7 @@ from touchline.data.user_config import UserConfig
 from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 
 if TYPE_CHECKING:
     from touchline.history.index import IndexLine

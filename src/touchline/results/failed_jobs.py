@@ -9,12 +9,10 @@ from pathlib import Path
 from touchline.plan.recovery import Failure, RecoveryAction
 from touchline.results.live import LiveRun
 from touchline.results.live_status import evaluation_job
-from touchline.run.jobs import is_training_complete, missing_evaluations, training_job
+from touchline.run.failures import failures_of
+from touchline.run.jobs import Job, is_training_complete, missing_evaluations, training_job
 from touchline.run.ledger import read_ledger
-from touchline.run.planning import LoadedPlan, read_started
-from touchline.run.protocol import Job
-from touchline.run.recovering import failures_of
-from touchline.run.selection import selected
+from touchline.run.loaded_plan import LoadedPlan, read_started, selected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ from touchline.core.units import format_bytes, format_seconds
 from touchline.experiment.plan import PlannedRun
 from touchline.lint.checked import FindingRow
 from touchline.results.run_folder import RunFolderState
-from touchline.run.pace import measured_pace, steady
+from touchline.run.progress import measured_pace, steady
 from touchline.slurm.job_view import JobView
 
 STALL_STEPS = 10

@@ -15,11 +15,10 @@ from touchline.experiment.runs import RunKind
 from touchline.results.live_status import evaluation_job
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS
-from touchline.run.executors import executor_for
+from touchline.run.executors import Executor, executor_for
 from touchline.run.folders import ExperimentFolder
-from touchline.run.protocol import Executor, Job
-from touchline.run.run_jobs import run_training
-from touchline.run.selection import one_run
+from touchline.run.jobs import Job, run_training
+from touchline.run.loaded_plan import one_run
 from touchline.run.statusfiles import read_attempts
 from touchline.run.tails import Follower, last_lines
 from touchline.slurm.local.commands import RealCommands

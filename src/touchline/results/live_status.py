@@ -25,10 +25,9 @@ from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
 from touchline.run.folders import ExperimentFolder
-from touchline.run.pace import seconds_left, tokens_per_second
-from touchline.run.protocol import Job
+from touchline.run.jobs import Job, model_evaluation, run_evaluation, run_training
+from touchline.run.progress import seconds_left, tokens_per_second
 from touchline.run.resources import read_resources, resource_figures
-from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.run.run_status import StatusInputs, job_view_from_files, run_status
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView, evaluation_name

@@ -24,9 +24,9 @@ from touchline.data.training_state import PAUSE_FILE, paused_step
 from touchline.experiment.evaluation import BASE_CHECKPOINT
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
 from touchline.run.run_status import drop_lock_conflicts, training_outcome
 from touchline.run.statusfiles import read_attempts
+from touchline.run.tails import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
 
 _SCORES = ".scores.json"
 _HEAD_BYTES = 4096

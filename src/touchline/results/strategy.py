@@ -19,13 +19,12 @@ from touchline.experiment.plan import PlannedRun
 from touchline.results.collect import collect_results
 from touchline.results.scored import last_of_each, scored_run
 from touchline.run import launching
-from touchline.run.divergence import has_diverged
-from touchline.run.jobs import is_training_complete, is_training_done, missing_evaluations
+from touchline.run.budget import spent_device_hours
+from touchline.run.jobs import has_diverged, is_training_complete, is_training_done, missing_evaluations
 from touchline.run.ledger import STRATEGY, Ledger, read_ledger
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan, selected
+from touchline.run.progress import JobProgressCallback
 from touchline.run.recorded import plan_command
-from touchline.run.selection import JobProgressCallback, selected
-from touchline.run.spent import spent_device_hours
 from touchline.slurm.job_view import JobName
 from touchline.statistics.conclusions import ScoredRun
 from touchline.strategy.decisions import RunLoss

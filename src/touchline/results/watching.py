@@ -21,10 +21,10 @@ from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
 from touchline.results.runs_status import keep_current
-from touchline.run.executors import executor_for
+from touchline.run.executors import Executor, executor_for
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, close_ended
-from touchline.run.protocol import Executor, Job
 from touchline.run.recorded import recorded_lines
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import CommandResult, Commands, RealCommands

@@ -8,22 +8,14 @@ from pathlib import Path
 
 from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
-from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan
 from touchline.experiment.site import SlurmSite
-from touchline.plan.jobs import (
-    place_jobs,
-    upper_minutes,
-    with_planned_type,
-)
+from touchline.plan.jobs import place_jobs, upper_minutes, with_planned_type
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import LoadedPlan
-from touchline.run.scripts.mega import (
-    Allocation,
-    MegaStage,
-    mega_text,
-)
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
 from touchline.slurm.job_view import JobName
 
 MEGA = "mega_job.slurm"
@@ -34,15 +26,10 @@ class Placed:
     """Placement of the remaining jobs of an experiment."""
 
     planned: LoadedPlan
-    """Experiment."""
     jobs: tuple[PlaceJob, ...]
-    """Remaining jobs."""
     cluster: Cluster
-    """Available GPUs."""
     placement: Placement
-    """Schedule and deadline verdict."""
     notes: tuple[str, ...] = ()
-    """Notes for the reader."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +37,11 @@ class PlaceRequest:
     """Settings of a placement."""
 
     cluster: Cluster
-    """Available GPUs."""
     deadline_minutes: float | None = None
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user; predicted if None."""
     writes_script: bool = False
-    """Whether `mega_job.slurm` is written."""
     time_minutes: float | None = None
     """Time limit of the allocation; the deadline if None."""
 
@@ -77,16 +62,11 @@ def carry_out(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> tu
 def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> Placed:
     """Place the remaining training and evaluation jobs.
 
-    Args:
-        site: defaults of the user's jobs.
-        request: the GPUs, the deadline, and what an evaluation takes.
-
     Raises:
         InputError: nothing is left, or a job has no estimate.
     """
     plan, cluster = planned.plan, request.cluster
-    trainings = {job.name for job in training_jobs(planned, plan.runs)}
-    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, plan.runs)}
+    trainings, evaluations = jobs_left(planned)
     if not trainings and not evaluations:
         raise InputError("no runs left", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
@@ -96,19 +76,33 @@ def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
     if cluster.cpus is not None and given is None:
         # Nothing asks for a number: each job has its share of the node by its GPUs.
         jobs = [replace(job, cpus=0) for job in jobs]
-    deadline = request.deadline_minutes
-    if deadline is None and plan.deadline is not None:
-        deadline = seconds_to_minutes(parse_duration(plan.deadline))
-    placement = place(jobs, cluster, deadline_minutes=deadline)
-    notes = (*_notes(plan), *_workers_beyond(plan, cluster, given))
-    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=notes)
+    placement = place(jobs, cluster, deadline_minutes=deadline_minutes(plan, request.deadline_minutes))
+    notes = list(_workers_beyond(plan, cluster, given))
+    if plan.machine.kind == "cpu" and plan.gpus_per_run:
+        notes.insert(0, f"durations are for a CPU ({plan.machine.name}): to plan for a GPU, set compute.gpu=A100-80GB")
+    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(notes))
+
+
+def jobs_left(planned: LoadedPlan) -> tuple[set[str], set[str]]:
+    """Return the runs that are to be trained, and those that are to be evaluated."""
+    evaluations = evaluation_jobs(planned, planned.plan.runs)
+    return (
+        {job.name for job in training_jobs(planned, planned.plan.runs)},
+        {JobName.parse(job.name).subject for job in evaluations},
+    )
+
+
+def deadline_minutes(plan: Plan, asked: float | None) -> float | None:
+    """Return the deadline that was asked for, else that of the experiment."""
+    if asked is not None or plan.deadline is None:
+        return asked
+    return seconds_to_minutes(parse_duration(plan.deadline))
 
 
 def write_allocation(placed: Placed, site: SlurmSite, time_minutes: float | None = None) -> tuple[Path, list[str]]:
     """Write `mega_job.slurm` into the experiment folder.
 
     Args:
-        placed: placement to execute.
         time_minutes: time limit of the allocation; the deadline if None.
 
     Returns:
@@ -165,7 +159,8 @@ def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allo
 
 
 def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
-    run = _run(plan, job)
+    run = plan.run(JobName.parse(job.id).subject)
+    assert run is not None, job.id
     training = job.id == run.name
     return MegaStage(
         name=job.id,
@@ -180,13 +175,6 @@ def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
         digest=run.digest if training else "",
         checkpoint=f"epoch_{run.train.epochs - 1}" if training and run.train is not None else "",
     )
-
-
-def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
-    found = plan.run(JobName.parse(job.id).subject)
-    if found is None:
-        raise ValueError(f"{job.id} is not a job of {plan.experiment}")
-    return found
 
 
 def _require_scripts(placed: Placed) -> None:
@@ -214,8 +202,3 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
                 f"per run, but a run has {plural(share, 'CPU')} of a node's {cluster.cpus}: "
                 f"train.dataloader_workers={max(share // plan.data_parallel_size - 1, 0)} fits"
             )
-
-
-def _notes(plan: Plan) -> Iterator[str]:
-    if plan.machine.kind == "cpu" and plan.gpus_per_run:
-        yield (f"durations are for a CPU ({plan.machine.name}): to plan for a GPU, set compute.gpu=A100-80GB")

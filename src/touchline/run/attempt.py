@@ -39,9 +39,18 @@ from touchline.core.json_text import has_half_characters
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
 from touchline.data.training_state import paused_step
 from touchline.run.claim_file import claimant, drop_claim, take_claim
-from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
-from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
+from touchline.run.statusfiles import (
+    ProcessIdentity,
+    identify,
+    is_alive,
+    read_holder,
+    send_signal,
+    write_exit,
+    write_heartbeat,
+    write_holder,
+    write_start,
+)
 
 HEARTBEAT_SECONDS = 5.0
 ORPHAN_PATIENCE_SECONDS = 120.0
@@ -218,7 +227,6 @@ def _take_over(path: Path, job_id: str) -> int | None:
 
 
 def _work(places: Sequence[_Place], command: Sequence[str], ending: _Ending) -> tuple[int, EndReason, str]:
-    """Run the command to its end in the first place. Return its exit code, reason and description."""
     own = places[0]
     child: list[subprocess.Popen[bytes]] = []
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,13 +31,17 @@ from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
+from touchline.run.executors import Executor
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, Reservation, read_ledger
-from touchline.run.protocol import Executor, Job
+from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts, read_exits
-from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.slurm.resources import GRAIN
+
+if TYPE_CHECKING:
+    from touchline.run.loaded_plan import LoadedPlan
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""
@@ -91,7 +96,6 @@ class Budget:
     state: ApprovalState
     """Whether it holds for the plan on disk."""
     approval: Approval | None
-    """The approval; None if there is none."""
     used_hours: float
     """Device-hours of starts with a recorded end."""
     reserved_hours: float
@@ -105,7 +109,6 @@ class JobTotals:
     """Totals of jobs before they are submitted."""
 
     trainings: int
-    """Training jobs."""
     evaluations: int
     device_hours: Measured
     """Predicted hours of devices, from the start of each job's work."""
@@ -146,7 +149,6 @@ def read_budget(folder: ExperimentFolder, plan: Plan | None = None) -> Budget:
     """Return the account of the experiment's approval.
 
     Args:
-        folder: experiment.
         plan: plan that the approval must be for (default: the one on disk).
     """
     try:
@@ -240,6 +242,7 @@ class BudgetedExecutor:
         """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours."""
         self.name = inner.name
         self.waits_itself = inner.waits_itself
+        self.find = inner.find
         self.tick_seconds = inner.tick_seconds
         self._inner, self._folder = inner, folder
         self._ledger = Ledger(folder.ledger, inner.name)
@@ -295,25 +298,6 @@ class BudgetedExecutor:
         self._inner.stop(jobs)
 
 
-class BudgetedScheduler(BudgetedExecutor):
-    """The same for an executor that finds jobs by their tokens."""
-
-    def __init__(self, inner: Executor, folder: ExperimentFolder) -> None:
-        super().__init__(inner, folder)
-        assert isinstance(inner, FindsByToken)
-        self._finder: FindsByToken = inner
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Return the ids of the jobs submitted with these tokens."""
-        return self._finder.find(tokens, since_unix)
-
-
-def with_budget(inner: Executor, folder: ExperimentFolder) -> Executor:
-    """Return an executor that starts only what the approved budget of an experiment covers."""
-    kind = BudgetedScheduler if isinstance(inner, FindsByToken) else BudgetedExecutor
-    return kind(inner, folder)
-
-
 def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
     """Return the totals of jobs of a plan: runs, and evaluations of single runs."""
     names = [JobName.parse(job.name) for job in jobs]
@@ -338,7 +322,7 @@ def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
 
 def _devices_of(plan: Plan, job: Job) -> float:
     """Return the devices of a job as the plan counts them: runs in slots share the CPU."""
-    if JobName.parse(job.name).kind is JobKind.EVALUATION:
+    if job.is_evaluation:
         return plan.evaluation_devices
     return plan.devices / plan.machine.slots
 
@@ -352,3 +336,28 @@ def _limit_seconds(plan: Plan, job: Job) -> float | None:
     limits = [limit_of(plan, run) for run in plan.runs if name.subject in (run.name, run.model)]
     known = [limit.value for limit in limits if isinstance(limit, Quantity)]
     return math.ceil(sum(known) / GRAIN) * GRAIN if known and len(known) == len(limits) else None
+
+
+def spent_device_hours(planned: LoadedPlan) -> float:
+    """Return the device-hours of all training and evaluation jobs so far, with failed and superseded attempts.
+
+    An attempt without an exit record counts until its last heartbeat. A cohort's attempt, which every run of it
+    records, counts once.
+    """
+    plan, folder = planned.plan, planned.folder
+    trainings: dict[tuple[str, int], float] = {}
+    evaluations: dict[tuple[str, int], float] = {}
+    for run in plan.runs:
+        place = folder.root / run.name
+        for status in (place / "status", *place.glob("superseded/*/status")):
+            trainings |= _seconds(status)
+        evaluations |= _seconds(place / "eval" / "status")
+    for model in plan.models:
+        evaluations |= _seconds(folder.evaluation(model) / "status")
+    devices = plan.devices / plan.machine.slots
+    return seconds_to_hours(sum(trainings.values()) * devices + sum(evaluations.values()) * plan.evaluation_devices)
+
+
+def _seconds(status: Path) -> dict[tuple[str, int], float]:
+    attempts = drop_lock_conflicts(read_attempts(status))
+    return {(each.start.job_id, each.start.restart): each.elapsed_seconds or 0.0 for each in attempts}

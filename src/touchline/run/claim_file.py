@@ -18,7 +18,7 @@ from pathlib import Path
 from touchline.core.files import disk_errors, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptStart
-from touchline.run.processes import ProcessIdentity, is_alive
+from touchline.run.statusfiles import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
 FRESH_SECONDS = 20.0
@@ -36,7 +36,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
     path = status / CLAIM
     with disk_errors("claim", path):
         status.mkdir(parents=True, exist_ok=True)
-        while not _make(path, start):
+        while not _write_new(path, _content(start)):
             try:
                 held = read_head(path, _LIMIT_BYTES)
             except FileNotFoundError:
@@ -64,10 +64,6 @@ def drop_claim(status: Path) -> None:
     """Release the claim."""
     with contextlib.suppress(OSError):
         (status / CLAIM).unlink()
-
-
-def _make(path: Path, start: AttemptStart) -> bool:
-    return _write_new(path, _content(start))
 
 
 def _replace(path: Path, held: bytes, start: AttemptStart) -> bool:

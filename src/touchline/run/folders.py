@@ -54,7 +54,6 @@ _read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
 
 
 def _decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
-    """Return the decisions of the strategy in order."""
     return tuple(entry.decision for entry in entries if entry.decision is not None)
 
 
@@ -240,41 +239,40 @@ class ExperimentFolder:
         Raises:
             PlanDriftError: a file that only touchline writes was changed by hand.
         """
-        record = self._prepared()
-        known = record.setdefault(name, {})
-        kept: list[str] = []
         remove_temporaries(self.run(name), files)
-        for file, text in files.items():
-            path = self.run(name) / file
-            if _is_edited(path, text, known.get(file)):
-                if file in GENERATED_FROM_PLAN:
-                    raise PlanDriftError(
-                        f"{str(path)!r} was changed by hand",
-                        expected="changes in setup_finetune.yaml, from which touchline writes this file",
-                        hint="move it away, edit setup_finetune.yaml, then: "
-                        f"touchline prepare {quoted(str(self.root))} --run {name} --accept",
-                    )
-                kept.append(file)
-                continue
-            _write(path, text, known)
-        self._write_prepared(record)
-        return kept
+        return self._write_files(name, {file: self.run(name) / file for file in files}, files, None)
 
     def write_experiment(self, files: Mapping[str, str]) -> list[str]:
         """Write the files of the experiment (README.md, submit_all.sh). Return those kept as edited.
 
         A file that the user changed, or that touchline has never written, is left alone.
         """
+        return self._write_files(WHOLE, {file: inside(self.root, file) for file in files}, files, "")
+
+    def _write_files(
+        self, name: str, paths: Mapping[str, Path], files: Mapping[str, str], unknown: str | None
+    ) -> list[str]:
+        """Write files, and record their hashes; `unknown` stands for the hash of one never written before."""
         record = self._prepared()
-        known = record.setdefault(WHOLE, {})
+        known = record.setdefault(name, {})
         kept: list[str] = []
         for file, text in files.items():
-            path = inside(self.root, file)
-            if _is_edited(path, text, known.get(file, "")):
+            path = paths[file]
+            if not _is_edited(path, text, known.get(file, unknown)):
+                write_if_changed(path, text)
+                if path.suffix in _SCRIPTS:
+                    path.chmod(0o755)
+                known[path.name] = _sha256(text.encode())
+            elif name != WHOLE and file in GENERATED_FROM_PLAN:
+                raise PlanDriftError(
+                    f"{str(path)!r} was changed by hand",
+                    expected="changes in setup_finetune.yaml, from which touchline writes this file",
+                    hint="move it away, edit setup_finetune.yaml, then: "
+                    f"touchline prepare {quoted(str(self.root))} --run {name} --accept",
+                )
+            else:
                 kept.append(file)
-                continue
-            _write(path, text, known)
-        self._write_prepared(record)
+        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
         return kept
 
     def supersede(self, name: str) -> Path | None:
@@ -304,9 +302,6 @@ class ExperimentFolder:
             return {}
         return record
 
-    def _write_prepared(self, record: dict[str, dict[str, str]]) -> None:
-        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
-
 
 def _is_edited(path: Path, text: str, written: str | None) -> bool:
     """Return True if a file is neither what was written there nor what is to be written; `written` is None where a file
@@ -315,13 +310,6 @@ def _is_edited(path: Path, text: str, written: str | None) -> bool:
     if written is None or not path.exists():
         return False
     return _sha256(read_bytes(path)) not in (written, _sha256(text.encode()))
-
-
-def _write(path: Path, text: str, known: dict[str, str]) -> None:
-    write_if_changed(path, text)
-    if path.suffix in _SCRIPTS:
-        path.chmod(0o755)
-    known[path.name] = _sha256(text.encode())
 
 
 def _sha256(data: bytes) -> str:

@@ -3,24 +3,105 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import InputError
+from touchline.core.status import EXIT_DIVERGED
 from touchline.core.units import parse_duration
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
-from touchline.data.evaluations import finished_evaluation
 from touchline.data.scores import CheckpointInfo
 from touchline.data.training_state import paused_step, read_pause
 from touchline.experiment.evaluation import asked_epochs
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan
-from touchline.run.protocol import Job
-from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
-from touchline.run.scripts.folder import evaluation_config
+from touchline.run.run_status import drop_lock_conflicts
+from touchline.run.statusfiles import read_attempts
+from touchline.slurm.job_view import EVALUATION_SCRIPT, JOB_ID, TRAINING_SCRIPT, JobKind, JobName, evaluation_name
+
+if TYPE_CHECKING:
+    from touchline.run.loaded_plan import LoadedPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Unit of work in one folder, run under the supervisor `run.attempt`."""
+
+    name: str
+    """Name in messages and the ledger: the run, `evaluate 135M_rank4`, or `evaluate SmolLM2-135M-Instruct`."""
+    folder: Path
+    status: Path
+    """Folder of its attempts' start, heartbeat and exit files: `<run>/status`, of an evaluation `<run>/eval/status`."""
+    script: str | None
+    """Script in `folder` for bash and the scheduler, `finetune.slurm`; None for local-only work."""
+    command: tuple[str, ...]
+    """Local command: `bash finetune.slurm`, or the supervisor itself."""
+    output: str
+    """Name of the local output file; `{job}` becomes the job id."""
+    after: tuple[str, ...] = ()
+    """Names of jobs that must have ended first, successfully or not; it checks their files itself."""
+    time_limit_seconds: float | None = None
+    """Time limit in the place of the one in its script, which only a cluster reads; None for that one."""
+    is_limit_strict: bool = False
+    """Whether the limit holds for the job as a whole: a cluster never requeues it."""
+    cohort: tuple[str, ...] = ()
+    """Other runs that this training covers, side by side."""
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Return whether it evaluates, by its name."""
+        return JobName.parse(self.name).kind is JobKind.EVALUATION
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the job."""
+        cohort = {"TOUCHLINE_COHORT": ":".join(self.cohort)} if self.cohort else {}
+        return cohort | ({"TOUCHLINE_STRICT_LIMIT": "1"} if self.is_limit_strict else {})
+
+    def output_path(self, job_id: str) -> Path:
+        """Return the path of a job's output file."""
+        named = self.folder / self.output.format(job=job_id)
+        # Below a folder with a backslash SLURM replaces no pattern.
+        unnamed = self.folder / self.output.format(job=JOB_ID)
+        return unnamed if not named.exists() and unnamed.exists() else named
+
+
+def training_in(folder: Path, name: str) -> Job:
+    """Return the training job of a run in its folder."""
+    return _scripted(name, folder, TRAINING_SCRIPT, folder / "status", "slurm-{job}.out")
+
+
+def run_training(folder: ExperimentFolder, run: str) -> Job:
+    """Return the training job of a run."""
+    return training_in(folder.run(run), run)
+
+
+def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
+    """Return the evaluation job of a run by its own script."""
+    place = folder.run(run)
+    return _scripted(evaluation_name(run), place, EVALUATION_SCRIPT, place / "eval" / "status", "slurm-eval-{job}.out")
+
+
+def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job:
+    """Return the local evaluation job of all runs of one base model listed in `request`."""
+    place = folder.evaluation(model)
+    work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
+    return Job(
+        name=evaluation_name(model),
+        folder=place,
+        status=place / "status",
+        script=None,
+        command=(sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, *work),
+        output="{job}.out",
+    )
+
+
+def _scripted(name: str, folder: Path, script: str, status: Path, output: str) -> Job:
+    return Job(name=name, folder=folder, status=status, script=script, command=("bash", script), output=output)
 
 
 def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:
@@ -124,6 +205,10 @@ def missing_evaluations(planned: LoadedPlan, run: PlannedRun, epochs: str | None
 
 
 def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> list[str]:
+    # Tables of trainers and templates load where something may be started, and not with `status`.
+    from touchline.data.evaluations import finished_evaluation
+    from touchline.run.scripts.folder import evaluation_config
+
     config = evaluation_config(plan, run)
     if run.kind is RunKind.CONTROL:
         name = config.control_checkpoint
@@ -138,7 +223,6 @@ def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> l
 
 
 def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | None) -> list[CheckpointInfo]:
-    """Return the existing checkpoints selected by `evaluate.epochs` or the option."""
     wanted = run.evaluate.epochs
     if epochs is not None:
         if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):
@@ -146,3 +230,12 @@ def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | N
         wanted = "last" if epochs == "last" else "all" if epochs == "all" else tuple(int(p) for p in epochs.split(","))
     asked = asked_epochs(wanted, run.train.epochs if run.train is not None else 0)
     return [item for item in complete if item.epoch in asked]
+
+
+def has_diverged(folder: ExperimentFolder, run: PlannedRun) -> bool:
+    """Return True if the last attempt at a run's training ended because it diverged; it would diverge again."""
+    if is_training_complete(folder, run):
+        return False
+    attempts = drop_lock_conflicts(read_attempts(folder.run(run.name) / "status"))
+    last = attempts[-1].exit if attempts else None
+    return last is not None and last.code == EXIT_DIVERGED

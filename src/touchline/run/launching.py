@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from touchline.backends.local.environments import require_environment
+from touchline.backends.registry import environment_of, environments
 from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.core.errors import (
     FindingsError,
@@ -24,34 +26,23 @@ from touchline.core.status import JobState
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.machine import slots, visible_gpus
-from touchline.data.user_config import UserConfig
+from touchline.data.user_config import UserConfig, load_settings
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.local.target import refuse_elsewhere
-from touchline.run.budget import JobTotals, job_totals, with_budget
-from touchline.run.environments import require_environments
-from touchline.run.executors import executor_for
-from touchline.run.jobs import (
-    evaluation_job,
-    evaluation_jobs,
-    shared_evaluation_jobs,
-    training_job,
-    training_jobs,
-)
+from touchline.run.budget import BudgetedExecutor, JobTotals, job_totals
+from touchline.run.executors import Executor, executor_for
+from touchline.run.jobs import Job, evaluation_job, evaluation_jobs, shared_evaluation_jobs, training_job, training_jobs
 from touchline.run.ledger import Ledger, close_ended
-from touchline.run.planning import LoadedPlan
-from touchline.run.protocol import Executor, Job
-from touchline.run.queue import Watch, run_jobs
+from touchline.run.loaded_plan import LoadedPlan, require_training
+from touchline.run.progress import JobProgressCallback, Progress
+from touchline.run.queue import Submitted, Watch, begin, run_jobs
 from touchline.run.recovering import Recovery
-from touchline.run.remaining import Progress
 from touchline.run.scripts.header import slurm_time
-from touchline.run.selection import JobProgressCallback, require_training
-from touchline.run.submission import Submitted, begin
 from touchline.slurm.answers import SbatchResult, read_trial
-from touchline.slurm.directives import read_line
 from touchline.slurm.job_view import JobName, JobView
-from touchline.slurm.local.cluster import ANSWER_SECONDS
-from touchline.slurm.local.commands import Commands, RealCommands
+from touchline.slurm.local.commands import ANSWER_SECONDS, Commands, RealCommands
+from touchline.slurm.options import read_line
 
 TotalsCallback = Callable[[JobTotals], None]
 """Called with the totals of the jobs that are about to be submitted."""
@@ -67,7 +58,6 @@ class ExecutionResult:
     """Result of the work."""
 
     planned: LoadedPlan
-    """The plan, with what was revised on the way."""
     stopped: Mapping[str, str]
     """Failed jobs, each with the reason."""
 
@@ -75,9 +65,8 @@ class ExecutionResult:
 def _executor(
     planned: LoadedPlan, settings: UserConfig, lock: int | None = None, *, within_budget: bool = False
 ) -> Executor:
-    site = settings.slurm
-    found = executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
-    return with_budget(found, planned.folder) if within_budget else found
+    found = executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
+    return BudgetedExecutor(found, planned.folder) if within_budget else found
 
 
 def work(
@@ -99,14 +88,11 @@ def work(
     last and share one loaded model.
 
     Args:
-        settings: where models and the history are, and what the cluster wants.
         on_progress: receives how far jobs are.
         on_message: receives what is done after a failure.
-        lock: the experiment's lock.
         retry: start also what failed twice the same way.
         train: train at all; otherwise only what is trained is evaluated.
         epochs: which checkpoints, instead of what experiment.yaml says.
-        within_budget: start only what the approved budget covers.
 
     Raises:
         FindingsError: SLURM would refuse some of the jobs; none is submitted.
@@ -118,7 +104,7 @@ def work(
     first = training_jobs(planned, runs) if train else []
     if first or shared_evaluation_jobs(planned, runs, epochs):
         _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
-    _require_environments(planned, first)
+    require_environments(run for run in planned.plan.runs if any(job.name == run.name for job in first))
     gpus = visible_gpus()
     # A CPU has the plan's slots, whatever the time since: all runs have the same number of threads.
     room = slots(gpus, planned.plan.gpus_per_run)
@@ -128,12 +114,13 @@ def work(
             raise InputError(
                 "--epoch works only on this machine", hint="evaluate.epochs in experiment.yaml for a cluster"
             )
-        jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
+        evaluations = [job for job in evaluation_jobs(planned, runs) if train or not job.after]
+        jobs = recovery.admit([*first, *evaluations])
         # Jobs that were not waited for have ended too, and may be planned again.
         seen = executor.query_jobs(jobs)
         close_ended(ledger, seen)
         if not executor.trouble:
-            _try_first(planned, [job for job in jobs if not _is_active(seen.get(job.name))])
+            require_accepted([job for job in jobs if not _is_active(seen.get(job.name))], RealCommands())
         most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
@@ -161,15 +148,19 @@ def work(
     return _evaluated_here(recovery, left, executor, ledger, watch, epochs)
 
 
-def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
-    """Refuse to submit anything where SLURM would refuse some of it."""
-    if planned.plan.executor == "slurm":
-        require_accepted(jobs, RealCommands())
+def require_environments(runs: Iterable[PlannedRun]) -> None:
+    """Require the environments of the trainers of runs before any work.
 
-
-def _require_environments(planned: LoadedPlan, training: Sequence[Job]) -> None:
-    names = {job.name for job in training}
-    require_environments(run for run in planned.plan.runs if run.name in names)
+    Raises:
+        HostError: one is missing or incomplete.
+        InputError: the user's config file names an environment of a backend that has none.
+    """
+    apart = environments()
+    for name in load_settings().backends.python:
+        environment_of(name)
+    for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
+        if name in apart:
+            require_environment(apart[name])
 
 
 def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: MessageCallback) -> None:
@@ -184,18 +175,8 @@ def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: Messa
         on_message(f"runs the code of {', '.join(named)}")
 
 
-def _evaluations(planned: LoadedPlan, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
-    jobs = evaluation_jobs(planned, runs)
-    return jobs if train else [job for job in jobs if not job.after]
-
-
 def _evaluated_here(
-    recovery: Recovery,
-    runs: Sequence[PlannedRun],
-    executor: Executor,
-    ledger: Ledger,
-    watch: Watch,
-    epochs: str | None,
+    recovery: Recovery, runs: Sequence[PlannedRun], executor: Executor, ledger: Ledger, watch: Watch, epochs: str | None
 ) -> ExecutionResult:
     planned = recovery.planned
     current = [run for each in runs if (run := planned.plan.run(each.name)) is not None]
@@ -221,7 +202,7 @@ def submit(
     on_progress: ProgressCallback | None = None,
     on_totals: TotalsCallback = ignore_totals,
     within_budget: bool = False,
-) -> tuple[LoadedPlan, list[Submitted]]:
+) -> list[Submitted]:
     """Submit everything that is missing to the scheduler and return.
 
     `on_totals` is called before the first job with the totals of those to submit now, and stops the command by raising;
@@ -236,7 +217,7 @@ def submit(
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs)
-    _require_environments(planned, first)
+    require_environments(run for run in planned.plan.runs if any(job.name == run.name for job in first))
     jobs = [*first, *evaluation_jobs(planned, runs)]
     if jobs:
         _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
@@ -247,7 +228,7 @@ def submit(
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     new = [job for job in jobs if not _is_active(seen.get(job.name))]
-    _try_first(planned, new)
+    require_accepted(new, RealCommands())
     new = new if room is None else new[: max(room - living, 0)]
     if new:
         on_totals(job_totals(recovery.planned.plan, new))
@@ -262,7 +243,7 @@ def submit(
             living += submitted.word == "submitted"
         if on_progress is not None:
             on_progress(number + 1, len(jobs))
-    return recovery.planned, found
+    return found
 
 
 def _is_active(view: JobView | None) -> bool:
@@ -323,10 +304,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     seen = executor.query_jobs(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
-        raise HostError(
-            f"cannot query the SLURM queue: {executor.trouble}",
-            hint="retry in a few minutes",
-        )
+        raise HostError(f"cannot query the SLURM queue: {executor.trouble}", hint="retry in a few minutes")
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []
@@ -399,10 +377,6 @@ class _Group:
 def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
     """Try jobs with `sbatch --test-only`, which submits nothing; without a clear answer they count as accepted.
 
-    Args:
-        jobs: jobs that are about to be submitted.
-        commands: runner of SLURM's commands.
-
     Raises:
         FindingsError: SLURM refuses some; with a finding for each group of jobs that ask for the same.
     """
@@ -440,7 +414,6 @@ def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
 
 
 def _asked(job: Job) -> tuple[str, ...]:
-    """Return the options of a job's script, without those that name this job alone."""
     assert job.script is not None, job.name
     lines = read_text_bounded(job.folder / job.script, SIZE_LIMIT_BYTES).splitlines()
     options = [option for line in lines if line.startswith("#SBATCH") for option in read_line(line, 1)]

@@ -1,39 +1,32 @@
-"""Planning, step by step: inputs on disk, the file's settings, changes since the last plan, and the user's edits."""
+"""Planning in an experiment's folder: decisions of the plan there that stay, changes since, and the new plan."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
-from touchline.core.errors import FindingsError, InputError, PlanDriftError, error_count, quoted
-from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Severity
+from touchline.core.errors import PlanDriftError, quoted
+from touchline.core.finding import Finding
 from touchline.core.quantity import Quantity
-from touchline.core.table import Section
+from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.evaluation import decoding_text
-from touchline.experiment.overlay import with_settings
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
-from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
-from touchline.plan.build import data_key
+from touchline.experiment.read import LoadedExperiment
 from touchline.plan.conditions import short_size
 from touchline.plan.drift import RunMark, changed_runs, describe_change, replanned, revise
 from touchline.plan.local.context import free_space
-from touchline.plan.screen import WIDTH, screen_lines
 from touchline.plan.sections import runs_plan_markdown
-from touchline.plan.settings_table import flat_settings
+from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
-from touchline.run.marks import run_marks
-from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
-from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.recorded import plan_command
 from touchline.run.scripts.folder import evaluation_config
 from touchline.statistics.spread_types import SpreadInput
 
@@ -41,50 +34,96 @@ if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedPlan:
-    """A plan and where it lies."""
+def accepted_settings(plan: Plan | None) -> dict[str, dict[str, object]]:
+    """Return the edits of setup_finetune.yaml that were accepted, by run."""
+    return {} if plan is None else {run.name: run.accepted for run in plan.runs if run.accepted}
 
-    plan: Plan
-    folder: ExperimentFolder
-    changed: bool
-    """Whether files were written."""
-    notes: tuple[str, ...] = ()
-    """Notes for the user: files that were left as edited, folders that the plan no longer has."""
-    edited: tuple[str, ...] = ()
-    """Notes on those of runs, which are executed as they are."""
-    findings: tuple[Finding, ...] | None = None
-    """Findings that are not errors; None of a plan that was only read."""
-    marks: Mapping[str, RunMark] = field(default_factory=dict)
-    """How far each run is; empty for a first plan."""
-    changes: tuple[str, ...] = ()
-    """Settings that differ from the plan before, with their sources, and what plans as before."""
 
-    @property
-    def warnings(self) -> list[str]:
-        """Return warnings and ignored errors, one line each."""
-        return [
-            f"{'' if each.where is None else f'{each.where}: '}{each.code} {each.message}"
-            for each in self.findings or ()
-            if each.severity is Severity.WARNING or each.allowed
-        ]
+def decided_by(
+    folder: ExperimentFolder,
+    old: Plan | None,
+    *,
+    accepting: Mapping[str, dict[str, object]] | None = None,
+    pinned: Collection[str] = (),
+    spread: tuple[SpreadInput, ...] | None = None,
+) -> Decided:
+    """Return what the plan on disk has decided and stays: of runs that have started, are queued, or are `pinned`.
 
-    def screen(self, width: int = WIDTH) -> str:
-        """Return the first screen, as `touchline plan` prints it."""
-        return "\n".join(screen_lines(self.plan, marks=self.marks, findings=self.findings, width=width))
+    Args:
+        accepting: settings accepted now, by run, next to those that `old` has of other runs.
+    """
+    # The rules load when something is planned, and not with every command.
+    from touchline.lint.local.planned_experiment import Decided
 
-    def __repr__(self) -> str:
-        return self.screen()
+    accepted = {**accepted_settings(old), **(accepting or {})}
+    if old is None:
+        return Decided(date=today(), accepted=accepted, spread=spread)
+    # The first decision fixed the design: what was decided for its runs stays, whether they have started or not.
+    fixed = old.strategy if folder.decisions() else None
+    kept = {*pinned, *folder.queued(), *(run.name for run in old.runs if fixed is not None)}
+    started = decided_runs(old, folder, kept)
+    trained = any(run.train is not None for run in started.values())
+    return Decided(
+        date=old.date,
+        accepted=accepted,
+        started=started,
+        strategy=fixed,
+        slots=SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain) if trained else None,
+        spread=old.spread if spread is None and old.spread and started else spread,
+    )
 
-    def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
 
-        screen = Section(title="", blocks=(("", self.screen()),), lines=self.notes)
-        return notebook_html(f"Plan of {self.plan.experiment}", [screen], str(self.folder.plan_json))
+def decided_on_disk(yaml: Path) -> Decided:
+    """Return what the plan next to an experiment's file has decided.
+
+    Raises:
+        InputError: plan.json is broken.
+    """
+    folder = ExperimentFolder(yaml)
+    return decided_by(folder, folder.read_plan())
+
+
+def decided_runs(old: Plan, folder: ExperimentFolder, kept: Collection[str]) -> dict[str, PlannedRun]:
+    """Return the runs whose decisions stay: those in `kept`, and those with a training or an evaluation."""
+    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
+    return {
+        run.name: run
+        for run in old.runs
+        if run.name in kept
+        or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
+    }
+
+
+def refuse_other_slots(old: Plan, experiment: Experiment) -> None:
+    """Refuse another number of threads for the runs that have not started."""
+    wanted = experiment.compute.slots
+    if old.machine.kind == "cpu" and wanted not in ("auto", old.machine.slots):
+        raise PlanDriftError(
+            f"compute.slots is {wanted}, but runs have started in {plural(old.machine.slots, 'slot')}",
+            expected="the same number of threads for all runs, because it affects rounding",
+            hint=f"compute.slots={old.machine.slots}, or another experiment",
+        )
+
+
+def run_marks(folder: ExperimentFolder, old: Plan | None, new: Plan, changed: Collection[str]) -> dict[str, RunMark]:
+    """Return how far each run is; nothing for a first plan."""
+    before = set() if old is None else {run.name for run in old.runs}
+    return {} if old is None else {run.name: _mark(folder, run, before, changed) for run in new.runs}
+
+
+def _mark(folder: ExperimentFolder, run: PlannedRun, before: Collection[str], changed: Collection[str]) -> RunMark:
+    if run.name not in before:
+        return RunMark.NEW
+    if run.name in changed:
+        return RunMark.CHANGED
+    if run.train is None:
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TO_DO
+    if folder.is_trained(run.name):
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TRAINED
+    return RunMark.STARTED if folder.has_started(run.name) else RunMark.TO_DO
 
 
 def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
-    """Yield a note on folders of runs that the plan no longer has."""
     names = folder.leftovers([run.name for run in plan_.runs])
     if names:
         yield (
@@ -98,15 +137,15 @@ def resolve(
     folder: ExperimentFolder,
     settings: UserConfig,
     old: Plan | None,
-    accepted: dict[str, dict[str, object]],
     on_progress: ProgressCallback | None = None,
     *,
+    accepting: Mapping[str, dict[str, object]] | None = None,
     pinned: Collection[str] = (),
     spread: tuple[SpreadInput, ...] | None = None,
     refuses_memory: bool = True,
 ) -> tuple[Plan, tuple[str | Finding, ...]]:
     """Return the plan of an experiment in its folder, with notes and findings; see `plan_in_folder`."""
-    decided = decided_by(folder, old, accepted, pinned=pinned, spread=spread)
+    decided = decided_by(folder, old, accepting=accepting, pinned=pinned, spread=spread)
     found = plan_in_folder(loaded, folder, settings, old, decided, on_progress, refuses_memory=refuses_memory)
     assert found.plan is not None
     return found.plan, (*found.findings, *found.plan.kept_evaluations, *_short_of_space(found.plan, folder))
@@ -169,105 +208,6 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         )
 
 
-def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[str]) -> None:
-    """Refuse planned jobs that are predicted to run out of memory; those that have `started` are left out.
-
-    Raises:
-        FindingsError: with every error.
-    """
-    from touchline.lint.local.planned_experiment import planned_findings
-
-    found = planned_findings([run for run in plan_.runs if run.name not in started], plan_.machine, loaded)
-    if errors := errors_of(found):
-        raise FindingsError(
-            error_count(loaded.document.path, errors),
-            findings=errors,
-            hint=f"touchline check --explain {errors[0].code} (`touchline plan` takes --allow {errors[0].code})",
-        )
-
-
-def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool = False) -> None:
-    """Check a planned experiment once more: data and models may have changed since, and rules may know more.
-
-    An `approved` plan whose file was edited since is not checked: the approval is of the plan.
-
-    Raises:
-        InputError: with every error.
-        FindingsError: a run that has not started is predicted to run out of memory.
-        PlanDriftError: the file, a dataset or a model is no longer what was planned.
-    """
-    folder, plan_ = planned.folder, planned.plan
-    refuse_other_machine(folder, plan_, settings)
-    is_edited = approved and file_changes(folder, plan_) is not None
-    loaded = read_file(folder, plan_.overrides) if is_edited else read_recorded(folder, plan_)
-    _refuse_memory(plan_, loaded, decided_runs(plan_, folder, folder.queued()))
-    if is_edited:
-        return
-    from touchline.lint.local.planned_experiment import Decided, check_inputs
-
-    accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
-    planned_runs = {run.name: run for run in plan_.runs}
-    decided = Decided(date=plan_.date, accepted=accepted, started=planned_runs)
-    found = check_inputs(loaded, folder.root, settings, decided)
-    if all(error.allowable for error in errors_of(found.findings)):
-        _refuse_changes(planned, found.seen, images_of_runs(found.seen, found.seen.specs, settings))
-    found.refuse()
-
-
-def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[str, ImageHashes]) -> None:
-    """Refuse changes to started runs. The training would detect other data or models only after its
-    time in the queue.
-    """
-    old = planned.plan
-    before, now_here = _hashes(old.datasets.values()), _hashes(seen.datasets.values())
-    changed = [f"the dataset {path!r}" for path, sha256 in now_here.items() if before.get(path, sha256) != sha256]
-    changed += dict.fromkeys(
-        f"the {found}"
-        for spec in seen.specs
-        if (hashes := images.get(data_key(spec.data))) is not None
-        and (info := old.datasets.get(seen.datasets[spec.data.file].path)) is not None
-        and (found := changed_images(info.image_sha256, hashes.files)) is not None
-    )
-    changed += [
-        f"the task {task.name!r}"
-        for task in old.tasks
-        if task.name in seen.tasks and seen.tasks[task.name].code_sha256 != task.code_sha256
-    ]
-    changed += dict.fromkeys(
-        f"the recipe {run.recipe.path!r}"
-        for run in old.runs
-        if run.recipe is not None
-        and run.train is not None
-        and (recipe := seen.recipes.get(run.train.recipe or "")) is not None
-        and recipe.sha256 != run.recipe.sha256
-    )
-    changed += [f"the model {name!r}" for name, info, now in _models(old, seen) if _is_changed(info, now)]
-    if changed:
-        raise PlanDriftError(
-            f"{' and '.join(changed)} changed since planning",
-            expected="the planned content",
-            hint=plan_command(planned.folder, old.overrides),
-        )
-
-
-def _hashes(datasets: Iterable[DatasetInfo]) -> dict[str, str]:
-    """Return the hash of every file of datasets, by its path."""
-    return {file.path: file.sha256 for info in datasets for file in info.all_files}
-
-
-def _models(old: Plan, seen: ResolvedInputs) -> Iterator[tuple[str, ModelInfo, ModelInfo]]:
-    """Yield the name of each model with how it was planned and how it is now."""
-    for now in seen.models.values():
-        if (info := old.models.get(now.name)) is not None:
-            yield now.name, info, now
-
-
-def _is_changed(planned: ModelInfo, now: ModelInfo) -> bool:
-    """Return whether a part of a model has another hash than planned. One that was not here then is no change."""
-    pairs = zip(planned.hashes, now.hashes, strict=True)
-    return any(before is not None and after is not None and before != after for before, after in pairs)
-
-
 def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
     """Yield a note where the disk has less room than the runs may need; it is not part of the plan."""
     free, needed = free_space(folder.root), plan_.disk
@@ -327,7 +267,6 @@ def _override_dates(old: Plan | None, new: Plan) -> dict[str, str]:
 
 
 def _drifted(folder: ExperimentFolder, old: Plan | None, new: Plan, over: Collection[str]) -> list[str]:
-    """Return the queued or started runs that a new plan changes."""
     queued = folder.queued() - set(over)
     changed = () if old is None else changed_runs(old, new)
     return [name for name in changed if new.run(name) and (name in queued or folder.has_started(name))]
@@ -358,79 +297,3 @@ def refuse_drift(
             hint="undo the change, or keep it and move their results aside: "
             + plan_command(folder, new.overrides, "--accept"),
         )
-
-
-def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> LoadedPlan:
-    """Plan one run again with the settings in its folder; only that run changes."""
-    folder, old = planned.folder, planned.plan
-    path = folder.run(name) / "setup_finetune.yaml"
-    document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
-    run_ = old.run(name)
-    if run_ is None or run_.train is None:
-        raise InputError(f"{name} is a control without training", hint=plan_command(folder, (), "--accept"))
-    now = flat_settings(run_)
-    edits = {key: value for key, value in edited.items() if now.get(key) != value}
-    if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:
-        raise InputError(error_count(str(path), shared), findings=shared)
-    accepted = {**run_.accepted, **edits}
-    loaded = read_recorded(folder, old)
-    _, faults = with_settings(
-        loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document
-    )
-    if faults:
-        places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
-        raise InputError(error_count(str(path), places), findings=places)
-    others = {run.name: run.accepted for run in old.runs if run.accepted}
-    new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
-    levels = [level.factor for level in run_.levels]
-    for key in edits:
-        if key in levels or (key == "train.lora.rank" and f"rank{now[key]}" in name.split("_")):
-            raise InputError(
-                f"{name} is named and reported as {key}: {now[key]}, the edit is {edits[key]}",
-                expected="an edit of a setting that its name does not state",
-                hint=f"add {edits[key]} to {key} in experiment.yaml: it is a run of its own",
-            )
-    changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
-    return commit_plan(
-        folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes
-    )
-
-
-def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
-    """Refuse to launch an edited plan, because its numbers would be wrong."""
-    path = planned.folder.run(run_.name) / "setup_finetune.yaml"
-    if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
-        # A file as written is at most that of an earlier plan, and is written again.
-        return
-    _, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
-    now = flat_settings(run_)
-    changed = sorted(key for key in {*edited, *now} if edited.get(key) != now.get(key))
-    if changed:
-        raise PlanDriftError(
-            f"{str(path)!r} differs from the plan in {', '.join(changed)}",
-            expected="the planned settings, or an accepted change",
-            hint=f"touchline prepare {quoted(str(planned.folder.root))} --run {run_.name} --accept",
-        )
-
-
-def read_planned(source: Path) -> LoadedPlan:
-    """Read the plan on disk.
-
-    Args:
-        source: experiment.yaml or its folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    folder = ExperimentFolder(source)
-    return LoadedPlan(plan=folder.planned(), folder=folder, changed=False)
-
-
-def read_started(source: Path) -> LoadedPlan:
-    """Read the plan on disk with only the runs that its strategy has made active: those to list and to report.
-
-    Raises:
-        InputError: there is none.
-    """
-    folder = ExperimentFolder(source)
-    return LoadedPlan(plan=folder.started_plan(), folder=folder, changed=False)

@@ -2,16 +2,111 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.clock import Clock, RealClock
-from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
-from touchline.run.ledger import Ledger
-from touchline.run.protocol import Executor, Job
-from touchline.run.submission import begin
+from touchline.run.executors import Executor
+from touchline.run.jobs import Job
+from touchline.run.ledger import Ledger, open_intents
 from touchline.slurm.job_view import JobView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """Result of one job's submission."""
+
+    job: str
+    """Job name."""
+    job_id: str
+    """Job id; empty if there is none."""
+    word: str
+    """`submitted`, `in the queue already`, `refused`, `later`, `unclear`, `stopped`."""
+    reason: str = ""
+    """Reason if it was not accepted."""
+
+
+def begin(
+    job: Job,
+    executor: Executor,
+    ledger: Ledger,
+    gpus: tuple[str, ...] = (),
+    after: Sequence[str] = (),
+    *,
+    is_done: Callable[[], bool] = lambda: False,
+) -> str | None:
+    """Start a job unless it is active. Return its id, or None if there was nothing to do.
+
+    The caller holds the experiment lock; two processes that do not share that lock are separated by the lock in
+    the run folder, where the second job ends at once.
+
+    Args:
+        after: ids of jobs that must have ended first.
+        is_done: check for completed work, called when no job of it is active any more, because it may have finished
+            while the scheduler answered.
+
+    Raises:
+        SubmissionRejectedError, SubmissionLimitError: nothing was started.
+        SubmissionUnknownError: it may have been started; the next `begin` searches for its token first.
+        HostError: it cannot be started here.
+    """
+    settled = settle(job, executor, ledger)
+    if settled:
+        return settled
+    view = executor.query_jobs([job]).get(job.name)
+    if view is not None and view.active:
+        ledger.record("adopted", job.name, job_id=view.job_id)
+        return view.job_id
+    if is_done():
+        return None
+    if executor.trouble:
+        # What somebody else has put into the queue would not be seen.
+        raise SubmissionLimitError(
+            f"{job.name} is not submitted now: {executor.trouble}", hint="retry in a few minutes"
+        )
+    token = secrets.token_hex(8)
+    ledger.record("intent", job.name, token=token, gpus=gpus)
+    try:
+        job_id = executor.start(job, token, gpus, after)
+    except SubmissionUnknownError as fault:
+        ledger.record("unclear", job.name, token=token, reason=fault.message)
+        raise
+    except HostError as fault:  # SubmissionRejectedError and SubmissionLimitError among them: nothing was started
+        ledger.record("refused", job.name, token=token, reason=fault.message)
+        raise
+    ledger.record("submitted", job.name, token=token, job_id=job_id, gpus=gpus)
+    for name in job.cohort:
+        ledger.record("adopted", name, token=token, job_id=job_id)
+    return job_id
+
+
+def settle(job: Job, executor: Executor, ledger: Ledger) -> str:
+    """Resolve open intents. Return the id of this job's intent, or an empty string.
+
+    All open intents of the ledger are searched together, because one query covers them.
+
+    Raises:
+        SubmissionUnknownError: SLURM gives no answer, and an intent of this job is open.
+    """
+    find = executor.find
+    if find is None:
+        return ""
+    intents = open_intents(ledger.entries(), executor.name)
+    if not any(intent.job == job.name for intent in intents.values()):
+        return ""
+    found = find(tuple(intents), max(intent.time_unix for intent in intents.values()))
+    for token, intent in intents.items():
+        if token in found:
+            ledger.record("submitted", intent.job, token=token, job_id=found[token], gpus=intent.gpus)
+        else:
+            ledger.record("not submitted", intent.job, token=token)
+    own = [found[token] for token, intent in intents.items() if intent.job == job.name and token in found]
+    return own[-1] if own else ""
+
 
 STOP_PATIENCE_SECONDS = 120.0
 """Seconds in which jobs may save after Ctrl-C; slower ones continue to save by themselves."""
@@ -24,18 +119,6 @@ Before = Callable[[Job], bool]
 After = Callable[[Job, JobView], Sequence[Job]]
 
 
-def as_it_is(job: Job) -> bool:
-    """Return True: the work is always to be done."""
-    del job
-    return True
-
-
-def nothing_more(job: Job, view: JobView) -> Sequence[Job]:
-    """Return nothing: the work is not retried."""
-    del job, view
-    return ()
-
-
 def run_jobs(
     jobs: Sequence[Job],
     executor: Executor,
@@ -43,8 +126,8 @@ def run_jobs(
     slots: Sequence[Slot],
     watch: Watch,
     *,
-    before: Before = as_it_is,
-    after: After = nothing_more,
+    before: Before = lambda job: True,
+    after: After = lambda job, view: (),
     on_message: MessageCallback | None = None,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
@@ -54,14 +137,12 @@ def run_jobs(
     and not started again.
 
     Args:
-        jobs: jobs in order.
         ledger: ledger; the intent is recorded before the start.
         slots: one running job per slot.
         watch: called on every turn with the started jobs and their views.
         before: called before a job starts; False if it is done by now.
         after: called with each ended job; returned jobs are started too, possibly the same again.
         on_message: called with each distinct reason why nothing can be started or queried now.
-        clock: time and sleep functions.
 
     Raises:
         KeyboardInterrupt: locally after every running job was asked to save and has ended; a scheduler's jobs continue.
@@ -206,7 +287,6 @@ class _Queue:
             self._on_message(sentence)
 
     def _drop(self, job: Job, state: JobState, reason: str) -> None:
-        """Record a job that ended before it began."""
         self.waiting.remove(job)
         view = JobView(job_id="", state=state, active=False, source="ledger", reason=reason)
         self._ledger.record("ended", job.name, state=state.value, reason=reason)

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, KILLED, Attempt, EndReason, JobState
+from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
 from touchline.core.units import format_seconds
-from touchline.data.evaluations import SCORES_SUFFIX
-from touchline.data.metrics import AttemptRow
-from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.recovery import (
     Decision,
-    Diagnosis,
     Failure,
     RecoveryAction,
     decide,
     halve_micro_batch,
     repeated_failure_decision,
 )
-from touchline.run.diagnosis import diagnose, newest_output
-from touchline.run.jobs import is_training_complete, is_training_done, missing_evaluations, training_job
+from touchline.run.failures import failures_of
+from touchline.run.jobs import Job, is_training_complete, is_training_done, missing_evaluations, training_job
 from touchline.run.ledger import Ledger
-from touchline.run.planning import LoadedPlan, commit_plan, resolve
-from touchline.run.preparing import site_of
-from touchline.run.protocol import Job
+from touchline.run.loaded_plan import LoadedPlan, site_of
+from touchline.run.planning import accepted_settings, commit_plan, resolve
 from touchline.run.recorded import read_recorded
-from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.scripts.folder import run_files
 from touchline.run.statusfiles import read_attempts
-from touchline.slurm.job_view import JobKind, JobName, JobView
+from touchline.slurm.job_view import JobName, JobView
 
 Shape = tuple[object, ...]
 
@@ -72,7 +65,7 @@ class Recovery:
         """Return the jobs that may start: not those that failed twice with the same error."""
         admitted: list[Job] = []
         for job in jobs:
-            failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
+            failures = [] if self._retry or job.is_evaluation else failures_of(job, None)
             if (decision := repeated_failure_decision(failures)) is not None:
                 self._stop(job, f"{decision.why} (`--retry` starts it anyway)", failures)
                 continue
@@ -146,11 +139,11 @@ class Recovery:
             failures = [*failures[:-1], *unbegun]
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
-        limit = self._limit_of(job, view)
+        limit = self._planned_limit(job) if view.time_limit_seconds is None else view.time_limit_seconds
         decision = decide(
             failures,
             micro if isinstance(micro, int) else None,
-            limit_setting="compute.evaluation.time_limit" if _of_evaluation(job) else "compute.time_limit",
+            limit_setting="compute.evaluation.time_limit" if job.is_evaluation else "compute.time_limit",
             lengthened=limit is None or job.name in self._limits,
         )
         if (
@@ -191,18 +184,14 @@ class Recovery:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
         if job.time_limit_seconds is not None or run is None:
             return job.time_limit_seconds
-        limit = (evaluation_limit if _of_evaluation(job) else training_limit)(self.planned.plan, run)
+        limit = (evaluation_limit if job.is_evaluation else training_limit)(self.planned.plan, run)
         return None if isinstance(limit, Missing) or self.planned.plan.executor == "local" else limit.value
-
-    def _limit_of(self, job: Job, view: JobView) -> float | None:
-        """Return the time limit that a job had: the scheduler's word, else the planned one."""
-        return self._planned_limit(job) if view.time_limit_seconds is None else view.time_limit_seconds
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
         if run is None:
             return False
-        if _of_evaluation(job):
+        if job.is_evaluation:
             # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
             trained = is_training_complete(self.planned.folder, run)
             return trained and not missing_evaluations(self.planned, run, None)
@@ -210,7 +199,6 @@ class Recovery:
         return all(is_training_done(self.planned.folder, each) for each in (run, *others))
 
     def _stopped_parent(self, job: Job) -> str | None:
-        """Return a dependency of a job that will not be done."""
         return next((name for name in job.after if name in self.stopped), None)
 
     def _learned(self) -> dict[Shape, int]:
@@ -230,7 +218,7 @@ class Recovery:
         return found
 
     def _run(self, job: Job) -> PlannedRun | None:
-        return None if _of_evaluation(job) else self.planned.plan.run(job.name)
+        return None if job.is_evaluation else self.planned.plan.run(job.name)
 
     def _stop(self, job: Job, why: str, failures: Sequence[Failure]) -> None:
         self._playing.pop(job.name, None)
@@ -255,87 +243,8 @@ class Recovery:
         self.planned = with_micro_batches(self.planned, self._settings, {run.name: size}, reason)
 
 
-def failures_of(job: Job, view: JobView | None) -> list[Failure]:
-    """Return the unfinished attempts at a job, oldest first.
-
-    Args:
-        view: final view from the executor; None to use files only.
-    """
-    attempts = drop_lock_conflicts(read_attempts(job.status))
-    rows = None if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
-    failures = [
-        _failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts) if not _paused(attempt)
-    ]
-    if view is None:
-        return failures
-    last = attempts[-1] if attempts and not _paused(attempts[-1]) else None
-    is_last = last is not None and view.job_id in ("", last.start.job_id)
-    code = last.exit.code if is_last and last is not None and last.exit is not None else view.exit_code
-    diagnosis = failures[-1].diagnosis if is_last else _diagnosis(job, view.job_id, code)
-    if view.source == "ledger" and view.reason:
-        diagnosis = Diagnosis(cause=view.reason)
-    final = Failure(
-        state=JobState.FAILED if view.state is JobState.COMPLETED else view.state,
-        exit_code=code,
-        reason=view.reason,
-        progressed=is_last and failures[-1].progressed,
-        diagnosis=diagnosis,
-    )
-    return [*(failures[:-1] if is_last else failures), final]
-
-
-def _paused(attempt: Attempt) -> bool:
-    return attempt.exit is not None and attempt.exit.ended_by is EndReason.PAUSED
-
-
-def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow] | None) -> Failure:
-    code = None if attempt.exit is None else attempt.exit.code
-    state = attempt.state
-    if attempt.exit is None:
-        state = JobState.UNKNOWN
-    elif state is JobState.COMPLETED:
-        # It said 0, and yet the work is not there.
-        state = JobState.FAILED
-    return Failure(
-        state=state,
-        exit_code=code,
-        reason=KILLED if attempt.exit is None else attempt.exit.reason,
-        progressed=_scored(job, attempt) if rows is None else _progressed(job.folder, attempt, later, rows),
-        diagnosis=_diagnosis(job, attempt.start.job_id, code),
-    )
-
-
-def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> bool:
-    """Return True if an attempt saved progress beyond its start, by the next attempt's start or the saved state."""
-    begun = attempt.start.time_unix
-    until = later[0].start.time_unix if later else float("inf")
-    own = [row.from_step for row in rows if begun <= row.time_unix < until]
-    if not own:
-        return False
-    after = [row.from_step for row in rows if row.time_unix >= until]
-    if after:
-        return after[0] > own[0]
-    saved = [int(path.name.partition("_")[2]) for path in folder.glob("resume/step_*") if path.name[5:].isdigit()]
-    return max(saved, default=0) > own[0]
-
-
-def _scored(job: Job, attempt: Attempt) -> bool:
-    """Return True if an evaluation wrote the scores of a checkpoint since an attempt started."""
-    written = (path.stat().st_mtime for path in job.status.parent.glob(f"*{SCORES_SUFFIX}"))
-    return any(time_unix >= attempt.start.time_unix - 1 for time_unix in written)
-
-
-def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:
-    pattern = job.output.replace("{job}", "*")
-    return diagnose(newest_output(job.folder, job_id, pattern), code)
-
-
 def _will_not_be(parent: str) -> str:
     return f"its parent {parent} will not be trained now"
-
-
-def _of_evaluation(job: Job) -> bool:
-    return JobName.parse(job.name).kind is JobKind.EVALUATION
 
 
 def _shape(run: PlannedRun) -> Shape:
@@ -352,21 +261,17 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     Their results so far are moved aside; the global batch stays. Their runs have ended; an evaluation queued
     behind one ends at once, finds nothing, and is started again.
 
-    Args:
-        sizes: examples per forward pass by run.
-
     Raises:
         PlanDriftError: experiment.yaml changed since planning, so other runs would change too.
         InputError: a size is impossible.
     """
     folder, old = planned.folder, planned.plan
     loaded = read_recorded(folder, old)
-    accepted = {run.name: run.accepted for run in old.runs if run.accepted}
-    for name, size in sizes.items():
-        accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}
+    before = accepted_settings(old)
+    accepting = {name: {**before.get(name, {}), "train.micro_batch_size": size} for name, size in sizes.items()}
     others = {run.name for run in old.runs} - set(sizes)
     # What a job has measured counts more than what was predicted.
-    new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others, refuses_memory=False)
+    new, notes = resolve(loaded, folder, settings, old, accepting=accepting, pinned=others, refuses_memory=False)
     found = commit_plan(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
     for name in sizes:
         run = found.plan.run(name)

@@ -25,11 +25,8 @@ class StatusInputs:
     """Facts from which a run's status is derived."""
 
     kind: RunKind
-    """Fine-tuned or control."""
     prepared: bool
-    """Whether its folder is written."""
     outcome: TrainingOutcome
-    """Training outcome from the files."""
     evaluated: bool
     """Whether an evaluation of these weights with these settings exists."""
     job: JobView | None
@@ -55,10 +52,8 @@ def training_outcome(
     """Return the training outcome by its files.
 
     Args:
-        kind: fine-tuned, or a control, which trains nothing.
         marked_steps: steps in training.json of this plan; None without such a file.
         last_export_whole: whether the last checkpoint in training.json is valid.
-        begun: whether there is an attempt or a metrics row.
         paused: whether its saved state is that of the step at which it is to pause.
     """
     if kind is RunKind.CONTROL:

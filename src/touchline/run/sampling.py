@@ -91,7 +91,6 @@ class GpuMeter:
         """Find the GPUs.
 
         Args:
-            library: module `pynvml`, or a substitute.
             visible: CUDA_VISIBLE_DEVICES; None if unset.
         """
         self._nvml = library
@@ -314,8 +313,6 @@ class Sampler:
         Args:
             pid: process of the work; its descendants count too.
             gpus: function that returns the GPU meter, or the reason why there is none.
-            sample_seconds: seconds between two samples.
-            write_seconds: seconds between two writes.
         """
         self._path = resources_file(status, job_id, restart)
         self._job, self._restart = job_id, restart

@@ -1,20 +1,38 @@
-"""Assignment of SLURM jobs to our jobs, by the ledger, run folders and squeue."""
+"""SLURM jobs of one of our jobs, and the state of one from all known sources.
+
+The job's own exit file comes first, SLURM's answer second:
+
+exit file 0                           COMPLETED, whatever SLURM says
+squeue lists it and it has not ended  it is active: a code of 75 and PENDING is a job that was queued again
+SLURM's last word                     TIMEOUT, CANCELLED, PREEMPTED, NODE_FAIL, OUT_OF_MEMORY stand; of FAILED and
+                                      COMPLETED the exit file knows more
+killed by signal 9                    out of memory where the log proves it, else UNKNOWN
+exit file alone                       an end by itself stands; one that was asked for waits for SLURM's word
+a recent heartbeat                    RUNNING
+nothing                               UNKNOWN and active; the caller decides when it is lost
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from touchline.core.files import is_other_folder
-from touchline.core.status import EXIT_ALREADY_RUNNING, Attempt, JobState
+from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState, is_fresh
+from touchline.run.jobs import Job
 from touchline.run.ledger import LedgerEntry
-from touchline.run.protocol import Job
 from touchline.run.slurm_queries import Queue, SacctJob
 from touchline.run.statusfiles import read_attempts, read_exit
-from touchline.slurm.job_view import JobView
+from touchline.slurm.job_view import ExitCode, JobView, Source, out_of_memory_line, read_job_id
 from touchline.slurm.queue import QueueRow
-from touchline.slurm.states import read_job_id
+
+_CLOCKS_APART_SECONDS = 15.0
+"""More than the clocks of one cluster differ, which munge sees to, and three heartbeats."""
+_SIGKILL = 9
+_KILLED = 128 + _SIGKILL
+_OWN_WORD = frozenset({JobState.FAILED, JobState.COMPLETED})
+"""SLURM says these of the script's exit code alone; why it was so stands in the exit file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +40,6 @@ class JobMatches:
     """SLURM jobs ever started for one of our jobs."""
 
     job: Job
-    """Our job."""
     folder: str
     """Its folder without links, as in SLURM."""
     ids: tuple[str, ...]
@@ -34,7 +51,6 @@ class JobMatches:
     by_hand: tuple[Attempt, ...]
     """Attempts without SLURM: `bash finetune.slurm` on a login node."""
     recorded: Mapping[str, JobView]
-    """Ends recorded in the ledger."""
     events: Sequence[LedgerEntry]
 
     def rows(self, queue: Queue, job_id: str) -> tuple[QueueRow, ...]:
@@ -198,3 +214,192 @@ def _numbers(job_id: str) -> tuple[int, int]:
     if identity is None:
         return int(job_id.partition("_")[0]), 0
     return identity.job, identity.task or 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobEvidence:
+    """All that is known of one job."""
+
+    job_id: str
+    is_step: bool
+    """Whether it is a step in an allocation with other work: the allocation's state is not its own."""
+    attempt: Attempt | None
+    """Its last attempt, from the run's folder."""
+    row: QueueRow | None
+    """squeue's row of it; None if it lists no such job, or was never queried."""
+    accounted: SacctJob | None
+    recorded: JobView | None
+    beats: bool
+    """Whether its heartbeat moved since the last look."""
+    log: Callable[[], str]
+    """Reads the end of its output."""
+
+
+def view_of(known: JobEvidence, now_unix: float) -> JobView:
+    """Return a job's view. Without any source it is UNKNOWN and active."""
+    view = _state(known, now_unix)
+    row, kept, attempt = known.row, known.accounted, known.attempt
+    view = replace(view, job_id=known.job_id)
+    if attempt is not None:
+        end = attempt.exit
+        view = replace(
+            view,
+            started_unix=attempt.start.time_unix,
+            node=attempt.start.host,
+            restarts=attempt.start.restart,
+            ended_unix=None if view.active or end is None else end.time_unix,
+            comment=attempt.start.token,
+        )
+    told = row if row is not None or kept is None else kept.row
+    if told is not None:
+        waits = row is not None and row.state is JobState.PENDING
+        view = replace(
+            view,
+            partition=told.partition,
+            node=told.nodes or view.node,
+            submitted_unix=told.submitted_unix,
+            started_unix=told.started_unix or (None if waits else view.started_unix),
+            ended_unix=None if view.active else view.ended_unix or told.ended_unix,
+            time_limit_seconds=told.time_limit_seconds,
+            script_folder=told.folder,
+            name=told.name,
+        )
+    if row is not None:
+        restarts = view.restarts if row.restarts is None else row.restarts
+        view = replace(view, restarts=restarts, comment=row.comment or view.comment)
+    elif kept is not None:
+        view = replace(view, restarts=max(kept.restarts, view.restarts or 0))
+    return view
+
+
+def exited_on_its_own(known: JobEvidence) -> bool:
+    """Return True if its exit file says of itself how it ended: not by request, and not killed."""
+    end = None if known.attempt is None else known.attempt.exit
+    return end is not None and end.code < 128 and not end.ended_by.is_requested
+
+
+def last_view(known: JobEvidence, reason: str) -> JobView:
+    """Return how a job ended that SLURM has forgotten, from its exit file; unknown without one.
+
+    Args:
+        reason: why no more will be known of it; empty if all is known.
+    """
+    attempt = known.attempt
+    end = None if attempt is None else attempt.exit
+    if end is None:
+        return replace(_ended(JobState.UNKNOWN, "none", reason, code=None), job_id=known.job_id)
+    if end.ended_by.is_requested:
+        view = _ended(_stopped(end, JobState.UNKNOWN), "exit file", end.reason, code=end.code)
+    else:
+        view = _final(_said(JobState.FAILED, "exit file", ""), end, known)
+    whole = "; ".join(filter(None, (view.reason, reason)))
+    return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=whole)
+
+
+def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
+    """Return True if an attempt has not ended and its heartbeat is recent."""
+    if attempt is None or attempt.exit is not None or attempt.alive is False:
+        return False
+    return bool(attempt.alive) or beats or is_fresh(attempt.heartbeat_unix, now_unix)
+
+
+def _state(known: JobEvidence, now_unix: float) -> JobView:
+    attempt, row = known.attempt, known.row
+    end = None if attempt is None else attempt.exit
+    if end is not None and end.code == 0:
+        return _ended(JobState.COMPLETED, "exit file", end.reason, code=0)
+    if end is not None and known.is_step and end.code < 128:
+        # A step is not queued again by itself, and its allocation goes on with other work.
+        return _ended(end.state, "exit file", end.reason, code=end.code)
+    if row is not None and not row.state.ended and not known.is_step:
+        return _active(row.state, row.source, row.reason)
+    word = _word(known)
+    if word is not None:
+        if word.state is JobState.NODE_FAIL and _works_on(known, word, now_unix):
+            return _active(JobState.RUNNING, "heartbeat", "its node was reported dead, but it is still running")
+        current = end is not None and attempt is not None and (word.restarts or 0) <= attempt.start.restart
+        return _final(word, end if current else None, known)
+    if end is not None:
+        return _active(JobState.COMPLETING, "exit file", end.reason)
+    if is_alive(attempt, now_unix, beats=known.beats):
+        assert attempt is not None
+        return _active(JobState.RUNNING, "process" if attempt.alive else "heartbeat", "")
+    return _active(JobState.UNKNOWN, "none", "")
+
+
+def _works_on(known: JobEvidence, word: JobView, now_unix: float) -> bool:
+    """Return True if a job of a node that SLURM has lost still beats: a network that broke is no node that died."""
+    attempt = known.attempt
+    if attempt is None or attempt.heartbeat_unix is None or (word.restarts or 0) > attempt.start.restart:
+        return False
+    outlived = word.ended_unix is not None and attempt.heartbeat_unix > word.ended_unix + _CLOCKS_APART_SECONDS
+    return outlived and is_alive(attempt, now_unix, beats=known.beats)
+
+
+def _word(known: JobEvidence) -> JobView | None:
+    """Return SLURM's last word on a job that has ended: squeue's, then sacct's, then what the ledger has kept of it."""
+    row, kept = known.row, known.accounted
+    if row is not None and row.state.ended and not known.is_step:
+        return _said(row.state, row.source, row.reason, row.exit_code, row.restarts, row.ended_unix)
+    if kept is not None and kept.is_final:
+        _, by, who = kept.row.word.partition(" by ")
+        reason = f"by user {who}" if by else ""
+        return _said(kept.row.state, "sacct", reason, kept.row.exit_code, kept.restarts, kept.row.ended_unix)
+    if row is not None and row.state.ended:  # a step whose allocation is over and that sacct says nothing of
+        return _said(row.state, row.source, row.reason)
+    return known.recorded
+
+
+def _said(
+    state: JobState,
+    source: Source,
+    reason: str,
+    exit_code: ExitCode | None = None,
+    restarts: int | None = None,
+    ended_unix: float | None = None,
+) -> JobView:
+    """Return an end as SLURM reports it."""
+    code, signal = (None, None) if exit_code is None else (exit_code.code, exit_code.signal)
+    view = _ended(state, source, reason, code=code, signal=signal)
+    return replace(view, restarts=restarts, ended_unix=ended_unix)
+
+
+def _final(word: JobView, end: AttemptExit | None, known: JobEvidence) -> JobView:
+    """Return how a job ended, from SLURM's last state and the exit file of that attempt."""
+    code = word.exit_code if end is None else end.code
+    reason = word.reason if end is None else end.reason
+    if word.state is JobState.UNKNOWN or word.state not in _OWN_WORD:
+        why = word.reason or ("" if end is None else end.reason)
+        return _ended(word.state, word.source, why, code=None if end is None else end.code, signal=word.signal)
+    if code == _KILLED or (end is None and word.signal == _SIGKILL):
+        proof = out_of_memory_line(known.log())
+        if proof is not None:
+            return _ended(JobState.OUT_OF_MEMORY, word.source, proof, code=code or None, signal=_SIGKILL)
+        why = "killed by signal 9 without a message (host memory, or kill -9)"
+        return _ended(JobState.UNKNOWN, word.source, why, code=code or None, signal=_SIGKILL)
+    if end is not None:
+        return _ended(_stopped(end, JobState.FAILED), "exit file", end.reason, code=end.code)
+    if code == EXIT_OUT_OF_MEMORY:
+        return _ended(JobState.OUT_OF_MEMORY, word.source, reason, code=code)
+    if code == EXIT_ALREADY_RUNNING:
+        return _ended(JobState.FAILED, word.source, "another attempt held the run", code=code)
+    final_code = code if code or word.state is JobState.COMPLETED else None
+    return _ended(word.state, word.source, reason, code=final_code, signal=word.signal)
+
+
+def _stopped(end: AttemptExit, by_whom: JobState) -> JobState:
+    """Return the state of an exit file where SLURM does not report why the job was asked to end.
+
+    SIGUSR1 comes before the time limit; SIGTERM comes for any reason, and only SLURM knows a cancellation.
+    """
+    return by_whom if end.state is JobState.CANCELLED else end.state
+
+
+def _active(state: JobState, source: Source, reason: str) -> JobView:
+    return JobView(job_id="", state=state, active=True, source=source, reason=reason)
+
+
+def _ended(state: JobState, source: Source, reason: str, *, code: int | None, signal: int | None = None) -> JobView:
+    return JobView(
+        job_id="", state=state, active=False, source=source, reason=reason, exit_code=code, signal=signal or None
+    )

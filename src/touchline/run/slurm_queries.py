@@ -12,10 +12,18 @@ from dataclasses import dataclass, field
 
 from touchline.core.clock import Clock
 from touchline.core.status import JobState
-from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
+from touchline.slurm.job_view import read_job_id, waiting_tasks
 from touchline.slurm.local.commands import CommandResult, Commands
-from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
-from touchline.slurm.states import read_job_id, waiting_tasks
+from touchline.slurm.queue import (
+    AccountingRow,
+    QueueRow,
+    accounting_format,
+    latest,
+    queue_format,
+    read_accounting,
+    read_job,
+    read_queue,
+)
 
 _QUERY_SECONDS = 60.0
 """Timeout of a query."""
@@ -45,10 +53,6 @@ class Pace:
         wait = max(self.seconds, min(LONGEST_WAIT_SECONDS, self.seconds * 2.0 ** min(self.failures, 30)))
         return self.asked is None or self.clock.monotonic() - self.asked >= wait
 
-    def begins(self) -> None:
-        """Note that a query begins."""
-        self.asked = self.clock.monotonic()
-
     def ends(self, *, well: bool) -> None:
         """Note how a query ended."""
         self.failures = 0 if well else self.failures + 1
@@ -59,7 +63,6 @@ class Queue:
     """Last complete answer of squeue."""
 
     rows: tuple[QueueRow, ...] = ()
-    """Jobs known to the controller."""
     number: int = 0
     """Number of the answer; 0 if there was none, and the rows mean nothing."""
     asked: float = -math.inf
@@ -120,8 +123,7 @@ class SlurmQueries:
         """Query squeue again unless its interval has not passed; `now` forces it."""
         if not (now or self._queue_pace.may_ask()):
             return
-        self._queue_pace.begins()
-        asked = self._clock.monotonic()
+        asked = self._queue_pace.asked = self._clock.monotonic()
         separator = _separator()
         answer = self._ask(["squeue", "--me", "--states=all", f"--Format={queue_format(separator)}"])
         rows = read_queue(answer.out, separator) if answer.ok else None
@@ -148,7 +150,7 @@ class SlurmQueries:
         wanted = [id_ for id_ in ids if not self._is_final(id_)]
         if not wanted or self.has_accounting is False or not self._sacct_pace.may_ask():
             return
-        self._sacct_pace.begins()
+        self._sacct_pace.asked = self._clock.monotonic()
         asked = list(dict.fromkeys([*wanted, *(each for each in also if not self._is_final(each))]))
         for start in range(0, len(asked), _IDS_AT_ONCE):
             part = asked[start : start + _IDS_AT_ONCE]
@@ -182,13 +184,7 @@ class SlurmQueries:
         found: dict[str, str] = {}
         begun = self._clock.monotonic()
         age = self._clock.now() - since_unix
-        left = (
-            TOKEN_SECONDS - age
-            if 0 <= age < TOKEN_SECONDS
-            else _SECOND_LOOK_SECONDS
-            if age >= TOKEN_SECONDS
-            else TOKEN_SECONDS
-        )
+        left = _SECOND_LOOK_SECONDS if age >= TOKEN_SECONDS else TOKEN_SECONDS - max(age, 0.0)
         while True:
             elapsed = self._clock.monotonic() - begun
             self.refresh(now=True)
@@ -215,7 +211,6 @@ class SlurmQueries:
         return found if rows is not None or self.has_accounting is False else None
 
     def _sacct(self, which: Sequence[str]) -> tuple[AccountingRow, ...] | None:
-        """Run one sacct; None if it failed."""
         separator = _separator()
         fields = accounting_format(submit_line=self._submit_lines)
         options = ["--parsable2", "--duplicates", f"--delimiter={separator}", f"--format={fields}"]

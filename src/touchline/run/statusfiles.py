@@ -9,17 +9,84 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import signal
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import is_other_folder, open_regular, read_record, write_atomic
-from touchline.core.json_text import parse_json
 from touchline.core.status import Attempt, AttemptExit, AttemptStart
-from touchline.run.processes import ProcessIdentity, is_alive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessIdentity:
+    """Unambiguous identity of a process."""
+
+    host: str
+    boot_id: str
+    pid: int
+    started: float
+    """Start time on a monotonic kernel clock."""
+
+
+def boot_id() -> str:
+    """Return an id of this boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def started(pid: int) -> float | None:
+    """Return the start time of a process; None if there is no such process.
+
+    On Linux in clock ticks since boot (field 22 of /proc/PID/stat), which is unaffected by clock changes.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        pass
+    else:
+        return None if fields[0] in "ZX" else float(fields[19])
+    if sys.platform == "linux":
+        return None
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def identify(pid: int | None = None) -> ProcessIdentity:
+    """Return the identity of a living process; of this one without a pid."""
+    own = os.getpid() if pid is None else pid
+    return ProcessIdentity(host=platform.node(), boot_id=boot_id(), pid=own, started=started(own) or 0.0)
+
+
+def is_alive(identity: ProcessIdentity) -> bool | None:
+    """Return True if that process is running; None if it is on another machine."""
+    if identity.host != platform.node():
+        return None
+    return identity.boot_id == boot_id() and started(identity.pid) == identity.started
+
+
+def send_signal(identity: ProcessIdentity, number: signal.Signals) -> bool:
+    """Signal that process if it is running. Return True if so."""
+    if is_alive(identity) is not True:
+        return False
+    try:
+        os.kill(identity.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
 
 _START = TypeAdapter(AttemptStart)
 _EXIT = TypeAdapter(AttemptExit)
+_HOLDER = TypeAdapter(dict[str, ProcessIdentity | None])
 _LIMIT_BYTES = 1 << 16
 
 
@@ -89,7 +156,7 @@ def read_exits(status: Path, job_id: str) -> list[AttemptExit]:
 
 def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
     """Write the holder into the lock file in place, because the kernel's lock is on this file."""
-    holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}
+    holder = {"supervisor": asdict(supervisor), "work": None if work is None else asdict(work)}
     with lock.open("r+b") as stream:
         stream.write(json.dumps(holder).encode().ljust(600) + b"\n")
         stream.truncate()
@@ -98,25 +165,10 @@ def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity 
 def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
     """Return (supervisor, work) from the lock file."""
     try:
-        data = parse_json(_read(lock))
-        return _identity(data["supervisor"]), _identity(data["work"])
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = _HOLDER.validate_json(_read(lock))
+        return holder["supervisor"], holder["work"]
+    except (OSError, ValidationError, KeyError):
         return None, None
-
-
-def _as_data(identity: ProcessIdentity) -> dict[str, object]:
-    return {"host": identity.host, "boot_id": identity.boot_id, "pid": identity.pid, "started": identity.started}
-
-
-def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
-    if data is None:
-        return None
-    return ProcessIdentity(
-        host=str(data["host"]),
-        boot_id=str(data["boot_id"]),
-        pid=int(str(data["pid"])),
-        started=float(str(data["started"])),
-    )
 
 
 def _exit(path: Path) -> AttemptExit | None:

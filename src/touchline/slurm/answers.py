@@ -31,15 +31,12 @@ class Submission:
     """An answer of `sbatch --parsable`."""
 
     verdict: SbatchResult
-    """Result of the submission."""
     job_id: str = ""
-    """The id, of an accepted one."""
     cluster: str = ""
     """The cluster, where it names one: `76;north`."""
     reason: str = ""
     """The last words that name a reason, as they were written."""
     hint: str | None = None
-    """Action for the user."""
     is_limited: bool = False
     """Whether the command was ended while it waited because there are too many jobs."""
 
@@ -99,7 +96,6 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     """Read the output of `sbatch --parsable`.
 
     Args:
-        err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """
     last = out.strip().rpartition("\n")[2].strip()  # a wrapper may greet before it
@@ -125,7 +121,8 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
         message = reason or f"sbatch ended with {code} without a message"
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
-    return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, err, re.IGNORECASE)), None)
+    return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=hint)
 
 
 def read_trial(out: str, err: str, code: int | None) -> Submission:
@@ -134,7 +131,6 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
     It is a refusal only where the same job would be refused when it is submitted.
 
     Args:
-        err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """
     if code == 0:
@@ -151,10 +147,5 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
 
 
 def _reason(err: str) -> str:
-    """Return the reason in sbatch's own words, without repetition."""
     errors = [match["why"].strip().removeprefix("Batch job submission failed: ") for match in _ERROR.finditer(err)]
     return "; ".join(dict.fromkeys(errors))[:500] or " ".join(err.split())[:500]
-
-
-def _hint(err: str) -> str | None:
-    return next((hint for pattern, hint in _HINTS if re.search(pattern, err, re.IGNORECASE)), None)

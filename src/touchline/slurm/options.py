@@ -1,17 +1,22 @@
-"""The options of sbatch: their names, whether they take a value, and which values of the usual ones it refuses.
+"""The options of sbatch: names and values that it takes, the `#SBATCH` lines of a script, and the user's own options.
 
 Names and kinds are those of sbatch's own getopt table in SLURM 22.05, asked for one by one, with those that SLURM 23.02
 to 25.05 added (man page sbatch(1)). Refusals were seen with `sbatch --test-only`; where versions differ, the wider rule
-is taken.
+is taken. Lines are read as `_get_argument` and `_opt_batch_script` of SLURM's src/sbatch/opt.c do: an unquoted `#` ends
+the line; the first line that is neither blank nor a comment ends the header; a word that belongs to no option is
+refused. An option that a site's own plugin brings is let through; sbatch alone knows those.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from touchline.core.near import near_names
+from touchline.core.text import has_control
 
 
 class OptionArity(StrEnum):
@@ -142,3 +147,189 @@ def refused(option: str, value: str) -> str | None:
     """Return the expected form of a value that sbatch rejects; None if it is accepted or site-specific."""
     form = _FORMS.get(option)
     return None if form is None or form[0].fullmatch(value) else form[1]
+
+
+_DIRECTIVE = "#SBATCH"
+_SINGLE, _DOUBLE = r"'(?P<single>(?:[^'\\]|\\.)*)'", r'"(?P<double>(?:[^"\\]|\\.)*)"'
+_QUOTED = re.compile(rf"{_SINGLE}|{_DOUBLE}|(?P<bare>\\.?)")
+"""A backslash escapes in single quotes too, and outside of quotes it does not join a blank."""
+_WORD = re.compile(rf"\s*(?P<word>(?:{_SINGLE}|{_DOUBLE}|\\(?:\S|(?=\s|$))|[^\s#'\"\\])+)")
+_ESCAPED = re.compile(r"\\(.?)")
+_NEXT_JOB = re.compile(r"#SBATCH\s+(?:het|pack)job\s*$")
+
+
+class DirectiveFault(StrEnum):
+    """Reason why sbatch rejects a directive."""
+
+    UNKNOWN = "unknown option"
+    NO_VALUE = "no value"
+    NEEDS_NO_VALUE = "takes no value"
+    STRAY = "stray word"
+    QUOTE = "quote without an end"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Directive:
+    """Option of a `#SBATCH` line."""
+
+    option: str | None
+    """Its full long name without dashes; None if sbatch knows none."""
+    written: str
+    """As it is written, `--time` or `-t`; of a stray word the word."""
+    value: str | None
+    """Its value without quotes; None if there is none."""
+    line: int
+    column: int
+    fault: DirectiveFault | None = None
+
+    @property
+    def shown(self) -> str:
+        """The option as a user would write it."""
+        joint = "" if self.value is None else "=" if self.written.startswith("--") else " "
+        return f"{self.written}{joint}{self.value or ''}"
+
+
+def ends_header(line: str) -> bool:
+    """Return True if a line is the first command, below which sbatch reads nothing."""
+    stripped = line.strip()
+    return bool(stripped) and not stripped.startswith("#")
+
+
+def read_header(lines: Sequence[str]) -> Iterator[Directive]:
+    """Yield the options that sbatch reads in a script."""
+    for number, line in enumerate(lines, 1):
+        if ends_header(line):
+            return
+        yield from read_line(line, number)
+
+
+def separates_jobs(line: str) -> bool:
+    """Return True if a directive starts the next part of a heterogeneous job."""
+    return _NEXT_JOB.match(line) is not None
+
+
+def read_line(line: str, number: int) -> Iterator[Directive]:
+    """Yield the options of one line; none if it does not begin with `#SBATCH`."""
+    if not line.startswith(_DIRECTIVE) or separates_jobs(line):
+        return
+    at, words = len(_DIRECTIVE), list[str]()
+    while (match := _WORD.match(line, at)) is not None:
+        at = match.end()
+        words.append(_QUOTED.sub(_unquoted, match["word"]))
+    rest = line[at:].strip()
+    at = len(_DIRECTIVE)
+    while words:
+        word = words.pop(0)
+        for option, written, value, fault in _options(word, words):
+            at = max(line.find(written, at), at)
+            yield Directive(option=option, written=written, value=value, line=number, column=at + 1, fault=fault)
+    if rest and not rest.startswith("#"):
+        column = len(line.rstrip()) - len(rest) + 1
+        yield Directive(option=None, written=rest, value=None, line=number, column=column, fault=DirectiveFault.QUOTE)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    return _ESCAPED.sub(r"\1", match["single"] or match["double"] or match["bare"] or "")
+
+
+_Option = tuple[str | None, str, str | None, DirectiveFault | None]
+"""Full name, written name, value and fault."""
+
+
+def _options(word: str, following: list[str]) -> Iterator[_Option]:
+    if word.startswith("--"):
+        yield _long(word, following)
+    elif word.startswith("-") and len(word) > 1:
+        yield from _short(word, following)
+    else:
+        yield None, word, None, DirectiveFault.STRAY
+
+
+def _long(word: str, following: list[str]) -> _Option:
+    written, equals, value = word.partition("=")
+    option = resolve(written[2:])
+    given = value if equals else None
+    if option is None:
+        takes = not equals and bool(following) and not following[0].startswith("-")
+        return None, written, following.pop(0) if takes else given, DirectiveFault.UNKNOWN
+    kind = OPTIONS[option]
+    if kind is OptionArity.FLAG and equals:
+        return option, written, value, DirectiveFault.NEEDS_NO_VALUE
+    if equals or kind is not OptionArity.VALUE:
+        return option, written, given, None
+    return (option, written, following.pop(0), None) if following else (option, written, None, DirectiveFault.NO_VALUE)
+
+
+def _short(word: str, following: list[str]) -> Iterator[_Option]:
+    for offset, letter in enumerate(word[1:], 2):
+        written, option = f"-{letter}", SHORT.get(letter)
+        if option is None:
+            yield None, word, None, DirectiveFault.UNKNOWN
+            return
+        if OPTIONS[option] is OptionArity.VALUE:
+            value = word[offset:] or (following.pop(0) if following else None)
+            yield option, written, value, DirectiveFault.NO_VALUE if value is None else None
+            return
+        yield option, written, None, None
+
+
+OURS = {
+    "job-name": "the job is found by the run's name",
+    "output": "the run's folder holds its output",
+    "error": "the run's folder holds its output",
+    "input": "touchline reads no output there",
+    "open-mode": "an attempt appends to the output of the one before it",
+    "chdir": "a job runs in its run's folder",
+    "dependency": "the plan sets dependencies",
+    "kill-on-invalid-dep": "the plan sets dependencies",
+    "array": "each run is a separate job",
+    "comment": "the job is found by the token in it",
+    "requeue": "touchline sets it",
+    "no-requeue": "preempted jobs are requeued to resume",
+    "signal": "slurm.signal_seconds sets it",
+    "time": "the estimate, or compute.time_limit, sets it",
+    "wrap": "it would replace the script",
+    "parsable": "touchline passes it",
+    "test-only": "no job would be submitted",
+    "wait": "sbatch would not return",
+    "account": "slurm.account sets it",
+    "partition": "slurm.partition sets it",
+    "qos": "slurm.qos sets it",
+    "constraint": "slurm.constraint sets it",
+    "cpus-per-task": "slurm.cpus_per_run sets it",
+    "mem": "slurm.memory_gb sets it",
+    "gpus": "compute.gpus_per_run and slurm.gpu_type set it",
+    "nodes": "a run is one process on one node",
+    "ntasks": "a run is one process on one node",
+}
+"""Options that touchline sets itself, and why."""
+
+
+def value_fault(value: str) -> str | None:
+    """Return the problem of a value that must fit on one line; None if there is none."""
+    return f"expected one line of text, got {value!r}" if has_control(value) else None
+
+
+def option_fault(text: str) -> tuple[str, str | None] | None:
+    """Return (problem, hint) of an entry of `slurm.options`; None if it is valid."""
+    if (wrong := value_fault(text)) is not None:
+        return wrong, None
+    found = list(read_line(f"#SBATCH {text}", 1))
+    if not found:
+        return f"{text!r} contains no option", "for example --mail-type=FAIL"
+    return next((fault for each in found if (fault := _fault(each, text)) is not None), None)
+
+
+def _fault(each: Directive, text: str) -> tuple[str, str | None] | None:
+    if each.fault is DirectiveFault.UNKNOWN:
+        name = each.written.lstrip("-")
+        meant = near(name)
+        if of_plugin(name) or (each.written.startswith("--") and meant is None):
+            return None
+        return f"sbatch has no option {each.written!r}", None if meant is None else f"did you mean --{meant}?"
+    if each.fault is not None:
+        return f"{text!r}: {each.fault.value}: {each.written!r}", "one option per line, such as --mail-type=FAIL"
+    if each.option in OURS:
+        return f"{each.written} is set by touchline: {OURS[each.option]}", "remove it here"
+    wants = None if each.option is None or each.value is None else refused(each.option, each.value)
+    return None if wants is None else (f"{each.written} is {each.value!r}, but sbatch expects {wants}", None)

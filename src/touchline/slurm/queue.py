@@ -1,22 +1,181 @@
-"""Output of squeue, with every job of this user that the controller knows, and of `scontrol show job`.
+"""Output of squeue, sacct and `scontrol show job`: every job of this user that the controller or the accounting knows.
 
-    squeue --me --states=all --Format=queue_format(separator)       with SLURM_TIME_FORMAT=%s
+    squeue --me --states=all --Format=queue_format(separator)
+    sacct --parsable2 --duplicates --delimiter=SEPARATOR --format=accounting_format() --jobs=76,14_3
 
-Source: squeue(1) of SLURM 22.05, tried on it: `-O NAME:SUFFIX` prints a field whole, whatever its length, and gives the
-number of restarts and the exit code, which `-o` does not. A field that a version does not know is left out of its
-answer; the header says which are there.
+Both with SLURM_TIME_FORMAT=%s. They print names as they are, so every call uses a random separator, which cannot be
+part of a name. An answer that is not whole gives no table: it must not be read as one without the rows it lacks.
+
+Source: squeue(1) and sacct(1) of SLURM 22.05, tried on it. `-O NAME:SUFFIX` prints a field whole, whatever its length,
+and gives the number of restarts and the exit code, which `-o` does not. A field that a version does not know is left
+out of squeue's answer; the header says which are there. sacct lags about a second behind; it writes double quotes in
+names as backticks; a requeued job has one row for each time, with the same id; a row may come twice; after an outage a
+job may read `FAILED|0:0` before its exit code arrives; `--json` calls failed jobs successful, and is not used.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.core.status import JobState
-from touchline.slurm.job_view import Source
+from touchline.core.units import minutes_to_seconds
+from touchline.slurm.job_view import (
+    ExitCode,
+    Source,
+    read_exit_code,
+    read_job_id,
+    read_seconds,
+    read_state,
+    read_text,
+    waiting_tasks,
+)
 from touchline.slurm.resources import time_limit_seconds
-from touchline.slurm.states import ExitCode, read_exit_code, read_seconds, read_state, read_text
-from touchline.slurm.table import read_closed_table
+
+_ACCOUNTED = (
+    *("JobID", "JobIDRaw", "ExitCode", "Submit", "Start", "End", "NodeList", "Partition", "TimelimitRaw"),
+    *("Comment", "JobName", "WorkDir", "SubmitLine", "State"),
+)
+_SINCE_21_08 = "SubmitLine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccountingRow:
+    """Row of sacct: one execution of a job, an array task or a step."""
+
+    job_id: str
+    """`76`, `14_3`, `76.1`, `76.batch`."""
+    raw_id: str
+    """The controller's own id."""
+    state: JobState
+    word: str
+    """SLURM's own word: `CANCELLED by 1000`."""
+    exit_code: ExitCode | None
+    """Exit code and signal; None if unknown."""
+    submitted_unix: float | None
+    """Submission time; a requeue counts as a submission."""
+    started_unix: float | None
+    ended_unix: float | None
+    """End time; None while it runs."""
+    nodes: str
+    partition: str
+    time_limit_seconds: float | None
+    """Time limit; None if there is none."""
+    comment: str
+    """Value of `--comment`, on clusters that keep it."""
+    name: str
+    """`--job-name`, with backticks in the place of double quotes."""
+    folder: str
+    """Its working directory; empty for steps."""
+    submit_line: str
+    """The whole command that submitted it, with its `--comment`; empty for steps."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Return True if the exit code is final; a failure without code and signal is not recorded yet."""
+        return self.state is not JobState.FAILED or self.exit_code not in (None, ExitCode(code=0, signal=0))
+
+
+def accounting_format(*, submit_line: bool = True) -> str:
+    """Return the value of `--format`; SubmitLine is available since SLURM 21.08."""
+    return ",".join(_accounted(submit_line))
+
+
+def read_accounting(text: str, separator: str, *, submit_line: bool = True) -> tuple[AccountingRow, ...] | None:
+    """Return the rows of sacct's output in order; None if it is incomplete.
+
+    The waiting tasks of an array, one row of sacct's, are a row each.
+    """
+    fields = _accounted(submit_line)
+    table = read_table(text, separator, len(fields))
+    if table is None or table[0] != list(fields):
+        return None
+    rows: list[AccountingRow] = []
+    for cells in table[1:]:
+        cell = dict(zip(fields, cells, strict=True))
+        rows += (_accounting_row(cell, task) for task in waiting_tasks(cell["JobID"]) or (cell["JobID"],))
+    return tuple(rows)
+
+
+def latest(rows: Sequence[AccountingRow]) -> dict[str, tuple[AccountingRow, int]]:
+    """Return the last execution of every job, array task and step, and the number of earlier ones."""
+    found: dict[str, dict[float | None, AccountingRow]] = {}
+    for row in rows:
+        # A row that comes twice is one; of a requeued job each time was submitted at a moment of its own.
+        found.setdefault(row.job_id, {})[row.submitted_unix] = row
+    return {
+        job_id: (times[max(times, key=lambda moment: moment or 0.0)], len(times) - 1) for job_id, times in found.items()
+    }
+
+
+def _accounted(submit_line: bool) -> tuple[str, ...]:
+    return tuple(name for name in _ACCOUNTED if submit_line or name != _SINCE_21_08)
+
+
+def _accounting_row(cell: dict[str, str], job_id: str) -> AccountingRow:
+    state = read_state(cell["State"])
+    minutes = cell["TimelimitRaw"].strip()
+    identity = read_job_id(job_id)
+    return AccountingRow(
+        job_id=job_id,
+        raw_id=cell["JobIDRaw"],
+        state=state,
+        word=cell["State"],
+        exit_code=read_exit_code(cell["ExitCode"]) if state.ended else None,
+        submitted_unix=read_seconds(cell["Submit"]),
+        started_unix=read_seconds(cell["Start"]),
+        ended_unix=read_seconds(cell["End"]) if state.ended else None,
+        nodes=read_text(cell["NodeList"]),
+        partition=cell["Partition"],
+        time_limit_seconds=minutes_to_seconds(float(minutes)) if minutes.isascii() and minutes.isdigit() else None,
+        comment=read_text(cell["Comment"]),
+        name=cell["JobName"],
+        folder="" if identity is not None and identity.step is not None else cell["WorkDir"],
+        submit_line=cell.get(_SINCE_21_08, ""),
+    )
+
+
+def read_closed_table(text: str, separator: str) -> list[list[str]] | None:
+    """Read a table with the separator after every cell, header first; None if it is incomplete.
+
+    `squeue --Format` writes it, where each field has the separator as its suffix.
+    """
+    header = text.partition("\n")[0].split(separator)
+    columns = len(header) - 1
+    parts = text.split(separator)
+    if columns < 1 or header[-1] or parts[-1] != "\n" or (len(parts) - 1) % columns:
+        return None
+    rows = [parts[start : start + columns] for start in range(0, len(parts) - 1, columns)]
+    if not all(row[0].startswith("\n") for row in rows[1:]):
+        return None
+    return [rows[0], *([row[0][1:], *row[1:]] for row in rows[1:])]
+
+
+def read_table(text: str, separator: str, columns: int) -> list[list[str]] | None:
+    """Read a table with `columns` cells per row, header first; None if it is incomplete.
+
+    The separator stands between cells, as in sacct's `--parsable2`; a row's last cell must never hold a line end.
+    """
+    if not text.endswith("\n"):
+        return None
+    parts = text[:-1].split(separator)
+    if columns < 2 or (len(parts) - 1) % (columns - 1) or len(parts) == 1:
+        return None
+    rows: list[list[str]] = []
+    row = [parts[0]]
+    for number, part in enumerate(parts[1:], 1):
+        if number % (columns - 1) or number == len(parts) - 1:
+            row.append(part)
+            continue
+        last, end, first = part.partition("\n")  # the end of one row and the beginning of the next
+        if not end:
+            return None
+        rows.append([*row, last])
+        row = [first]
+    rows.append(row)
+    return None if "\n" in row[-1] else rows
+
 
 _FIELDS = {  # name for -O: header of its column
     "JobArrayID": "JOBID",
@@ -61,17 +220,13 @@ class QueueRow:
     exit_code: ExitCode | None
     """Exit code and signal; None before the end or if unknown."""
     comment: str
-    """Value of `--comment`."""
     name: str
-    """`--job-name`."""
     folder: str
-    """Its working directory."""
     script: str
     """The script that was submitted, absolute; empty for `--wrap` and for one from standard input."""
     partition: str
     """Its partition, or several with commas while it waits."""
     nodes: str
-    """The nodes it runs or ran on."""
     submitted_unix: float | None
     """Submission time; a requeue counts as a submission."""
     started_unix: float | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from touchline.core.observation import Event, Observation
 from touchline.core.units import minutes_to_seconds
-from touchline.slurm.directives import Directive, read_header
+from touchline.slurm.options import Directive, read_header
 
 GRAIN = minutes_to_seconds(1)
 """SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
@@ -61,11 +61,7 @@ class Requested:
 
 
 def requested(asked: Mapping[str, Directive]) -> Requested:
-    """Return the resources that a job requests.
-
-    Args:
-        asked: the directive in effect for each option.
-    """
+    """Return the resources that a job requests."""
     nodes = _number(asked, "nodes", 1)
     tasks = _number(asked, "ntasks", None)
     per_node = _number(asked, "ntasks-per-node", None)
@@ -151,7 +147,6 @@ def _gpus(directive: Directive) -> tuple[int | None, str | None]:
 def _shared_out(
     directive: Directive | None, count: int | None, nodes: int | None, per_node: int | None, tasks: int | None
 ) -> tuple[int | None, int | None]:
-    """Return the GPUs per node and per job."""
     if directive is None or count is None:
         return None, None
     match directive.option:

@@ -37,9 +37,7 @@ class ShellWord:
     """Word of a shell script."""
 
     raw: str
-    """Text as written."""
     line: int
-    """The line, from 1."""
 
     @property
     def text(self) -> str:
@@ -64,7 +62,6 @@ class ShellGroup:
     kind: str
     """`(`, `{`, `if`, `for`, `while`, `case`, ..."""
     parent: ShellGroup | None
-    """The group around it."""
     after: str = ""
     """Operator behind it: `|`, `&&`, `||`, `&`, or empty."""
     in_background: bool = False
@@ -76,9 +73,7 @@ class ShellCommand:
     """Simple command with its place in a script."""
 
     parent: ShellGroup | None
-    """The group around it."""
     line: int
-    """The line that it begins in, from 1."""
     words: list[ShellWord] = field(default_factory=list)
     """The command's name and its arguments; empty if only variables are set."""
     assignments: list[ShellWord] = field(default_factory=list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from touchline.backends.traits import TrainerTraits
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 COMMANDS = (
     LaunchCommand(

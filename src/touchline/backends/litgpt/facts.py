@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="litgpt"),)
 """Programs that start it."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from touchline.backends.hf_loop import HF_LOOP_MEMORY
 from touchline.backends.memory import ReleaseLoss
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="swift"),)
 """Programs that start it."""

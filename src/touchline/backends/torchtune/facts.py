@@ -11,7 +11,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.traits import TrainerTraits
 from touchline.experiment.foreign import ForeignDocument
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 COMMANDS = (
     LaunchCommand(

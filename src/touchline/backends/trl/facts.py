@@ -7,7 +7,7 @@ from dataclasses import replace
 from touchline.backends.hf_loop import HF_LOOP_MEMORY
 from touchline.backends.memory import ReleaseLoss
 from touchline.backends.traits import TrainerTraits
-from touchline.slurm.launches import LaunchCommand
+from touchline.slurm.script import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="trl", config_first=True),)
 """Programs that start it."""

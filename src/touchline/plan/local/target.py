@@ -27,8 +27,7 @@ from touchline.estimate.terms import place
 from touchline.experiment.experiment import CPU, ComputeConfig, TrainConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.site import SlurmSite
-from touchline.slurm.local.cluster import ask_partitions
-from touchline.slurm.local.commands import Commands, RealCommands
+from touchline.slurm.local.commands import Commands, RealCommands, ask_partitions
 from touchline.slurm.site_facts import gpus_offered
 
 AUTO = "auto"

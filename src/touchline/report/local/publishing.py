@@ -39,7 +39,7 @@ from touchline.results.scored import analyses, checkpoint_scores
 from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
-from touchline.run.selection import one_run
+from touchline.run.loaded_plan import one_run
 
 PUBLISHED = "published"
 """Default folder of published runs in the experiment."""

@@ -20,8 +20,7 @@ from touchline.core.removed import RemovedKind, refuse_removed
 from touchline.data.metrics_file import read_metrics
 from touchline.report.trackers.series import RunSeries, run_series
 from touchline.results.collect import collect_results
-from touchline.run.planning import LoadedPlan
-from touchline.run.selection import selected
+from touchline.run.loaded_plan import LoadedPlan, selected
 
 TRACKERS = ("tensorboard", "wandb")
 """Trackers; package and extra have the same name. `to_NAME` has `VARIABLE`, `view`, `write` and `command`."""

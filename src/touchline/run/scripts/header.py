@@ -7,18 +7,75 @@ are not requested: a comment states the reason, and the cluster's default applie
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing
+from touchline.core.text import has_control, one_line
 from touchline.core.units import MIB_PER_GIB
 from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.experiment.site import Site, SlurmSite
 from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
-from touchline.run.scripts.shell import comment, slurm_line, slurm_value
 from touchline.slurm.resources import GRAIN
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
+
+
+class SlurmValueError(InputError):
+    """Value that is not valid on an #SBATCH line."""
+
+
+def quote(value: str) -> str:
+    """Quote a value as one shell word."""
+    return shlex.quote(value)
+
+
+def slurm_value(value: str) -> str:
+    r"""Quote a value for `#SBATCH --option=` by sbatch's rules.
+
+    They differ from a shell's: a backslash escapes in single quotes too, so shell quoting of quotes and backslashes
+    would lose characters.
+
+    Raises:
+        SlurmValueError: it holds a newline or another control character.
+    """
+    _refuse_control(value)
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def slurm_line(option: str) -> str:
+    """Return a user option for `#SBATCH ` (`--mail-type=FAIL`) unchanged, on one line.
+
+    Raises:
+        SlurmValueError: it holds a newline or another control character, or does not begin with a dash.
+    """
+    _refuse_control(option)
+    if not option.startswith("-"):
+        raise SlurmValueError(f"{option!r} is not an #SBATCH option", expected="an option, such as --mail-type=FAIL")
+    return option
+
+
+def comment(value: str) -> str:
+    """Return a value for a one-line comment."""
+    return one_line(value)
+
+
+def docstring(value: str) -> str:
+    """Return a value for a Python docstring."""
+    return comment(value).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _refuse_control(value: str) -> None:
+    if has_control(value):
+        raise SlurmValueError(f"{value!r} is not an #SBATCH value", expected="text without control characters")
+
 
 LARGEST_SHARE = 4
 """Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""
@@ -35,7 +92,6 @@ class Header:
     """Header lines of a script."""
 
     lines: tuple[str, ...]
-    """Lines `#SBATCH ...`, and `# ...`."""
     signal_seconds: int | None
     """Seconds before the limit at which the job is signalled to save; None without a signal."""
 
@@ -97,9 +153,9 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 
 def _lines(entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
-    """Return the lines of options and comments, then the user's own options."""
     lines = [line for each in entries for line in ([each] if isinstance(each, str) else directives([each]))]
-    return (*lines, *_own(site))
+    own = [f"#SBATCH {slurm_line(option)}" for option in site.options]
+    return (*lines, *(["# Your options from slurm.options of the config file.", *own] if own else []))
 
 
 def seconds_or_reason(limit: Measured) -> tuple[float | None, str]:
@@ -173,12 +229,6 @@ def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterato
     when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the time limit, if there is one"
     yield f"# USR1 comes {when}: the job saves its state and is requeued, up to {site.max_restarts} times."
     yield "signal", f"B:USR1@{signal}"
-
-
-def _own(site: SlurmSite) -> Iterator[str]:
-    if site.options:
-        yield "# Your options from slurm.options of the config file."
-        yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
 
 
 def parent_name(run: PlannedRun) -> str | None:

@@ -20,11 +20,11 @@ from touchline.run.scripts.header import (
     Option,
     asked_options,
     directives,
+    slurm_line,
     slurm_memory,
     slurm_time,
     warning_seconds,
 )
-from touchline.run.scripts.shell import slurm_line
 from touchline.slurm.resources import GRAIN
 
 Done = Literal["trained", "evaluated"]
@@ -39,7 +39,6 @@ class MegaStage:
     name: str
     """Stage name: the run, or `evaluate 135M_rank4`."""
     folder: str
-    """Run folder relative to the experiment's."""
     script: str
     """Script in it: `finetune.slurm` or `eval.slurm`."""
     after: tuple[str, ...] = ()
@@ -76,24 +75,6 @@ class Allocation:
     """Time limit."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """Stage in the script's form."""
-
-    name: str
-    folder: str
-    script: str
-    gpus: str
-    cpus: str
-    memory_mib: str
-    upper_seconds: str
-    parents: str
-    done: str
-    digest: str
-    checkpoint: str
-    words: str
-
-
 def mega_text(
     experiment: str,
     stages: Sequence[MegaStage],
@@ -105,7 +86,6 @@ def mega_text(
 
     Args:
         stages: stages by priority; parents need not come first.
-        allocation: resources to request.
         compute: experiment settings, which take precedence.
 
     Raises:
@@ -122,16 +102,18 @@ def mega_text(
     kept = math.ceil(signal + GRAIN) if signal is not None else 0
     _refuse(stages, allocation, cpus, memory, kept)
     gpus = allocation.gpus_per_node
+    common = asked_options(site, compute or ComputeConfig(), gpus=0)
+    account = [option for option in common if option[0] not in ("nodes", "ntasks")]
     asked: list[Option] = [
         ("job-name", f"{experiment}-mega"),
         ("output", "slurm-mega-%j.out"),
         ("open-mode", "append"),
-        *_account(site, compute),
+        *account,
         ("nodes", str(allocation.nodes)),
         ("ntasks-per-node", "1"),
         ("cpus-per-task", str(cpus)),
         *([] if memory is None else [("mem", slurm_memory(memory))]),
-        *([("gpus-per-node", _gpus_word(gpus, site))] if gpus else []),
+        *([("gpus-per-node", str(gpus) if site.gpu_type is None else f"{site.gpu_type}:{gpus}")] if gpus else []),
         ("time", slurm_time(allocation.seconds)),
         ("requeue", None),
         *([] if signal is None else [("signal", f"B:USR1@{signal}")]),
@@ -139,7 +121,7 @@ def mega_text(
     numbers = {stage.name: str(number) for number, stage in enumerate(stages)}
     return template("mega_job.slurm.j2").render(
         experiment=experiment,
-        header=_header(asked, site),
+        header=[*directives(asked), *(f"#SBATCH {slurm_line(option)}" for option in site.options)],
         rows=[_row(stage, numbers, allocation, cpus) for stage in stages],
         gpus=gpus,
         cpus=cpus,
@@ -150,18 +132,9 @@ def mega_text(
     )
 
 
-def _account(site: SlurmSite, compute: ComputeConfig | None) -> list[Option]:
-    """Return the account options common to all jobs of this user."""
-    asked = asked_options(site, compute or ComputeConfig(), gpus=0)
-    return [option for option in asked if option[0] not in ("nodes", "ntasks")]
-
-
-def _header(asked: Sequence[Option], site: SlurmSite) -> list[str]:
-    return [*directives(asked), *(f"#SBATCH {slurm_line(option)}" for option in site.options)]
-
-
-def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, cpus: int) -> _Row:
-    return _Row(
+def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, cpus: int) -> dict[str, str]:
+    """Return a stage in the script's form."""
+    return dict(
         name=stage.name,
         folder=stage.folder,
         script=stage.script,
@@ -206,11 +179,6 @@ def _memory_per_node(stages: Sequence[MegaStage], allocation: Allocation) -> flo
 
 def _mib(gib: float) -> int:
     return math.ceil(gib * GIB / MIB)
-
-
-def _gpus_word(count: int, site: SlurmSite) -> str:
-    """Return `4`, or `a100:4`."""
-    return str(count) if site.gpu_type is None else f"{site.gpu_type}:{count}"
 
 
 def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memory: float | None, kept: int) -> None:
