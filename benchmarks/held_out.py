@@ -40,7 +40,7 @@ from touchline.estimate.memory import memory_estimate  # noqa: E402
 from touchline.estimate.parts import after_init_bytes, peak_parts  # noqa: E402
 from touchline.estimate.spreads import contexts  # noqa: E402
 from touchline.estimate.time import seconds_per_step  # noqa: E402
-from touchline.statistics.proportion import wilson  # noqa: E402
+from touchline.statistics.closed_forms import wilson  # noqa: E402
 
 KINDS = ("allocated", "reserved", "process")
 FMS, QWEN, T4 = "fms_acceleration_a100", "qwen_readme_a100", "fitcheck_t4"

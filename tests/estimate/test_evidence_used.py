@@ -36,8 +36,7 @@ from touchline.estimate.work import StepWork
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord, WorkFacts
 from touchline.history.records import record_of
-from touchline.statistics.proportion import wilson
-from touchline.statistics.student import t_quantile
+from touchline.statistics.closed_forms import t_quantile, wilson
 
 pytestmark = pytest.mark.planning
 

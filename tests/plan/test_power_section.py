@@ -15,9 +15,9 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.plan.power import conditions_per_level, detectables, evaluated_items, number_of_contrasts, power_lines
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.statistics.power import smallest_shown
+from touchline.statistics.closed_forms import smallest_shown
 from touchline.statistics.sample_sizes import detectable
-from touchline.statistics.spread_inputs import End, spread_at, spread_inputs
+from touchline.statistics.spread import End, spread_at, spread_inputs
 
 pytestmark = pytest.mark.planning
 

@@ -24,7 +24,7 @@ from touchline.plan.conditions import condition_name, conditions
 from touchline.plan.drift import RunMark
 from touchline.plan.screen import screen_lines
 from touchline.plan.sections import NAMES, check_names, runs_plan_markdown, sections
-from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread import spread_inputs
 
 pytestmark = pytest.mark.planning
 

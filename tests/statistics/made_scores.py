@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from touchline.core.levels import Level
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 

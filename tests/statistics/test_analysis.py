@@ -11,11 +11,10 @@ from tests.statistics.made_scores import analysed, scored, table
 from tests.tiers import examples
 
 from touchline.core.quantity import Missing
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
+from touchline.statistics.closed_forms import wilson
 from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun
-from touchline.statistics.paired import holm, mcnemar_exact
-from touchline.statistics.proportion import wilson
+from touchline.statistics.items import holm, mcnemar_exact
 
 pytestmark = pytest.mark.planning
 

@@ -11,9 +11,9 @@ from numpy.random import PCG64, Generator
 from tests.cases import parametrize
 from tests.tiers import examples
 
-from touchline.statistics import power as pw
-from touchline.statistics.paired import mcnemar_exact
-from touchline.statistics.student import detectable_errors, t_quantile
+from touchline.statistics import closed_forms as pw
+from touchline.statistics.closed_forms import detectable_errors, t_quantile
+from touchline.statistics.items import mcnemar_exact
 
 pytestmark = pytest.mark.planning
 
@@ -129,7 +129,7 @@ def test_scipy_is_loaded_where_it_is_used_and_no_sooner() -> None:
     """A plan needs quantiles: scipy.special loads in a tenth of a second, scipy.stats in half of one."""
     script = (
         "import sys, touchline.statistics.effects, touchline.statistics.interactions, touchline.plan.power;"
-        "first = 'scipy' in sys.modules; from touchline.statistics.power import smallest_seed_difference;"
+        "first = 'scipy' in sys.modules; from touchline.statistics.closed_forms import smallest_seed_difference;"
         "smallest_seed_difference(3); print(first, 'scipy.special' in sys.modules, 'scipy.stats' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

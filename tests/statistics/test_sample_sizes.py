@@ -14,12 +14,17 @@ from scipy import stats
 from tests.tiers import examples
 
 from touchline.core.quantity import Missing
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.closed_forms import SpreadSource, smallest_seed_difference
+from touchline.statistics.items import Floats
 from touchline.statistics.sample_sizes import Cost, Spread, best_within, cheapest, detectable, fewest_items, power
-from touchline.statistics.spread import ItemScores, condition_flips, effect_variance, seed_flips, seed_spread
-from touchline.statistics.spread_inputs import spread_inputs
-from touchline.statistics.spread_types import SpreadSource
+from touchline.statistics.spread import (
+    ItemScores,
+    condition_flips,
+    effect_variance,
+    seed_flips,
+    seed_spread,
+    spread_inputs,
+)
 
 pytestmark = pytest.mark.planning
 

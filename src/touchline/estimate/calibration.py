@@ -16,7 +16,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import seconds_per_step
-from touchline.statistics.proportion import Interval, wilson
+from touchline.statistics.closed_forms import Interval, wilson
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from touchline.core.estimate import COVERAGE
-from touchline.statistics.student import t_quantile
+from touchline.statistics.closed_forms import t_quantile
 
 ENOUGH: Final = 20
 """Number of residuals of one kind from which on their quantile is used."""

@@ -34,7 +34,7 @@ from touchline.plan.run_faults import length_faults, shuffled_lengths
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.times import time_limit
 from touchline.plan.untrained import takes_over, without_shared_validation
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of
 from touchline.strategy.explore import explore_faults
 from touchline.strategy.strategy import start_of, strategy_of

@@ -18,10 +18,10 @@ from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
+from touchline.statistics.closed_forms import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
-from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
-from touchline.statistics.spread_inputs import End, spread_at
+from touchline.statistics.spread import End, spread_at
 from touchline.statistics.strata import tied_factors
 
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)

@@ -11,7 +11,7 @@ from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
-from touchline.statistics.derangement import derangement, label_generator
+from touchline.statistics.labels import derangement, label_generator
 
 
 def run_faults(

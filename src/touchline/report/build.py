@@ -41,7 +41,7 @@ from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
-from touchline.statistics.statements import NextStep
+from touchline.statistics.conclusions import NextStep
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _NOT_RECORDED = Missing(missing="no version was recorded")

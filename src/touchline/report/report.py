@@ -20,8 +20,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
-from touchline.statistics.conclusions import Analysis, Conclusion
-from touchline.statistics.statements import NextStep, Statement
+from touchline.statistics.conclusions import Analysis, Conclusion, NextStep, Statement
 from touchline.strategy.report import StrategyReport
 
 

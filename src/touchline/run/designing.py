@@ -31,8 +31,7 @@ from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import has_begun, yaml_diff
 from touchline.run.planning import resolve
-from touchline.statistics.spread import ItemScores
-from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread import ItemScores, spread_inputs
 
 _SAME_BASIS = 1.25
 """Ratio of the times of equal runs from which a note says that they are from different evidence."""

@@ -13,7 +13,7 @@ from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 
 if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided

@@ -35,7 +35,7 @@ from touchline.run.marks import run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 
 if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment

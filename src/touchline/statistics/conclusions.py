@@ -1,4 +1,4 @@
-"""Conclusions from evaluations: comparisons on the same items, factor effects, and their limits.
+"""Conclusions from evaluations: comparisons on the same items, factor effects, their limits, and sentences about them.
 
 Two questions are kept apart. Items answer for checkpoints: "is this checkpoint better than its control?". Training
 seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be separated
@@ -366,3 +366,29 @@ class ScoreDifference:
     """Nominal coverage of the interval."""
     method: str = "Newcombe, paired"
     """Method of the interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """Computed sentence, with its numbers and their source files."""
+
+    topic: str
+    """Heading of the sentence: `Against the control`, `train.lora.rank`, `Training efficiency`."""
+    text: str
+    """Sentence with its numbers and intervals; `not established` if that is the result."""
+    shown: Conclusion | None = None
+    """Conclusion of the test; None without a test."""
+    where: tuple[str, ...] = ()
+    """Source files of the numbers, relative to the experiment."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextStep:
+    """Recommended action, computed."""
+
+    title: str
+    """Short title: `Try rank 16`."""
+    why: str
+    """Numbers that justify it."""
+    command: str | None = None
+    """Command that does it, if there is one."""

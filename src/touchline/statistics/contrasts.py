@@ -22,21 +22,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import clustered_difference, squared_errors
+from touchline.statistics.closed_forms import Interval, normal_quantile, t_quantile
 from touchline.statistics.conclusions import SeedTest, SeedTestKind
+from touchline.statistics.items import Floats, clustered_difference, newcombe_paired, squared_errors
 from touchline.statistics.own_score import is_share
-from touchline.statistics.paired import newcombe_paired
-from touchline.statistics.proportion import Interval, normal_quantile
-from touchline.statistics.student import t_quantile
-
-if TYPE_CHECKING:
-    from touchline.statistics.bootstrap import Floats
 
 _NOTHING = 1e-18
 """Variance that is rounding, of scores up to 1."""
@@ -196,9 +190,9 @@ def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Int
         if sample.clusters is None and set(np.unique([second, first])) <= {0.0, 1.0}:
             both, gained, lost = ((second * first).sum(), (second > first).sum(), (second < first).sum())
             table = (int(both), int(gained), int(lost), len(second) - int(both + gained + lost))
-            return Interval(*newcombe_paired(*table, coverage)[1:])
+            return newcombe_paired(*table, coverage)
         if is_share(second) and is_share(first):
-            return Interval(*clustered_difference(second, first, sample.clusters, coverage)[1:])
+            return clustered_difference(second, first, sample.clusters, coverage)
     units = units_of(samples)
     if units < 2:
         return Interval(value, value)

@@ -10,10 +10,9 @@ from numpy.random import Generator
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.units import plural
-from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
-from touchline.statistics.clustered import clustered_share
+from touchline.statistics.closed_forms import Interval, wilson
 from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
-from touchline.statistics.proportion import Interval, wilson
+from touchline.statistics.items import Floats, bootstrap_intervals, clustered_share, resamples_for
 
 LEVEL: Final = 0.05
 """Share of intervals that may miss the truth, and of families of tests that may make a false claim."""

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.statistics.bootstrap import Floats
+from touchline.statistics.items import Floats
 
 MOST_SEEDS: Final = 64
 """Seeds at a last look; beyond them bounds of the normal distribution would do."""

@@ -20,9 +20,9 @@ from touchline.core.units import parse_device_hours, plural
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.strategy import ConfirmConfig, PlannedStrategy, StatedContrast
+from touchline.statistics.closed_forms import SpreadInput, SpreadKind, SpreadSource
 from touchline.statistics.own_score import FEWEST_UNITS
-from touchline.statistics.spread_inputs import End, spread_at
-from touchline.statistics.spread_types import SpreadInput, SpreadKind, SpreadSource
+from touchline.statistics.spread import End, spread_at
 from touchline.strategy.costs import device_hours
 from touchline.strategy.look_designs import choose_looks
 from touchline.strategy.state import cells_of

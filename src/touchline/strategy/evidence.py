@@ -11,10 +11,9 @@ from typing import Final
 import numpy as np
 
 from touchline.experiment.plan import PlannedRun
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import squared_errors
 from touchline.statistics.conclusions import ScoredRun, SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, difference
+from touchline.statistics.items import Floats, squared_errors
 from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.strategy.decisions import ContrastLook, Look, SeedPair
 from touchline.strategy.group_sequential import (

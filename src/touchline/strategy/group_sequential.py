@@ -27,7 +27,7 @@ from typing import Final
 
 import numpy as np
 
-from touchline.statistics.student import detectable_errors
+from touchline.statistics.closed_forms import detectable_errors
 from touchline.strategy.angle_paths import (
     MOST_SEEDS,
     Cumulative,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import combinations, pairwise, product
 from typing import Final
 
-from touchline.statistics.power import POWER
+from touchline.statistics.closed_forms import POWER
 from touchline.strategy.angle_paths import MOST_SEEDS
 from touchline.strategy.group_sequential import (
     LEVEL,

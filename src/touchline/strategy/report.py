@@ -17,8 +17,7 @@ from touchline.core.units import hours_unit, plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
-from touchline.statistics.conclusions import Verdict
-from touchline.statistics.statements import NextStep, Statement
+from touchline.statistics.conclusions import NextStep, Statement, Verdict
 from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StopReason, StrategyDecision
 from touchline.strategy.state import State, of_phase, references, runs_of_look
 

@@ -8,10 +8,9 @@ from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
 from touchline.core.units import between, device_hours, hours_unit, percent, plural
-from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.statistics.closed_forms import most_unseen
+from touchline.statistics.conclusions import Conclusion, Statement, Verdict
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
-from touchline.statistics.power import most_unseen
-from touchline.statistics.statements import Statement
 from touchline.strategy.costs import promised_power
 from touchline.strategy.decisions import StopReason
 from touchline.strategy.group_sequential import GIVEN_UP

@@ -55,7 +55,7 @@ from touchline.plan.local.past_scores import past_spread
 from touchline.plan.memory_findings import memory_findings
 from touchline.plan.run_faults import run_faults
 from touchline.plan.slots import SlotChoice
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 
 NOT_CHECKED = "EX016"
 

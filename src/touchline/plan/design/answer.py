@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Section, Value, table_section
 from touchline.core.units import between, device_hours, format_seconds, measured, plural
-from touchline.statistics.power import POWER
-from touchline.statistics.spread_types import SpreadInput, SpreadSource
+from touchline.statistics.closed_forms import POWER, SpreadInput, SpreadSource
 
 DESIGN_SCHEMA_VERSION = 1
 _NO_POWER, _FULL_POWER = 0.5, 99.5

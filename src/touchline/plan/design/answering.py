@@ -17,8 +17,8 @@ from touchline.core.units import format_seconds, hours_unit, parse_duration, plu
 from touchline.experiment.plan import Plan
 from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.plan.power import conditions_per_level, detectable_points, number_of_contrasts
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.power import COVERAGE, POWER
+from touchline.statistics.closed_forms import COVERAGE, POWER, SpreadInput
+from touchline.statistics.items import Floats
 from touchline.statistics.sample_sizes import (
     FEWEST_SEEDS,
     MOST_SEEDS,
@@ -27,8 +27,7 @@ from touchline.statistics.sample_sizes import (
     fewest_items,
     power,
 )
-from touchline.statistics.spread_inputs import End, spread_at
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.spread import End, spread_at
 
 PLANNED_SEEDS = (2, 3, 4, 6, 8, 16, 32)
 """Numbers of seeds that are planned for their costs; the last is the most that is looked at."""

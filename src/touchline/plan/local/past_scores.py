@@ -17,9 +17,8 @@ from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.scores import read_item_scores
 from touchline.plan.power import number_of_contrasts
-from touchline.statistics.spread import ItemScores
-from touchline.statistics.spread_inputs import spread_inputs
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
+from touchline.statistics.spread import ItemScores, spread_inputs
 
 
 def past_scores(
