@@ -19,7 +19,8 @@ from touchline.results.run_result import RunResult
 from touchline.results.scored import compared
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import decisions as dec
-from touchline.strategy.strategy import started_plan, strategy_of
+from touchline.strategy import strategy_of
+from touchline.strategy.strategy import started_plan
 
 SEEDS = (11, 12, 13, 14, 15, 16)
 LOOKS = (3, 4, 6)

@@ -22,9 +22,9 @@ from touchline.experiment.runs import Phase
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.screen import screen_lines
 from touchline.plan.sections import sections
+from touchline.strategy import strategy_of
 from touchline.strategy.costs import explore_cost
 from touchline.strategy.explore import halving
-from touchline.strategy.strategy import strategy_of
 
 __all__ = ["settings"]
 _LOSSES = st.dictionaries(

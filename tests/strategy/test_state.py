@@ -21,15 +21,21 @@ from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, Stated
 from touchline.plan.drift import describe_change
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import decisions as dec
+from touchline.strategy import strategy_of
 from touchline.strategy.costs import look_bounds, promised_power, strategy_costs
 from touchline.strategy.decisions import ContrastLook, SeedPair
-from touchline.strategy.design import design_changes, design_digest, refuse_impossible
+from touchline.strategy.design import (
+    candidate_looks,
+    choose_looks,
+    design_changes,
+    design_digest,
+    refuse_impossible,
+    seeds_of_one_test,
+)
 from touchline.strategy.evidence import Evidence, take_look
 from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect, stopping_chances
-from touchline.strategy.look_designs import candidate_looks, choose_looks, seeds_of_one_test
-from touchline.strategy.state import cells_of, state_of
-from touchline.strategy.strategy import started_plan, strategy_of
-from touchline.strategy.text import decision_line
+from touchline.strategy.state import cells_of, decision_line, state_of
+from touchline.strategy.strategy import started_plan
 
 pytestmark = pytest.mark.planning
 SEEDS = (11, 12, 13, 14)

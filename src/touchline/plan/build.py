@@ -35,9 +35,10 @@ from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.times import time_limit
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.statistics.closed_forms import SpreadInput
+from touchline.strategy import strategy_of
 from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of
 from touchline.strategy.explore import explore_faults
-from touchline.strategy.strategy import start_of, strategy_of
+from touchline.strategy.strategy import start_of
 
 _DATA = TypeAdapter(DataConfig)
 

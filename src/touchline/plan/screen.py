@@ -37,7 +37,7 @@ from touchline.plan.placement.deadline import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, value_text
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.statistics.closed_forms import USUAL_FLIPS
-from touchline.strategy.strategy import strategy_of
+from touchline.strategy import strategy_of
 
 WIDTH = 80
 """Columns of the screen where no terminal is narrower."""

@@ -30,7 +30,7 @@ from touchline.plan.notes import design_line, method_notes, quantization_notes, 
 from touchline.plan.screen import has_limits, screen_lines
 from touchline.plan.settings import collect_settings, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.strategy.strategy import strategy_of
+from touchline.strategy import strategy_of
 
 _COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "est. time of all", "est. peak memory")
 

@@ -42,6 +42,7 @@ from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
 from touchline.statistics.conclusions import NextStep
+from touchline.strategy.report_sections import strategy_sentences
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _NOT_RECORDED = Missing(missing="no version was recorded")
@@ -88,7 +89,9 @@ def build_report(gathered: ReportInputs) -> Report:
         verification=gathered.verification,
         claims=found,
         remarks=remarks(
-            gathered, analyses, None if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
+            gathered,
+            analyses,
+            None if strategy is None else list(strategy_sentences(strategy, scale_or_share(analyses), device)),
         ),
         packing=packing,
         packing_advice=packing_advice(plan, packing, runs),

@@ -16,16 +16,33 @@ from touchline.core.units import plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
-from touchline.strategy.costs import StrategyCosts, explore_hours, likely_runs, strategy_costs
+from touchline.strategy.costs import (
+    StrategyCosts,
+    expected_lines,
+    explore_hours,
+    explore_section,
+    likely_runs,
+    strategy_costs,
+    strategy_sections,
+)
 from touchline.strategy.decisions import Continuation, DecisionKind, Stop, StopReason, StrategyDecision
 from touchline.strategy.design import design_digest
 from touchline.strategy.evidence import look_at, scored_runs
 from touchline.strategy.explore import continuing_runs, decide_choice, decide_cut, next_points, point_steps
-from touchline.strategy.plan_sections import expected_lines, explore_section, strategy_sections
 from touchline.strategy.report import StrategyReport, design_words, strategy_report
-from touchline.strategy.state import State, continued, diverged_in, of_phase, state_of
+from touchline.strategy.state import (
+    State,
+    StrategyStatus,
+    budget_text,
+    continued,
+    decision_line,
+    diverged_in,
+    first_names,
+    of_phase,
+    state_of,
+    status_of,
+)
 from touchline.strategy.strategy import RunsSoFar, Strategy
-from touchline.strategy.text import StrategyStatus, budget_text, decision_line, first_names, status_of
 
 
 class ExploreConfirm(Strategy):

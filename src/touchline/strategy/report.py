@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from touchline.core.levels import SEEDS, level_words
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.scale import Scale
-from touchline.core.table import Section
 from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
-from touchline.statistics.conclusions import NextStep, Statement, Verdict
+from touchline.statistics.conclusions import NextStep, Verdict
 from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StopReason, StrategyDecision
 from touchline.strategy.state import State, of_phase, references, runs_of_look
 
@@ -151,24 +150,6 @@ class StrategyReport:
             yield f"{established}/{len(self.courses)}", "contrasts established"
         if self.is_confirming:
             yield f"{looks}/{len(self.planned.looks)}", "looks taken"
-
-    def section(self, explored: Mapping[str, str], scale: Scale) -> Section:
-        """Return cuts and looks; `explored` are the conditions of explore by run."""
-        from touchline.strategy.tables import strategy_section
-
-        return strategy_section(self, explored, scale)
-
-    def sentences(self, scale: Scale, device: str) -> Iterator[Statement]:
-        """Yield every contrast with its last look, then cuts, choice and cost."""
-        from touchline.strategy.sentences import strategy_sentences
-
-        return strategy_sentences(self, scale, device)
-
-    def answer(self, scale: Scale) -> Statement:
-        """Return the answer with its numbers."""
-        from touchline.strategy.sentences import strategy_answer
-
-        return strategy_answer(self, scale)
 
     def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextStep]:
         """Yield the next decision with its command, or what the end of the strategy leaves open.

@@ -11,6 +11,7 @@ from touchline.report.findings.answer import short
 from touchline.report.formatting import scale_or_share
 from touchline.report.report import Answer, Claim
 from touchline.statistics.conclusions import Analysis, Conclusion, Verdict
+from touchline.strategy import report_sections
 from touchline.strategy.report import ContrastCourse, StrategyReport
 
 STRATEGY = "strategy"
@@ -19,7 +20,7 @@ STRATEGY = "strategy"
 
 def strategy_answer(strategy: StrategyReport, analyses: Sequence[Analysis]) -> Answer:
     """Return the answer of the looks with the numbers of the first contrast."""
-    first = strategy.answer(scale_or_share(analyses))
+    first = report_sections.strategy_answer(strategy, scale_or_share(analyses))
     return Answer(topic=STRATEGY, text=_text(strategy), details=(first.text,), shown=first.shown)
 
 
