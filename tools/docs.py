@@ -149,7 +149,7 @@ FORMATS = (
     Format(
         schema="lineage", type="train.parent:Lineage", what="lineage.json, the checkpoint that a stage started from"
     ),
-    Format(schema="design", type="plan.design.answer:DesignAnswer", what="what `touchline design --json` prints"),
+    Format(schema="design", type="plan.design:DesignAnswer", what="what `touchline design --json` prints"),
     Format(schema="optimise", type="plan.optimize:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",

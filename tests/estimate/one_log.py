@@ -10,9 +10,9 @@ from tests.estimate.time_rows import gpu_machine, public_rows
 
 from touchline.core.estimate import Estimate
 from touchline.core.quantity import MemoryKind, Missing
-from touchline.estimate.calibration import ScoredEstimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import find_gpu
+from touchline.estimate.local.calibration import ScoredEstimate
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.time import StepTime, seconds_per_step

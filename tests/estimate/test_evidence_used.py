@@ -20,16 +20,16 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MicroBatch, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_line, evidence_used, group_of
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import collect_points, sequence_width, to_time_point, to_training_setup
+from touchline.estimate.intervals import ENOUGH, SOME, conformal_quantile, half_width, spread
+from touchline.estimate.local.calibration import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.memory import memory_estimate
-from touchline.estimate.outgrown import USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.points import CostSample, TimePoint, stack_key
-from touchline.estimate.residuals import ENOUGH, SOME, conformal_quantile, half_width, spread
 from touchline.estimate.run_time import compiling_seconds
+from touchline.estimate.spreads import USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork

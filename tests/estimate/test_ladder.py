@@ -9,7 +9,7 @@ from tests.cases import parametrize
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.estimate.bracket import BISECTIONS, KNEE_GAIN, Search, SearchStop, Trial, divisors, knee, search
-from touchline.estimate.ladder import choose, consistent, log_width
+from touchline.estimate.intervals import choose, consistent, log_width
 
 pytestmark = pytest.mark.planning
 

@@ -17,11 +17,17 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import find_gpu, gpu_names
 from touchline.estimate.layers import role_of
-from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
+from touchline.estimate.memory import (
+    batch_of,
+    cpu_memory_estimate,
+    largest_micro_batch,
+    memory_estimate,
+    most,
+    most_that_could_fit,
+)
 from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, tokens_with_logits, vocab_bytes, weight_bytes
 
 pytestmark = pytest.mark.planning

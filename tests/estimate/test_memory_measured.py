@@ -20,9 +20,8 @@ from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.memory import memory_estimate
+from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 
 pytestmark = pytest.mark.planning
 

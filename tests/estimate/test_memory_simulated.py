@@ -13,7 +13,7 @@ from tests.estimate.made_shapes import LORA, QVO_MLP, SHAPES
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, Method, MicroBatch
-from touchline.estimate.coefficients_memory import WORKSPACE_BYTES
+from touchline.estimate.coefficients import WORKSPACE_BYTES
 from touchline.estimate.parts import peak_parts
 
 pytestmark = pytest.mark.planning

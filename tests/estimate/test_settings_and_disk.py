@@ -29,14 +29,14 @@ from touchline.estimate import disk, evidence_memory, points
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import to_training_setup
 from touchline.estimate.memory import memory_estimate
-from touchline.estimate.outgrown import lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.parts import optimizer_bytes, peak_parts, weight_bytes
+from touchline.estimate.spreads import lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.terms import TERMS, amounts
 from touchline.estimate.what_if import what_ifs
 from touchline.estimate.work import StepWork
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.training_form import method_fact, quantization_fact
-from touchline.plan.local.given_lengths import read_lengths
+from touchline.plan.local.lengths import read_lengths
 
 pytestmark = pytest.mark.planning
 

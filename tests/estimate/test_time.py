@@ -19,10 +19,10 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.points import TimePoint
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
-from touchline.estimate.throughput import knee
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.time_gains import gain_compiled, gain_side_by_side
 from touchline.estimate.work import StepWork, work_of
+from touchline.plan.fitting import knee
 
 pytestmark = pytest.mark.planning
 

@@ -18,9 +18,8 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.estimate import evidence_memory, points
 from touchline.estimate.disk import disk_estimate, resume_bytes
-from touchline.estimate.flops import step_flops
 from touchline.estimate.parts import peak_parts
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, step_flops
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan
 from touchline.plan.sections import runs_plan_markdown

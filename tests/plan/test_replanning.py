@@ -18,7 +18,7 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.notes import design_line
 from touchline.plan.sections import revision_text, runs_plan_markdown, sections
 
@@ -120,7 +120,7 @@ def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]
 def test_a_revision_without_changed_runs_says_so() -> None:
     """Not `(all)`, and not `none`: the predictions are what changed."""
     plan = _plan([{"rank": "4"}])
-    from touchline.plan.drift import replanned, revise
+    from touchline.plan.identity import replanned, revise
 
     first = revise(None, plan, date="2026-01-01", reason="planned")
     second = revise(first, replace(plan, evidence=("a run",)), date="2026-01-02", reason="re-planned")

@@ -21,7 +21,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.conditions import condition_name, conditions
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.screen import screen_lines
 from touchline.plan.sections import NAMES, check_names, runs_plan_markdown, sections
 from touchline.statistics.spread import spread_inputs

@@ -27,7 +27,7 @@ from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
 from touchline.history.probe import ProbeRequest, ProbeTry
-from touchline.plan.slots import SlotChoice, choose_slots
+from touchline.plan.at_once import SlotChoice, choose_slots
 from touchline.run import probe_run
 from touchline.run.folders import ExperimentFolder
 

@@ -11,7 +11,7 @@ from touchline import api
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.untrained import takes_over
+from touchline.plan.evaluations import takes_over
 
 pytestmark = pytest.mark.planning
 

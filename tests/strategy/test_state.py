@@ -18,7 +18,7 @@ from touchline.core.levels import Level
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, StatedContrast
-from touchline.plan.drift import describe_change
+from touchline.plan.identity import describe_change
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import decisions as dec
 from touchline.strategy import strategy_of

@@ -18,15 +18,15 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     ANSWERING_SIGMA,
     EVALUATION_OVERHEAD,
     FORWARD_LAUNCHES,
     PART_WEIGHT,
 )
+from touchline.estimate.intervals import half_width
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import TimePoint
-from touchline.estimate.residuals import half_width
 from touchline.estimate.time import seconds_of_work
 from touchline.estimate.work import StepWork
 from touchline.experiment.answer_batches import SHARING_EVALUATIONS

@@ -11,7 +11,7 @@ from typing import Literal
 
 from touchline.core.estimate import Dtype, Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.shape import ModelShape
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ANSWER_BYTES,
     CHECKPOINT_FILES_BYTES,
     EVALUATION_BYTES,

@@ -14,7 +14,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, Tra
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, MemoryKind, Missing
 from touchline.core.units import GIB, plural
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ANSWERING_SCRATCH,
     CPU_SCRATCH,
     LOADED_AGAIN,

@@ -19,7 +19,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     DRIFT,
     FACTOR_PRIOR,
     NOISE,
@@ -30,12 +30,12 @@ from touchline.estimate.coefficients_memory import (
     SAME_STACK_ERROR,
 )
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.outgrown import ONE_SIZE
+from touchline.estimate.intervals import half_width, spread
 from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
 from touchline.estimate.points import as_requested, otherwise
-from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import (
     NORMAL_95,
+    ONE_SIZE,
     ORDER,
     Range,
     contexts,

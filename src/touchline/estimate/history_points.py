@@ -19,12 +19,12 @@ from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.units import in_unit
-from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.coefficients import VARIANT_BYTES
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
-from touchline.estimate.outgrown import NOT_TOLD, ONE_SIZE, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.points import CostSample, TimePoint
+from touchline.estimate.spreads import NOT_TOLD, ONE_SIZE, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.work import StepWork
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import MachineFacts, RunRecord

@@ -15,7 +15,7 @@ from typing import Literal
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import TrainingSetup
 from touchline.core.shape import Linear, ModelShape
-from touchline.estimate.coefficients_memory import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES
+from touchline.estimate.coefficients import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES
 
 Role = Literal["attention_in", "attention_out", "feed_in", "feed_out"]
 FLOAT = 4

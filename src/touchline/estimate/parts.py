@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import LossKind, MicroBatch, TrainingSetup
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ADAFACTOR_BYTES,
     FOREACH_COPIES,
     INT8_SCALE_BYTES,

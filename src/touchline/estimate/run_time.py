@@ -13,7 +13,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine, whole_key
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     EVALUATION_STARTUP,
     NETWORK_IMPORTS,
     PART_NOISE,
@@ -24,12 +24,11 @@ from touchline.estimate.coefficients_time import (
     TOKENISING,
     VALIDATION_SIGMA,
 )
-from touchline.estimate.flops import forward_flops, step_flops
+from touchline.estimate.intervals import half_width
 from touchline.estimate.points import CostSample, TimePoint, model_key
 from touchline.estimate.regression import Rates, RegressionSample, fit
-from touchline.estimate.residuals import half_width
 from touchline.estimate.terms import place
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, forward_flops, step_flops
 
 TRAINING = "training"
 """Name of the phase of optimizer steps."""

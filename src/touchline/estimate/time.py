@@ -21,7 +21,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     COLD_LAUNCH_SIGMA,
     COLD_SIGMA,
     COLD_WEIGHT,
@@ -31,13 +31,11 @@ from touchline.estimate.coefficients_time import (
     REPEAT_SIGMA,
     RUN_SIGMA,
 )
-from touchline.estimate.flops import step_flops
-from touchline.estimate.ladder import Ladder, choose
+from touchline.estimate.intervals import ENOUGH, Ladder, choose, half_width, spread
 from touchline.estimate.points import TimePoint, as_requested, model_key, stack_key, variant_key
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
-from touchline.estimate.residuals import ENOUGH, half_width, spread
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, step_flops
 
 _REPEATS = 0.03
 """Tolerance within which two batches are equal; covers means over two orders of the same data."""

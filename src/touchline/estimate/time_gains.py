@@ -10,9 +10,9 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine, machine_text
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
+from touchline.estimate.coefficients import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
+from touchline.estimate.intervals import half_width, spread
 from touchline.estimate.points import TimePoint, stack_key
-from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.terms import TERMS, place
 from touchline.estimate.time import fit_to, same_model, seconds_per_step, time_request
 from touchline.estimate.work import StepWork

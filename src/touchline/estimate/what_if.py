@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup, WhatIf
 from touchline.core.units import GIB
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ADAPTER_DTYPE_TIME,
     CHECKPOINT_TIME,
     CHUNKED_LOSS_TIME,

@@ -23,17 +23,15 @@ from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
 from touchline.experiment.strategy import PlannedStrategy
-from touchline.plan.assumptions import assumptions
-from touchline.plan.cohorts import SideBySide, plan_cohorts
+from touchline.plan.at_once import SideBySide, SlotChoice, choose_slots, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
-from touchline.plan.evaluations import with_evaluation_memory
+from touchline.plan.evaluations import takes_over, with_evaluation_memory, without_shared_validation
 from touchline.plan.identity import training_digest
+from touchline.plan.notes import assumptions
 from touchline.plan.power import evaluated_items
-from touchline.plan.run_faults import length_faults, shuffled_lengths
-from touchline.plan.slots import SlotChoice, choose_slots
+from touchline.plan.run_specs import length_faults, shuffled_lengths
 from touchline.plan.times import time_limit
-from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.statistics.closed_forms import SpreadInput
 from touchline.strategy import strategy_of
 from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of

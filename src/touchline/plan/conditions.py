@@ -11,7 +11,7 @@ from touchline.core.table import Column, table_of, text_lines
 from touchline.core.text import shorten
 from touchline.core.units import bare, measured, plural
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.times import spanning
 
 _MOST_ROWS = 20

@@ -11,15 +11,14 @@ from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, PastRunGr
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_used
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.history_points import PastRun
-from touchline.estimate.memory import memory_estimate
-from touchline.estimate.outgrown import ONE_SIZE
+from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 from touchline.estimate.points import TimePoint
+from touchline.estimate.spreads import ONE_SIZE
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.site import SlurmSite
 

@@ -16,16 +16,15 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.outgrown import outgrown_of
+from touchline.estimate.spreads import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.estimate.totals import collect_evidence
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
 from touchline.experiment.test_sets import answers_per_checkpoint, logs_per_checkpoint
-from touchline.plan.cohorts import SideBySide
+from touchline.plan.at_once import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
-from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
-from touchline.plan.remedies import remedies
+from touchline.plan.fitting import LargestStep, MicroBatchChoice, choose_micro_batch, remedies
 from touchline.plan.times import (
     NonStepWork,
     Times,

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.errors import InputError
-from touchline.core.estimate import Estimate
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import parse_duration, seconds_to_minutes
-from touchline.estimate.host_memory import host_memory
+from touchline.core.units import GIB, parse_duration, seconds_to_minutes
+from touchline.estimate.coefficients import HOST_PROCESS_BYTES, HOST_SPREAD, HOST_WORKER_BYTES
 from touchline.estimate.layers import size_of
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Plan, PlannedRun
@@ -18,6 +18,29 @@ from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.slurm.job_view import evaluation_name
 from touchline.slurm.resources import GRAIN
+
+
+def host_memory(weights_bytes: float, *, processes: int = 1, workers: int = 0, saved_bytes: float = 0.0) -> Estimate:
+    """Estimate the host memory of a job.
+
+    Args:
+        weights_bytes: weights of the model, in the dtype in which they are read.
+        processes: processes of the job, each of which reads all weights.
+        workers: data workers of each process.
+        saved_bytes: what one process gathers to save it, beyond an adapter.
+    """
+    each = weights_bytes + HOST_PROCESS_BYTES + workers * HOST_WORKER_BYTES
+    value = (processes * each + saved_bytes) / GIB
+    return Estimate(
+        value=value,
+        unit="GiB",
+        low=value / HOST_SPREAD,
+        high=value * HOST_SPREAD,
+        method="loading the weights in each process" if processes > 1 else "loading the weights",
+        rung=EvidenceLevel.NOTHING,
+        aggregation="peak",
+    )
+
 
 CPUS_PER_PROCESS = 2
 """CPUs of a process on a GPU, besides its data workers: one feeds the GPU, one tokenises, saves and writes logs."""

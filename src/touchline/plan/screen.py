@@ -30,10 +30,10 @@ from touchline.experiment.runs import RunKind
 from touchline.plan import power
 from touchline.plan.batch_sections import memory_figures, memory_share
 from touchline.plan.conditions import BEGUN, condition_lines, short_key, short_size, upper
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import learning_rate_notes
-from touchline.plan.placement.deadline import CONFIDENT, chance_within
+from touchline.plan.placement.placing import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, value_text
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.statistics.closed_forms import USUAL_FLIPS

@@ -24,9 +24,8 @@ from touchline.plan.batch_sections import (
     memory_share,
     packing_section,
 )
-from touchline.plan.dtypes import dtype_notes
 from touchline.plan.jobs import evaluation_limit, training_limit
-from touchline.plan.notes import design_line, method_notes, quantization_notes, recipe_notes
+from touchline.plan.notes import design_line, dtype_notes, method_notes, quantization_notes, recipe_notes
 from touchline.plan.screen import has_limits, screen_lines
 from touchline.plan.settings import collect_settings, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting

@@ -15,7 +15,7 @@ from touchline.plan.jobs import (
     upper_minutes,
     with_planned_type,
 )
-from touchline.plan.placement.answer import place
+from touchline.plan.placement.placing import place
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.run.folders import ExperimentFolder
 
 

@@ -11,7 +11,7 @@ from touchline.core.errors import PlanDriftError
 from touchline.core.units import plural
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.slots import SlotChoice
+from touchline.plan.at_once import SlotChoice
 from touchline.run.folders import ExperimentFolder
 from touchline.statistics.closed_forms import SpreadInput
 

@@ -25,7 +25,7 @@ from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
 from touchline.plan.conditions import short_size
-from touchline.plan.drift import RunMark, changed_runs, describe_change, replanned, revise
+from touchline.plan.identity import RunMark, changed_runs, describe_change, replanned, revise
 from touchline.plan.local.context import free_space
 from touchline.plan.screen import WIDTH, screen_lines
 from touchline.plan.sections import runs_plan_markdown

@@ -33,22 +33,22 @@ from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
-from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.coefficients import VARIANT_BYTES
 from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.evidence_used import evidence_line
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.local.past_runs import PastRuns, past_runs
 from touchline.estimate.memory import batch_of, largest_micro_batch, most, most_that_could_fit
-from touchline.estimate.outgrown import widths_of
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
+from touchline.estimate.spreads import widths_of
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
 from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
-from touchline.plan.local.given_lengths import outgrown_by, read_lengths
+from touchline.plan.local.lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
 
 _AUTO = "auto"

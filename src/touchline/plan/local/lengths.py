@@ -1,4 +1,4 @@
-"""Token lengths of a training split on this machine: exact, or with ends where the model's tokenizer is not here."""
+"""Token lengths of a training split, with ends where the model's tokenizer is not here, and lengths given as an option."""
 
 from __future__ import annotations
 
@@ -7,14 +7,56 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
+from touchline.core.files import read_bytes
 from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
+from touchline.estimate.spreads import NOT_TOLD, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.experiment.experiment import DataConfig
+
+
+def read_lengths(text: str) -> NDArray[np.int64] | str:
+    """Return the lengths in a file or in the text itself, shape [examples]; or what is wrong with them.
+
+    Args:
+        text: a file of numbers apart by spaces, commas or line ends, or such numbers.
+    """
+    if not text.isdecimal():
+        try:
+            text = read_bytes(Path(text).expanduser()).decode("utf-8")
+        except (OSError, UnicodeDecodeError, RuntimeError, ValueError):
+            if "," not in text:
+                return "it is not a text file"
+    words = text.replace(",", " ").split()
+    wrong = next((word for word in words if not word.isdecimal() or not 1 <= int(word) < 1 << 31), None)
+    if wrong is not None:
+        return f"{wrong[:20]!r} is not a number of tokens"
+    return np.array([int(word) for word in words]) if words else "it has no number"
+
+
+def outgrown_by(
+    lengths: NDArray[np.int64] | None, *, longest: int, mean: float | None, count: int | None, rows: int
+) -> tuple[float, float]:
+    """Return what `outgrown_of` does, by the lengths, by their mean, or by neither.
+
+    Args:
+        lengths: tokens of the examples, shape [examples]; None if they are not given.
+        longest: tokens of the longest.
+        mean: mean tokens of an example, where it is given.
+        count: examples of an epoch, where they are given.
+        rows: examples of a micro-batch.
+    """
+    if lengths is None and mean is None:
+        return NOT_TOLD
+    if lengths is None:
+        assert mean is not None
+        lengths = lengths_of_mean(longest, mean, count or USUAL_COUNT * rows)
+    return outgrown_of(rows * widths_of(np.minimum(lengths, longest), rows))
 
 
 def training_lengths(
