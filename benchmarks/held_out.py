@@ -33,10 +33,7 @@ from touchline.backends.registry import memory_coefficients  # noqa: E402
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
 from touchline.core.units import GIB  # noqa: E402
-from touchline.estimate import (
-    coefficients,
-    spreads,
-)
+from touchline.estimate import coefficients, spreads  # noqa: E402
 from touchline.estimate.gpus import find_gpu  # noqa: E402
 from touchline.estimate.local.calibration import ScoredEstimate, score_step  # noqa: E402
 from touchline.estimate.memory import memory_estimate  # noqa: E402

@@ -42,9 +42,7 @@ class AnswerWork:
     """Prompts and answers of one checkpoint's evaluation."""
 
     samples: int
-    """Number of prompts."""
     batch_size: int
-    """Maximum prompts per batch."""
     prefix_tokens: float
     """Tokens of the common prefix, read once."""
     prompt_tokens: float
@@ -52,7 +50,6 @@ class AnswerWork:
     passes: float
     """Tokens of the longest answer of a batch, which is the number of generating forward passes."""
     answer_tokens: float
-    """Mean tokens per answer."""
     together: int = 1
     """Number of such evaluations that share batches."""
 
@@ -85,7 +82,6 @@ class Answers:
     """Expected, least and most answer work."""
 
     usual: AnswerWork
-    """Prediction."""
     least: AnswerWork
     """Every answer is as long as the data's, and as many evaluations share batches as may."""
     most: AnswerWork

@@ -36,7 +36,6 @@ class Trial:
     """Result of one try."""
 
     size: int
-    """Micro-batch size."""
     tokens: int
     """Computed tokens of its largest micro-batch, padding included."""
     fits: bool
@@ -50,13 +49,10 @@ class Search:
     """Result of a search."""
 
     trials: tuple[Trial, ...]
-    """Tries, in order."""
     largest: int | None
-    """Largest size that fits."""
     recommended: int | None
     """Smallest size that is as fast as every larger one that fits."""
     ended: SearchStop
-    """Reason why it ended."""
 
 
 def divisors(number: int) -> tuple[int, ...]:

@@ -35,7 +35,6 @@ class DiskEstimate:
     """Disk usage of one run."""
 
     total: Estimate
-    """Total, MB."""
     parts: Mapping[str, float]
     """MB by part: checkpoints, resume, logs, evaluations."""
     largest: float

@@ -38,13 +38,10 @@ class EvaluationWork:
     """Prompts and answers of one evaluation process, as far as its memory depends on them."""
 
     prompt_tokens: int
-    """Tokens of the longest prompt."""
     max_new_tokens: int
-    """Longest answer in tokens."""
     answers: int
     """Answers to one checkpoint's prompts."""
     batch_size: BatchSize
-    """`evaluate.batch_size`."""
     adapters: int
     """Adapters in memory at once; 0 for a control and for whole models."""
     is_counted: bool = False

@@ -65,13 +65,11 @@ class MeasuredPoint:
     """Peak memory measured during a training."""
 
     setup: TrainingSetup
-    """Settings of the run."""
     batch: MicroBatch
     """Its largest micro-batch."""
     kind: MemoryKind
     peak_gib: float
     name: str
-    """Name or id of the run."""
     unstated: tuple[str, ...] = ()
     """Fields of `setup` that its log does not state."""
     outgrown: tuple[float, float] = ONE_SIZE
@@ -107,9 +105,7 @@ class Computed:
     noise: float
     """Standard deviation of one run's own part."""
     tokens: int
-    """Padded tokens of the micro-batch."""
     phase: str = ""
-    """Phase of the peak."""
     known: float = 1.0
     """Standard deviation of the activations without any run, over the one in `errors`."""
 

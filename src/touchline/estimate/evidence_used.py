@@ -51,7 +51,6 @@ class Reason:
     text: str
     """Text with `{}` for each figure."""
     figures: tuple[float, ...] = ()
-    """Figures of this run."""
 
 
 def evidence_used(

@@ -45,13 +45,11 @@ class BlockBytes:
     """Bytes of one block per token; those `per_width` are also multiplied by the sequence length."""
 
     kept: float
-    """Bytes kept by the forward pass."""
     kept_per_width: float
     """Bytes of fully stored attention scores, per token of width."""
     backward: float
     """Peak bytes during the block's backward pass, including what the forward pass kept."""
     backward_per_width: float
-    """Peak bytes of attention scores, per token of width."""
 
 
 def role_of(linear: Linear, shape: ModelShape) -> Role:

@@ -40,9 +40,7 @@ class PeakParts:
     optimizer: float
     """Optimizer state, and float32 copies of trained weights."""
     gradients: float
-    """Gradients that exist at the peak."""
     layers: float
-    """Activations of the blocks."""
     logits: float
     """Logits, their probabilities and gradients."""
     other: float

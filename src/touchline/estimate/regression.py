@@ -46,11 +46,8 @@ class Rates:
     power: float
     """Power of the smooth maximum; 1 adds up everything, larger values count only the slower side."""
     model_sigma: float
-    """Standard deviation of a model's overall deviation."""
     rate_sigma: float
-    """Standard deviation of a model's single rates."""
     variant_sigma: float
-    """Standard deviation of a variant of the settings."""
     setting_sigma: float
     """Standard deviation of one setting, common to all its runs."""
     weight: int
@@ -62,13 +59,9 @@ class RegressionSample:
     """Time, measured or to be predicted."""
 
     amounts: tuple[float, ...]
-    """Amount of each term."""
     model: str
-    """Key of the model's deviation."""
     variant: str
-    """Key of the variant's deviation."""
     setting: str
-    """Key of the setting's deviation."""
     noise: float
     """Standard deviation of its logarithm between runs."""
 
@@ -78,9 +71,7 @@ class Fit:
     """Fitted rates."""
 
     rates: Rates
-    """Prior."""
     rows: tuple[RegressionSample, ...]
-    """Measured samples."""
     slopes: Floats
     """Share of each term in each sample; shape [rows, terms]."""
     inverse: Floats
@@ -92,7 +83,6 @@ class Fit:
     scale: float
     """Factor on all standard deviations, from how well the prior fits."""
     freedom: int
-    """Degrees of freedom of that factor."""
 
     def predict(self, row: RegressionSample) -> tuple[float, float]:
         """Return the logarithm of the seconds and its standard deviation for a new run.

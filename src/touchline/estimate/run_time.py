@@ -44,7 +44,6 @@ class RunTime:
     """Wall-clock time of a run."""
 
     total: Estimate
-    """Total of all known phases."""
     breakdown: Mapping[str, Estimate | Missing]
     """Phases in order; their values sum to the total."""
 

@@ -58,9 +58,7 @@ class StepTime:
     """Seconds per optimizer step."""
 
     ladder: Ladder
-    """Chosen estimate, and those of all evidence levels."""
     refused: tuple[str, ...]
-    """Rejected measurements, with reasons."""
 
     @property
     def estimate(self) -> Estimate:

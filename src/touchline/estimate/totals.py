@@ -88,9 +88,7 @@ class QueuedJob:
     name: str
     """Name of the run, or of the first one of a cohort."""
     after: str | None
-    """Job that must have ended first."""
     seconds: Measured
-    """Its time."""
 
 
 def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> list[QueuedJob]:

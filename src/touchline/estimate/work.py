@@ -31,14 +31,12 @@ class StepWork:
     """Optimizer step on one device; a mean over the steps of a run may be fractional."""
 
     micro_batches: float
-    """Forward passes."""
     tokens: float
     """Computed tokens over all forward passes, padding included."""
     squares: float
     """Sum of squared sequence lengths, which attention scores scale with."""
     label_tokens: float
     patches: float = 0.0
-    """Patches of images that the vision tower reads."""
     patch_squares: float = 0.0
     """Sum of the squared patches of each image, which the tower's attention scores scale with."""
 
@@ -125,14 +123,11 @@ class StepFlops:
     """Operations of one optimizer step, by part."""
 
     linear: float
-    """Linear layers of the blocks."""
     adapter: float
     head: float
-    """Output layer."""
     attention: float
     """Attention scores, and their product with the values."""
     vision: float = 0.0
-    """Vision tower."""
 
     @property
     def total(self) -> float:

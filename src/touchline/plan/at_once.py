@@ -37,7 +37,6 @@ class SideBySide:
     gain: Estimate | Missing
     """How many times as fast as one after the other."""
     memory: MemoryEstimate | Missing
-    """Peak memory of a step of all."""
 
 
 Predict = Callable[[Sequence[PlannedRun]], SideBySide]
@@ -257,7 +256,6 @@ class SlotChoice:
     """Number of slots of a plan."""
 
     count: int
-    """Runs at once."""
     reason: str
     """Reason; empty where slots do not apply."""
     gain: Measured

@@ -47,9 +47,7 @@ class PlanInputs:
 
     experiment: Experiment
     experiment_sha256: str
-    """Hash of the experiment file with the overrides applied."""
     overrides: tuple[str, ...]
-    """`key=value` from the command line."""
     specs: tuple[RunSpec, ...]
     """Runs of the experiment, with `data.prompt` filled in."""
     models: Mapping[str, ModelInfo]
@@ -61,19 +59,14 @@ class PlanInputs:
     date: str
     """ISO date of today, or of the plan that is planned again."""
     touchline_version: str
-    """Version of touchline that makes the plan."""
     given: frozenset[str]
-    """Dotted keys that the user wrote."""
     context: PlanningContext
-    """Target machine, and points from past runs."""
     tasks: tuple[EvaluationTask, ...] = ()
     """Tasks of `evaluate.tasks`, and the experiment's own task if it is a file, resolved."""
     recipes: Mapping[str, RecipeFile] = field(default_factory=dict)
     """Recipes in files, by `train.recipe`."""
     labels: tuple[LabelSet, ...] = ()
-    """Labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
-    """One rendered example per dataset."""
     images: Mapping[str, ImageHashes] = field(default_factory=dict)
     """Hashes of the images by `data_key`."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)

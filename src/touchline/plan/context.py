@@ -28,15 +28,11 @@ class PlanningContext:
     """Target machine, model dimensions and points from past runs."""
 
     machine: TargetMachine
-    """Machine that the runs will use."""
     gpu: Gpu | Missing
     """GPU type; missing for a CPU and for an unknown GPU."""
     shapes: Mapping[str, ModelShape | Missing]
-    """Dimensions of the models by name."""
     memory_points: tuple[MeasuredPoint, ...] = ()
-    """Measured peaks of past runs."""
     time_points: tuple[TimePoint, ...] = ()
-    """Measured times of past runs."""
     past_runs: tuple[PastRun, ...] = ()
     """Past runs with these points, or with the reasons why they have none."""
     other_runs: tuple[PastRunGroup, ...] = ()

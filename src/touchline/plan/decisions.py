@@ -133,14 +133,10 @@ class RunRequest:
     train: TrainConfig
     """Training settings as written."""
     evaluate: EvaluateConfig
-    """Evaluation settings."""
     model: ModelInfo
-    """Base model."""
     dataset: DatasetInfo
     data: str
-    """Key of the rendered data."""
     lengths: ExampleLengths
-    """Token lengths of the examples."""
     saved_rank: int | None = None
     """Rank that each checkpoint holds. None for the rank that is trained."""
 

@@ -235,7 +235,6 @@ class DesignCosts:
     hours: Mapping[int, float]
     """Device-hours by number of seeds, planned with `items` items."""
     items: int
-    """Items of these plans."""
     seed_item: float
     """Hours of one more item of one seed's runs."""
     control_item: float

@@ -35,7 +35,6 @@ class SaturationPoint:
     rows: int
     """Smallest micro-batch for which doubling gains less than 3%, or the limit."""
     reached: bool
-    """Whether throughput saturates below the limit."""
     tokens_per_second: dict[int, float]
     """Predicted computed tokens/s by sequences: 1, 2, 4 ..."""
 
@@ -104,7 +103,6 @@ class LargestStep:
     setup: TrainingSetup | Missing
     """What memory and time depend on besides it."""
     memory: MemoryEstimate | Missing
-    """Peak memory of its step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +112,6 @@ class MicroBatchChoice:
     size: int
     """Rows of a forward pass on one device, as the trainer counts them."""
     why: str
-    """Reason, without the memory."""
 
     def reason(self, memory: MemoryEstimate | Missing) -> str:
         """Return the reason with the memory that the plan shows."""

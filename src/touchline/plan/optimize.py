@@ -126,9 +126,7 @@ class PlanVariant:
     """Plan with changed settings."""
 
     changes: Changes
-    """Changed settings, by dotted key."""
     plan: Plan
-    """Plan with these changes."""
 
 
 def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:

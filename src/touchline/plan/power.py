@@ -35,7 +35,6 @@ class Detectable:
     factor: str | None = None
     """Factor whose levels are compared; None for checkpoints against their controls."""
     flips: float | None = None
-    """Assumed fraction of discordant items, of checkpoints."""
     question: str
     design: str
     difference: str

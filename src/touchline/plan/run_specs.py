@@ -1,4 +1,4 @@
-"""Runs before they are planned: one learning rate for `auto`, and what their model, data and settings refuse together."""
+"""Runs before they are planned: one learning rate for `auto`, and errors of their model, data and settings together."""
 
 from __future__ import annotations
 

@@ -47,11 +47,8 @@ class Times:
     """Predicted times of a run."""
 
     step: Measured
-    """Optimizer step."""
     training: Measured
-    """Whole training process."""
     parts: Mapping[str, Measured]
-    """Training time by phase."""
     evaluation: Measured
     """All evaluations, without the start-up of their process."""
     base_evaluation: Measured
@@ -65,13 +62,10 @@ class NonStepWork:
     """Work of a run besides its optimizer steps."""
 
     steps: int
-    """Optimizer steps."""
     steps_per_epoch: int
-    """Optimizer steps per epoch."""
     weight_bytes: int
     """Size of the base model's weights on disk."""
     validation_examples: int
-    """Examples of the validation split."""
     evaluated_samples: int
     """Answers generated per checkpoint: items of all test sets and tasks, times repeats."""
     evaluations: int = 1

@@ -34,11 +34,8 @@ class Compared:
     """Results of the comparisons."""
 
     comparisons: tuple[Comparison, ...]
-    """Runs against their controls."""
     family: int
-    """Number of declared comparisons over which p values are adjusted."""
     refusals: tuple[Refusal, ...]
-    """Pairs that are not compared, with reasons."""
     notes: tuple[Note, ...]
 
 
@@ -66,13 +63,9 @@ class TaskScores:
 
     task: str
     score: str
-    """What `ScoredRun.scores` is."""
     runs: Sequence[ScoredRun]
-    """The evaluated runs, each at one checkpoint; controls too."""
     rng: Generator
-    """Where the bootstrap's chance comes from."""
     test_set: str | None = None
-    """Name of the test set, where the experiment names several."""
 
 
 def compare_together(groups: Sequence[TaskScores]) -> list[Compared]:

@@ -57,26 +57,20 @@ class ScoredRun:
 
     name: str
     model: str
-    """Its base model; runs are compared with the control of their own base."""
     dataset: str
-    """Its dataset's path or name."""
     is_control: bool
     """Whether it is the base model itself, untrained."""
     in_family: bool
     """Whether its comparison with its control is one of those that the experiment declared: fine-tuned runs are, a
     no-op adapter and shuffled labels are not."""
     levels: tuple[Level, ...]
-    """Its level of each factor that varies."""
     seed: int
-    """Its training seed."""
     checkpoint: str
-    """Evaluated checkpoint: `epoch_2`, `base`."""
     comparable: str
     """Hash of the items and of all settings of the evaluation; only equal ones are compared."""
     data: str = ""
     """Hash of the items' texts alone: levels of a factor that changes the evaluation itself are compared on them."""
     items: tuple[str, ...]
-    """The items' ids, in order, each once."""
     scores: tuple[float, ...]
     """The score of each item, 0 to 1 where it is right or wrong; a mean over its repeats where there are several."""
     clusters: tuple[str, ...] | None = None

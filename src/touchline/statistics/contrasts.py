@@ -43,11 +43,9 @@ class Sample:
     second: Floats
     """At the level that is asked about, shape [..., seeds, items]."""
     first: Floats
-    """At the reference, shape [..., seeds, items]."""
     clusters: tuple[str, ...] | None
     """What the items belong to; None if they stand alone."""
     weight: float
-    """Their share of all conditions."""
 
     @property
     def units(self) -> int:
@@ -60,23 +58,17 @@ class ContrastEstimate:
     """Two levels' difference."""
 
     value: float
-    """Mean at the level minus that at the reference."""
     items: Interval
     """Over items alone, for these checkpoints."""
     test: SeedTest | None = None
     """Over training seeds; none with fewer than two of either level."""
     interval: Interval | None = None
-    """Of the test; None if it is not defined."""
     p_value: float | None = None
-    """Of the test; None if it is not defined."""
     wide_error: float = math.nan
     """Standard error with the variation between items."""
     wide_freedom: float = math.nan
-    """Degrees of freedom of the wider test."""
     units: int = 0
-    """Independent items or clusters."""
     wide_p_value: float = math.nan
-    """P value of the wider test."""
 
 
 def difference(
@@ -220,11 +212,8 @@ class SeedTestValues:
     freedom: Floats
     """Degrees of freedom; where the test is not defined, the fewest that it could have had."""
     p_value: Floats
-    """Two-sided."""
     low: Floats
-    """Lower end of the interval of the difference."""
     high: Floats
-    """Upper end."""
 
 
 def seed_test(second: Floats, first: Floats, kind: SeedTestKind, coverage: float) -> SeedTestValues:

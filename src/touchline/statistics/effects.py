@@ -31,13 +31,9 @@ class Tested:
     """Comparison and its result, before the family is known."""
 
     factor: str
-    """The dotted key."""
     level: str
-    """Level that is compared."""
     reference: str
-    """The level it is compared with."""
     strata: Strata
-    """The conditions that both have."""
     difference: ContrastEstimate | None
     """None where there is no condition."""
 
@@ -47,9 +43,7 @@ class Effects:
     """Effects of all factors on one score."""
 
     effects: tuple[FactorEffect, ...]
-    """Every factor with two levels or more among the runs."""
     family: int
-    """Number of tested contrasts over which p values are adjusted."""
     notes: tuple[Note, ...]
 
 

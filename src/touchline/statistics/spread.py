@@ -59,9 +59,7 @@ class Observed:
 
     value: float
     low: float
-    """Lower end of its interval."""
     high: float
-    """Upper end of its interval."""
     count: int
     """Degrees of freedom over seeds, or number of items."""
 

@@ -21,7 +21,6 @@ class Stratum:
     """Condition of all other factors, at two levels of one."""
 
     condition: tuple[tuple[str, str | None], ...]
-    """Levels of the other factors that vary."""
     second: Mapping[int, ScoredRun]
     """The run at the level that is asked about, by seed."""
     first: Mapping[int, ScoredRun]
@@ -35,13 +34,10 @@ class Strata:
     strata: tuple[Stratum, ...]
     """The conditions, all with the same seeds wherever that leaves two or more."""
     kind: SeedTestKind
-    """The test over seeds: paired where the two levels were trained with the same ones."""
     seeds: tuple[int, ...]
     """Training seeds of the level; None if conditions share fewer than two."""
     reference_seeds: tuple[int, ...]
-    """Training seeds of the reference."""
     confounded_with: tuple[str, ...]
-    """Other settings that differ between the two levels."""
     left_out: int
     """Runs of the two levels that have no counterpart."""
     reason: str

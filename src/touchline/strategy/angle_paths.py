@@ -35,11 +35,9 @@ class Paths:
     """Paths up to a look, without a true effect."""
 
     seeds: int
-    """Seeds so far."""
     edges: Floats
     """Edges of the cells, increasing: those of the grid, and the two bounds."""
     masses: Floats
-    """Probability of each cell."""
 
     def ratios(self, effect: float) -> Floats:
         """Return how many times as likely the paths of each cell are with an effect, in standard deviations."""

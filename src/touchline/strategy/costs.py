@@ -30,7 +30,6 @@ class LookBounds:
     """One planned look, at the first share of the family's level."""
 
     seeds: int
-    """Seeds per condition."""
     bound: float
     """Value of t that establishes a claim."""
     futility: float | None

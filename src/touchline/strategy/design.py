@@ -45,7 +45,6 @@ class ChosenLooks:
     """Looks for a promised effect, and what they cost and show with normal differences."""
 
     looks: tuple[int, ...]
-    """Paired seeds at each look."""
     effect: float
     """Promised difference in standard deviations of a seed's paired difference."""
     fixed_seeds: int | None
@@ -55,7 +54,6 @@ class ChosenLooks:
     seeds_without: float
     """Expected seeds of a contrast without any difference."""
     seeds_promised: float
-    """Expected seeds with the promised difference."""
     seeds_twice: float
     """Expected seeds with twice the promised difference."""
 

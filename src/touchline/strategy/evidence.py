@@ -187,7 +187,6 @@ class Evidence:
     """Scores of one contrast at a look."""
 
     contrast: str
-    """Its name."""
     pairs: tuple[SeedPair, ...]
     """Mean scores of both sides, one pair per seed, in the order of the seeds."""
     wide_error: float | None

@@ -57,9 +57,7 @@ class StoppingChances:
     """Chances of a contrast's end at each look, for one true effect."""
 
     looks: tuple[int, ...]
-    """Seeds at each look."""
     established: tuple[float, ...]
-    """Chance to be established at the look."""
     given_up: tuple[float, ...]
     """Chance to be given up as out of reach at the look; 0 at the last."""
 

@@ -20,18 +20,14 @@ class State:
     """State after some decisions. Equal decisions give equal states."""
 
     plan: Plan
-    """Plan with all its runs, those that may never be started too."""
     strategy: PlannedStrategy
     decisions: tuple[StrategyDecision, ...]
-    """Decisions that have been taken, in order."""
     cuts: tuple[Cut, ...] = ()
-    """Points of explore that have been decided."""
     chosen: tuple[str, ...] | None = None
     """Runs of explore whose conditions are confirmed; None before the choice."""
     contrasts: tuple[StatedContrast, ...] = ()
     """Contrasts of confirm; empty before explore has chosen them."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    """Last verdict of every contrast that has been looked at."""
     looks_taken: int = 0
     stop: Stop | None = None
     """End of the strategy; None before it, and after a larger budget has lifted a stop for the budget."""
@@ -135,7 +131,6 @@ class ContrastCell:
     level: tuple[PlannedRun, ...]
     """Runs at the level that is claimed to score higher."""
     against: tuple[PlannedRun, ...]
-    """Runs of the other side."""
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:

@@ -88,7 +88,6 @@ class Strategy:
     # ---- next runs ----
 
     decisions: tuple[StrategyDecision, ...] = ()
-    """Decisions that have been taken, in order."""
     cut: Mapping[str, int] = {}
     """Cut runs with the step at which they were."""
     chosen: Collection[str] = ()

@@ -1,4 +1,4 @@
-"""Calibration of estimates against measured values: each run of the history from all others, and plans against their runs.
+"""Calibration of estimates against measured values: runs of the history from all others, and plans against their runs.
 
 Coverage is the fraction of intervals that contain the measured value, with Wilson's interval. A 90% interval should
 contain nine of ten values; one that contains all of them is too wide.
@@ -30,13 +30,9 @@ class ScoredEstimate:
     """Estimate with its measured value."""
 
     quantity: str
-    """Estimated quantity: `seconds per step`, `peak memory`."""
     name: str
-    """Run."""
     estimate: Estimate
-    """Estimate made beforehand."""
     actual: float
-    """Measured value, in the estimate's unit."""
 
     @property
     def held(self) -> bool:

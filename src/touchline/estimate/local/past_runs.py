@@ -35,7 +35,6 @@ class PastRuns:
     runs: tuple[PastRun, ...] = ()
     """All records that were read, with their points or reasons."""
     others: tuple[PastRunGroup, ...] = ()
-    """Records that were not read, with the reasons."""
 
     @property
     def refused(self) -> tuple[tuple[str, Missing], ...]:

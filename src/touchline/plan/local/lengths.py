@@ -1,4 +1,4 @@
-"""Token lengths of a training split, with ends where the model's tokenizer is not here, and lengths given as an option."""
+"""Token lengths of a training split, with ends where its tokenizer is not here, and lengths given as an option."""
 
 from __future__ import annotations
 

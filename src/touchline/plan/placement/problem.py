@@ -182,26 +182,21 @@ class Problem:
     """Jobs and cluster by number: job `j` is `jobs[j]`, and every list has one entry per job."""
 
     jobs: tuple[PlaceJob, ...]
-    """Jobs, sorted by name."""
     cluster: Cluster
     nodes: tuple[Node, ...]
     """Nodes; the last one is smaller if the GPUs do not divide evenly."""
     ticks: tuple[float, ...]
     """Predicted durations, whole numbers."""
     gpus: tuple[int, ...]
-    """GPUs per job."""
     cpus: tuple[int, ...]
     """CPUs per job; 0 if the cluster does not limit them."""
     memory: tuple[int, ...]
     """Memory per job; 0 if the cluster does not limit it."""
     pins: tuple[int | None, ...]
-    """GPU that each job must run on."""
     pinned: tuple[tuple[int, int], ...]
     """For each GPU the number of jobs pinned to it, and its number. Other jobs take it last."""
     parents: tuple[tuple[int, ...], ...]
-    """Jobs that must end before it starts."""
     children: tuple[tuple[int, ...], ...]
-    """Jobs that wait for it."""
     order: tuple[int, ...]
     """Topological order, parents before children."""
     heads: tuple[float, ...]
