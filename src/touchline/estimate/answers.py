@@ -104,8 +104,6 @@ def expected_answers(
     Args:
         prompt: tokens of prompts, shape [examples].
         answer: tokens of their answers in the data, shape [examples].
-        batch_size: prompts side by side.
-        max_new_tokens: the longest answer that is allowed.
         trained: whether the model has learned how long an answer is; the base writes until the limit.
         shares_batches: whether other evaluations of the base may share its batches.
     """
@@ -140,10 +138,6 @@ def answering_seconds(
     points: Sequence[TimePoint] = (),
 ) -> Estimate | Missing:
     """Return the seconds to evaluate one checkpoint, from its first prompt to its scores.
-
-    Args:
-        answers: what is read and written.
-        points: measured runs and probes, which show how fast the machine is.
 
     Returns:
         The estimate; missing where the machine's speed is not known and nothing was measured on it.

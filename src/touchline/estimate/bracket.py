@@ -71,10 +71,8 @@ def search(
     Args:
         sizes: the sizes that are allowed; at least one, each positive.
         predicted: the largest size that should fit; None if unknown: the search then begins at the smallest.
-        bisections: tries after the ends of the bracket.
 
-    Raises:
-        ValueError: no size, or one below 1.
+    Raises ValueError: no size, or one below 1.
     """
     allowed = sorted(set(sizes))
     if not allowed or allowed[0] < 1:
@@ -109,7 +107,6 @@ def search(
 
 
 def _at_most(allowed: Sequence[int], limit: float) -> int:
-    """Return the index of the largest size within a limit, or 0 if none is."""
     return max(sum(size <= limit for size in allowed) - 1, 0)
 
 

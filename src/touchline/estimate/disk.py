@@ -126,16 +126,12 @@ def disk_estimate(
     """Estimate the disk usage of a run.
 
     Args:
-        setup: the run's settings.
-        checkpoints: how many stay.
         steps: optimizer steps, each with a row in metrics.jsonl.
         resumes: whether a training state stays when the training is complete; while it trains there is one.
         tokenizer_bytes: size of the tokenizer's files, which every checkpoint gets a copy of.
         merged_dtype: element type of merged weights; none: the base's.
-        answers: answers that each of them writes down.
 
-    Raises:
-        ValueError: an adapter is to be saved where all is trained, or a merged one.
+    Raises ValueError: an adapter is to be saved where all is trained, or a merged one.
     """
     if (save == "full") != (setup.method == "full"):
         raise ValueError(f"a checkpoint of kind {save!r} is not possible with method {setup.method!r}")

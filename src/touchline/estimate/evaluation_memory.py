@@ -80,7 +80,6 @@ def evaluation_memory(
 
     Args:
         setup: the base as it is loaded, and the shape of an adapter.
-        work: prompts and answers.
         coefficients: those of the library that loads the base.
         gpu: type of the device; None for a CPU and for an unknown GPU.
         gpus: GPUs among which the layers are divided.
@@ -186,7 +185,6 @@ def _bytes(
 
 
 def _batch_bytes(setup: TrainingSetup, work: EvaluationWork, parts: _Bytes, rows: int) -> tuple[float, float, float]:
-    """Return the bytes of keys and values, of the pass that reads the prompts, and of the logits."""
     shape, element = setup.shape, size_of(setup.base_dtype)
     read = rows * work.prompt_tokens
     opened = 0.0
@@ -200,7 +198,6 @@ def _batch_bytes(setup: TrainingSetup, work: EvaluationWork, parts: _Bytes, rows
 def _upwards(
     allocated: Range, parts: _Bytes, batch: float, machine: TargetMachine, gpu: Gpu | None
 ) -> tuple[Range, Range]:
-    """Return reserved memory and that of the process."""
     if machine.kind == "cpu":
         low, typical, high = CPU_SCRATCH
         reserved = Range(value=allocated.value * typical, low=allocated.low * low, high=allocated.high * high)

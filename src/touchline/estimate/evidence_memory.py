@@ -339,7 +339,6 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
 
 
 def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> Fitted | str:
-    """Return an estimate from runs of the same model."""
     names = tuple(point.measured.name for point in points)
     found = _line(points, target, unknown)
     if isinstance(found, str):

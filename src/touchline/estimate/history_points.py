@@ -76,12 +76,7 @@ class PastRun:
 def collect_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[PastRun, ...]:
-    """Return the points of the history.
-
-    Args:
-        records: imported runs and our own.
-        shape_of: the dimensions of a model by the name that a log gives it.
-    """
+    """Return the points of the history."""
     return tuple(
         PastRun(
             name=record.run or record.name,
@@ -274,7 +269,6 @@ def _with_releases(record: RunRecord) -> MemoryCoefficients | None:
 
 
 def _passes(record: RunRecord) -> float | None:
-    """Return the micro-batches of an optimizer step."""
     batching = record.batching
     rows, passes, whole = (
         _first(each)

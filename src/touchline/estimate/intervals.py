@@ -28,11 +28,9 @@ def spread(residuals: Sequence[float], *, prior_sigma: float, prior_weight: int)
 
     Args:
         residuals: measured minus predicted, in logarithms, of predictions that did not see the measurement.
-        prior_sigma: the standard deviation where nothing was seen.
         prior_weight: how many residuals that is worth.
 
-    Raises:
-        ValueError: the prior is not positive.
+    Raises ValueError: the prior is not positive.
     """
     if not (prior_sigma > 0 and prior_weight > 0):
         raise ValueError("the prior needs a standard deviation and a weight above zero")
@@ -46,7 +44,6 @@ def conformal_quantile(scores: Sequence[float], coverage: float = COVERAGE) -> f
 
     Args:
         scores: absolute residuals, each perhaps divided by its own standard deviation; exchangeable with the new one.
-        coverage: how often the new one is to lie below.
     """
     rank = math.ceil((len(scores) + 1) * coverage)
     return sorted(scores)[rank - 1] if rank <= len(scores) else math.inf
@@ -56,9 +53,7 @@ def half_width(sigma: float, freedom: int, scores: Sequence[float] = (), coverag
     """Return half the width of an interval on the log scale.
 
     Args:
-        sigma: standard deviation of the prediction's error.
         scores: absolute residuals over their own standard deviations, of this kind of prediction.
-        coverage: how often the interval is to hold the truth.
     """
     by_variance = sigma * t_quantile(0.5 + coverage / 2, freedom)
     if len(scores) < SOME:
@@ -101,8 +96,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     estimate contradicts another, the best evidence level is chosen and its interval widened until it meets the
     others: a measurement counts more than a computation, but not as if nothing contradicted it.
 
-    Raises:
-        ValueError: there is no answer.
+    Raises ValueError: there is no answer.
     """
     if not answers:
         raise ValueError("no estimates to choose from")

@@ -207,7 +207,6 @@ def _joined(layers: list[tuple[Linear, Role]]) -> list[tuple[Linear, Role]]:
 
 
 def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
-    """Return the distinct inputs of several layers."""
     return {(linear.inputs, role) for linear, role in layers}
 
 

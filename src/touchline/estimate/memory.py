@@ -65,14 +65,11 @@ def memory_estimate(
     """Estimate the peak memory of a step on one device.
 
     Args:
-        setup: everything but the batch.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
         outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
-        with_what_ifs: whether changes of the settings are looked at too.
 
-    Raises:
-        ValueError: the batch is empty.
+    Raises ValueError: the batch is empty.
     """
     if batch.rows < 1 or batch.width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
@@ -127,7 +124,6 @@ def largest_micro_batch(
     """Return the largest number of sequences with the verdict FITS; 0 if there is none.
 
     Args:
-        setup: everything but the batch.
         width: tokens of a row, padding included.
         label_share: share of them with a loss, 0 to 1.
     """
@@ -293,7 +289,6 @@ def cpu_memory_estimate(
         setup: everything but the batch; attention is eager for short rows in our trainer.
         capacity_gib: memory that the process may take, GiB.
         evidence: measured peaks of the kind `process`, of runs on CPUs.
-        with_what_ifs: whether changes of the settings are looked at too.
     """
     parts = peak_parts(setup, batch, coefficients)
     less = WORKSPACE_BYTES / GIB

@@ -171,7 +171,6 @@ def tokens_with_logits(setup: TrainingSetup, batch: MicroBatch, coefficients: Me
 
 
 def _of_release(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
-    """Return the bytes of the trainer's own loss in the given release."""
     number = tuple(int(part) for part in re.findall(r"\d+", setup.release or "")[:2])
     for release in coefficients.releases if number else ():
         if not release.before or number < release.before:

@@ -121,7 +121,6 @@ class Fit:
         return logs[0] - logs[1], self.scale * float(np.sqrt(max(variance, one.noise**2 + other.noise**2)))
 
     def _moved(self, row: RegressionSample) -> Floats:
-        """Return the fitted rates for a sample; shape [terms]."""
         if not self.rows:
             return self.rates.means
         shared, whole = _shared([row], self.rows, self.rates)
@@ -292,7 +291,6 @@ def _noise(rows: Sequence[RegressionSample], rates: Rates) -> Floats:
 
 
 def _own(slope: Floats, row: RegressionSample, rates: Rates) -> float:
-    """Return the prior variance of a sample's logarithm, including a new run's noise."""
     each = rates.sigmas**2 + rates.rate_sigma**2
     whole = rates.model_sigma**2 + rates.variant_sigma**2 + rates.setting_sigma**2
     return float(slope @ (each * slope)) + whole + row.noise**2

@@ -62,8 +62,7 @@ def run_seconds(
     Args:
         parts: what else takes time, each for the whole run; a missing one counts as nothing and is named.
 
-    Raises:
-        ValueError: there is no step.
+    Raises ValueError: there is no step.
     """
     if steps < 1:
         raise ValueError("a run has at least one step")
@@ -110,9 +109,6 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
     """Return the device-hours of an experiment.
 
     Errors of the runs are correlated, so the ends of the intervals are added.
-
-    Args:
-        runs: seconds of each job, and its devices.
     """
     if not runs:
         return Missing(missing="no run has an estimate")
@@ -206,7 +202,6 @@ def validation_seconds(
 
     Args:
         validation: the work of one: forward passes only.
-        count: how many.
         points: measured runs; those of the same model with validations count, per token.
     """
     own = [
@@ -321,7 +316,6 @@ def _part(
 
 
 def _times(one: Estimate, count: int, words: str) -> Estimate:
-    """Return the estimate of several repetitions with correlated errors."""
     return Estimate(
         value=one.value * count,
         unit=one.unit,

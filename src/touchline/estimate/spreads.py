@@ -199,7 +199,6 @@ def at_most(
 
 
 def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
-    """Return the uncertainty in bytes of another adapter type than LoRA, 5% beyond."""
     layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
     return VARIANT_SPREAD * adapted_outputs(setup) * layers * batch.tokens
 

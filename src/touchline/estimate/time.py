@@ -102,7 +102,6 @@ def seconds_per_step(
     """Estimate the seconds per optimizer step on one device: the median over a run's steps.
 
     Args:
-        setup: everything but the batch.
         points: measured runs of any kind; those that say nothing of this one are left out.
 
     Returns:
@@ -149,10 +148,6 @@ def step_curve(
     """Return the seconds of several steps of the same settings by one set of rates, so that they are comparable.
 
     Measured steps are not used directly, since their noise would look like a bend in the curve.
-
-    Args:
-        setup: everything but the batch.
-        works: the steps; at least one.
     """
     asked = time_request(setup, works[0], machine, points)
     if isinstance(asked, Missing):
@@ -175,10 +170,8 @@ def seconds_of_work(
     """Return the seconds of other work than a training step, by the machine's rates.
 
     Args:
-        setup: the settings of the runs.
         amounts_: amount of each term of `terms.TERMS`.
         like: a step of about the same size, to choose the measured runs by.
-        points: measured runs of any kind.
 
     Returns:
         Seconds, standard deviation of their logarithm, its degrees of freedom, and the runs that were used; missing
@@ -256,7 +249,6 @@ def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
 def _believable(
     question: TimeRequest, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[list[TimePoint], tuple[str, ...]]:
-    """Return the plausible points, and why the others were rejected."""
     good: list[TimePoint] = []
     refused: list[str] = []
     for point in points:

@@ -67,10 +67,6 @@ def gain_side_by_side(
 
     S = K t(1) / t(K): the host's work of a step is done once for all K runs, operations and activations K times, and
     the optimizer steps K times.
-
-    Args:
-        setup: the settings of each run.
-        count: K.
     """
     asked = time_request(setup, work, machine, points)
     if isinstance(asked, Missing):
@@ -113,9 +109,6 @@ def gain_of_slots(
     """Estimate how many times as fast runs train in the slots of a CPU as one after the other with all threads.
 
     S = N t(whole) / t(slot). Only probes that measured both count, with steps of the same model and about this size.
-
-    Args:
-        setup: the settings of each run.
     """
     near = [
         (point.name, math.log(machine.slots * point.whole_seconds_per_step / point.seconds_per_step))

@@ -37,7 +37,6 @@ def totals(
     Args:
         compute: GPUs of one training, and of one evaluation.
         shared: whether all evaluations on one base share a process, as on this machine.
-        cohorts: runs that train side by side.
     """
     together = {name: cohort for cohort in cohorts for name in cohort.runs}
     training = [run.train_seconds for run in runs if run.train is not None and run.name not in together]
@@ -73,7 +72,6 @@ def totals_of(plan: Plan, runs: Sequence[PlannedRun], *, side_by_side: bool = Tr
     """Return the totals of some runs of a plan.
 
     Args:
-        runs: runs of it, as planned or shortened.
         side_by_side: whether cohorts that are whole among the runs train as such; otherwise runs count one by one.
     """
     names = {run.name for run in runs}
@@ -92,11 +90,7 @@ class QueuedJob:
 
 
 def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> list[QueuedJob]:
-    """Return the training jobs of runs in order. A parent that is not among them has ended.
-
-    Args:
-        together: cohort of each run that trains side by side with others.
-    """
+    """Return the training jobs of runs in order. A parent that is not among them has ended."""
     jobs: dict[str, QueuedJob] = {}
     for run in runs:
         cohort = together.get(run.name)
@@ -111,11 +105,7 @@ def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> l
 
 
 def time_of_queue(jobs: Sequence[QueuedJob], at_once: int) -> Measured:
-    """Return the time until the last job has ended, where each starts in the first free slot, in order.
-
-    Args:
-        jobs: the jobs in order.
-    """
+    """Return the time until the last job has ended, where each starts in the first free slot, in order."""
     for job in jobs:
         if isinstance(job.seconds, Missing):
             return job.seconds
@@ -200,7 +190,6 @@ def _no_less(value: Measured, bound: Quantity | None) -> Measured:
 
 
 def _larger(one: Quantity, other: Quantity) -> Quantity:
-    """Return the larger of two sums, with the larger of each end of the interval."""
     first, second = (one, other) if one.value >= other.value else (other, one)
     ends = [
         None if first_end is None or second_end is None else max(first_end, second_end)

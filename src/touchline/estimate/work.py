@@ -74,8 +74,7 @@ class StepWork:
 def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:
     """Return the work of a step from its micro-batches, or the mean of several steps.
 
-    Raises:
-        ValueError: there is no micro-batch.
+    Raises ValueError: there is no micro-batch.
     """
     if not batches:
         raise ValueError("a step has at least one micro-batch")
@@ -91,11 +90,9 @@ def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_
     """Return the mean step of a forecast on one device.
 
     Args:
-        forecast: what the trainer will make of the data.
         label_share: share of the computed positions with a loss; none: as in the largest micro-batch.
 
-    Raises:
-        ValueError: the forecast has no step.
+    Raises ValueError: the forecast has no step.
     """
     if forecast.steps_per_epoch < 1:
         raise ValueError("less data than one step needs")

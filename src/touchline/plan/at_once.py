@@ -54,9 +54,7 @@ def plan_cohorts(
     """Group the runs of a plan. Return the cohorts, and the runs that are trained alone.
 
     Args:
-        devices: data-parallel size of a run.
         wanted: `compute.cohorts`: `auto`, `always` or `never`.
-        predict: gain and memory of some runs side by side.
         slots: jobs trained at once on a CPU, of which none is to stay empty.
         starts_with: key that is equal for runs that are started together; only these are grouped.
     """
@@ -160,7 +158,6 @@ def _grouped(
 
 
 def _judge(found: SideBySide, wanted: str) -> WhyAlone | None:
-    """Return why runs are not worth a cohort; None if they are."""
     if isinstance(found.memory, Missing):
         return WhyAlone.UNKNOWN
     if found.memory.verdict in (MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN):
@@ -198,7 +195,6 @@ def _cohort(runs: Sequence[PlannedRun], found: SideBySide) -> Cohort:
 
 
 def _steps(runs: Sequence[PlannedRun]) -> Measured:
-    """Return the time of the steps of all runs, one after the other."""
     return sum_quantities([run.time_parts.get("training", run.train_seconds) for run in runs], "s")
 
 
@@ -239,7 +235,6 @@ def _saved(runs: Sequence[PlannedRun], gain: Estimate | Missing) -> Measured:
 
 
 def _once(run: PlannedRun) -> list[Measured]:
-    """Return the parts of a training's time that a cohort spends once."""
     return [part for name in ("start-up", "tokenising") if (part := run.time_parts.get(name)) is not None]
 
 

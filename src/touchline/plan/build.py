@@ -100,8 +100,7 @@ def data_key(data: DataConfig) -> str:
 def build_plan(inputs: PlanInputs) -> Plan:
     """Return the plan of runs that have no fault.
 
-    Raises:
-        InputError: the strategy cannot be carried out with these runs.
+    Raises InputError: the strategy cannot be carried out with these runs.
     """
     experiment = inputs.experiment
     decisions = RunResolver(inputs.context, inputs.devices)
@@ -197,8 +196,7 @@ def plan_with_spread(
         spread: spread that was decided; None to ask the past runs.
         past: returns the spread of the past runs for a plan.
 
-    Raises:
-        InputError: the strategy cannot be carried out with these runs.
+    Raises InputError: the strategy cannot be carried out with these runs.
     """
     plan = build_plan(inputs)
     spread = past(plan) if spread is None else spread
@@ -210,13 +208,11 @@ def plan_with_spread(
 
 
 def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:
-    """Return the token lengths of each run's examples, by run."""
     found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
     return {name: lengths for name, lengths in found.items() if lengths is not None}
 
 
 def _planned_runs(inputs: PlanInputs, decisions: RunResolver) -> list[PlannedRun]:
-    """Plan the runs, parents first."""
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
         known[spec.name] = _planned(spec, inputs, decisions, None if spec.link is None else known.get(spec.link.parent))
@@ -229,13 +225,11 @@ def plan_runs(inputs: PlanInputs) -> list[PlannedRun]:
 
 
 def _with_evaluations(runs: Sequence[PlannedRun], inputs: PlanInputs) -> list[PlannedRun]:
-    """Return the runs with the predicted memory of their evaluations."""
     datasets = {info.path: info for info in inputs.datasets.values()}
     return with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, inputs.experiment.compute)
 
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
-    """Return a dataset with the hashes of all images that runs use."""
     specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.file].path == info.path]
     found = [inputs.images[key] for spec in specs if (key := data_key(spec.data)) in inputs.images]
     return replace(info, image_sha256={name: sha256 for each in found for name, sha256 in each.files.items()})
@@ -249,7 +243,6 @@ def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
 
 
 def _left_open(experiment: Experiment) -> set[str]:
-    """Return the keys whose value is `auto`, written or by default."""
     train = experiment.train
     settings = {
         "train.micro_batch_size": train.micro_batch_size,
@@ -314,13 +307,11 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
 
 
 def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
-    """Return whether a run has the predictions of the plan with which it started."""
     started = inputs.started.get(run.name)
     return started is not None and started.digest == run.digest
 
 
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
-    """Return the token lengths of a run's training examples."""
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
     lengths = shuffled_lengths(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
     return lengths.within(spec.train.max_seq_len)
@@ -339,14 +330,12 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> Run
 
 
 def _resolved_question(run: PlannedRun, inputs: PlanInputs) -> RunRequest:
-    """Return the request of a planned run, with its training as resolved."""
     spec = inputs.specs_by_name[run.name]
     assert run.train is not None
     return replace(_question(spec, inputs, _lengths(spec, inputs)), train=run.train)
 
 
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
-    """Return a control with the predicted time of its evaluation."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
     if lengths is None or any(each.severity is Severity.ERROR for each in length_faults(spec, lengths)):
         return run
@@ -379,7 +368,6 @@ def with_decided_dtype(train: TrainConfig, started: Mapping[str, PlannedRun]) ->
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
-    """Return a training with each `auto` resolved as it was when the run started."""
     if started.train is None:
         return train
     micro = started.train.micro_batch_size if train.micro_batch_size == "auto" else train.micro_batch_size
@@ -389,7 +377,6 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
 
 
 def _evaluation_limit(seconds: Measured, startup: Measured, context: PlanningContext) -> Measured:
-    """Return the time limit for evaluations and the start-up of their process."""
     return time_limit(sum_quantities([seconds, startup], "s"), context.cluster)
 
 
@@ -400,7 +387,6 @@ def _trained(
     parent: PlannedRun | None,
     context: PlanningContext,
 ) -> PlannedRun:
-    """Return a run with its batches and predictions."""
     decided = decisions.decide(question, run.seed)
     run = replace(
         run,

@@ -74,7 +74,6 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
 
 
 def _extremes(groups: Sequence[list[PlannedRun]], trained: Sequence[list[PlannedRun]]) -> list[list[PlannedRun]]:
-    """Return the heaviest and the lightest condition that trains, and the first one that does not."""
     by_weight = sorted(trained, key=lambda group: (upper(group[0].peak_memory), upper(group[0].train_seconds)))
     return [*by_weight[-1:], *by_weight[:1], *[group for group in groups if group[0].train is None][:1]]
 
@@ -136,7 +135,6 @@ def short_size(value: Measured) -> str:
 
 
 def _state(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> str:
-    """Return how far the runs of a condition are; of those that have not started, whether they fit."""
     own = [marks[run.name] for run in group if run.name in marks]
     done = own.count(RunMark.DONE)
     if done == len(group):

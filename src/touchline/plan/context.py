@@ -115,8 +115,6 @@ def estimate_disk(
 
     Args:
         model: its base, whose element type merged weights have.
-        evaluations: checkpoints that are evaluated.
-        answers: answers that each evaluation writes down.
     """
     keep = train.checkpoint.keep
     exports = train.epochs if train.checkpoint.every == "epoch" else _exports(train, steps)

@@ -395,7 +395,6 @@ class RunResolver:
         return found if isinstance(found, Missing) else found.quantity()
 
     def _forecast(self, train: TrainConfig, question: RunRequest) -> BatchForecast | Missing:
-        """Return the simulated batches, cached by all settings that affect them."""
         key = (
             *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
             *(train.packed, train.lora.dropout > 0, train.neftune_alpha is not None, train.compile),
@@ -408,7 +407,6 @@ class RunResolver:
 
 
 def _costs_alike(train: TrainConfig) -> TrainConfig:
-    """Return the training settings without those that do not affect costs."""
     return replace(
         train,
         learning_rate=1.0,

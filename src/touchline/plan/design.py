@@ -204,9 +204,6 @@ def _digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int
     """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
 
     79.6 is `80`, but `79.6` beside a target of 80.
-
-    Args:
-        digits: significant digits otherwise.
     """
     wanted = is_met(value)
     texts = [f"{float(f'{value:.{more}g}'):.{more}g}" for more in range(digits, digits + 4)]
@@ -267,7 +264,6 @@ def design_costs(by_seeds: Mapping[int, Plan], items: int, few: Plan, fewest: in
 
 
 def _evaluation_hours(plan: Plan, trained: bool) -> float:
-    """Return the hours of the evaluations of fine-tuned runs or of controls, without start-ups."""
     names = {run.name for run in plan.fine_tuned}
     runs = [run for run in plan.runs if (run.name in names) is trained]
     return seconds_to_hours(
@@ -322,8 +318,7 @@ class _Sizing:
 def refuse_unanswerable(now: Plan, most_items: int | None) -> int:
     """Return the items that there are.
 
-    Raises:
-        InputError: no settings are compared, or the number of items is not known.
+    Raises InputError: no settings are compared, or the number of items is not known.
     """
     if number_of_contrasts(now) == 0:
         raise InputError(
@@ -354,8 +349,6 @@ def answer_design(
 
     Args:
         detect: difference to establish, as a share.
-        budget_hours: device-hours; None without a budget.
-        costs: device-hours by seeds and items.
         plan_with: plans with other numbers of seeds and items; each is asked for once.
     """
     sizing, unit = _Sizing(now, detect, inputs, most_items), hours_unit(now.machine.kind.upper())
@@ -394,7 +387,6 @@ def answer_design(
 
 
 def _within(sizing: _Sizing, budget: float, costs: DesignCosts | Missing, unit: str) -> tuple[int, int] | Missing:
-    """Return the best seeds and items within a budget, or why there are none."""
     if isinstance(costs, Missing):
         return Missing(missing=f"costs are not known ({costs.missing})")
     if (best := sizing.best_within(budget, costs)) is not None:
@@ -406,7 +398,6 @@ def _within(sizing: _Sizing, budget: float, costs: DesignCosts | Missing, unit: 
 
 
 def _not_shown(sizing: _Sizing) -> Missing:
-    """Return why a difference is not shown, and how many items would be enough."""
     text = (
         f"up to {MOST_SEEDS} seeds and {plural(sizing.most_items, 'item')} do not show it with {100 * POWER:.0f}% power"
     )

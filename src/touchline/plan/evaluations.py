@@ -40,10 +40,7 @@ def with_evaluation_memory(
     """Return the runs with the predicted memory of their evaluations.
 
     Args:
-        datasets: datasets by path.
         lengths: token lengths of each run's examples, by run; not those of a control whose lengths are unknown.
-        context: machine and dimensions of the models.
-        compute: machine and resources of the jobs.
     """
     of_model = {model: sum(run.model == model for run in runs) for model in {run.model for run in runs}}
     known: dict[tuple[object, ...], MemoryEstimate | Missing] = {}

@@ -52,14 +52,12 @@ def knee(
     """Return the micro-batch beyond which doubling gains less than 3% predicted throughput.
 
     Args:
-        setup: everything but the batch.
         width: tokens of a row, padding included.
         label_share: share of them with a loss, 0 to 1.
         most: the most rows that are allowed, for memory's or the global batch's sake.
         global_rows: rows of an optimizer step, kept by accumulation; none: one micro-batch a step.
 
-    Raises:
-        ValueError: no row is allowed.
+    Raises ValueError: no row is allowed.
     """
     if most < 1 or width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
@@ -144,7 +142,6 @@ def choose_micro_batch(
 
 
 def _may_stay(step: LargestStep | Missing) -> bool:
-    """Return whether the upper memory estimate of a step fits, or nothing is known of it."""
     if isinstance(step, Missing) or isinstance(step.memory, Missing):
         return True
     return step.memory.verdict in (MemoryVerdict.FITS, MemoryVerdict.UNKNOWN)
@@ -243,7 +240,6 @@ def _larger_gpus(context: PlanningContext) -> Iterator[tuple[str, PlanningContex
 
 
 def _changes(asked: TrainConfig, *, packed: bool, longest: int) -> Iterator[list[Change]]:
-    """Yield the ways to change each setting, the mildest first."""
     if asked.micro_batch_size != "auto":
         yield [("micro_batch_size", "auto")]
     if not asked.gradient_checkpointing:

@@ -82,7 +82,6 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
 
 
 def _train_identity(train: TrainConfig) -> dict[str, object]:
-    """Return the settings of a training that its digest covers."""
     settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
     if train.trains_all:
         del settings["lora"]
@@ -117,8 +116,7 @@ def plan_to_json(plan: Plan) -> str:
 def plan_from_json(text: str, path: str) -> Plan:
     """Return the plan in a text.
 
-    Raises:
-        InputError: the text is no plan, or one of another schema version.
+    Raises InputError: the text is no plan, or one of another schema version.
     """
     hint = "move it and run `touchline plan` again"
     try:
@@ -238,7 +236,6 @@ def _how(run: PlannedRun) -> tuple[str, str] | None:
 
 
 def _trained_on(plan: Plan, run: PlannedRun) -> str | None:
-    """Return the digest of the parent run. None if there is no parent."""
     parent = None if run.link is None else plan.run(run.link.parent)
     return None if parent is None else parent.digest
 

@@ -26,7 +26,6 @@ def host_memory(weights_bytes: float, *, processes: int = 1, workers: int = 0, s
     Args:
         weights_bytes: weights of the model, in the dtype in which they are read.
         processes: processes of the job, each of which reads all weights.
-        workers: data workers of each process.
         saved_bytes: what one process gathers to save it, beyond an adapter.
     """
     each = weights_bytes + HOST_PROCESS_BYTES + workers * HOST_WORKER_BYTES
@@ -62,8 +61,7 @@ def place_jobs(
         evaluations: runs to evaluate; all when None.
         evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
 
-    Raises:
-        InputError: with every job that has no estimate, and why.
+    Raises InputError: with every job that has no estimate, and why.
     """
     wanted = {run.name for run in plan.runs if run.train is not None and _among(run, trainings)}
     jobs: list[PlaceJob] = []

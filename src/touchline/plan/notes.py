@@ -76,8 +76,6 @@ def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_ma
 
     Args:
         given: the dotted keys that were written with a value, not with `auto`.
-        runs: the planned runs, in which every `auto` has become a value.
-        splits_made: whether a dataset had to be split.
     """
     found = []
     for row in defaults.DEFAULTS:

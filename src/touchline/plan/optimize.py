@@ -242,7 +242,6 @@ def _trained(plan: Plan) -> Iterator[PlannedRun]:
 
 
 def _unpredictable(plan: Plan) -> str | None:
-    """Return the reason why variants cannot be compared. None if they can."""
     unknown: dict[str, list[str]] = {}
     for run in _trained(plan):
         if isinstance(run.train_seconds, Missing):
@@ -251,7 +250,6 @@ def _unpredictable(plan: Plan) -> str | None:
 
 
 def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
-    """Return the reason why a variant is rejected. None if it is acceptable."""
     for run in _trained(before):
         other = after.run(run.name)
         if other is None:
@@ -394,7 +392,6 @@ def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal]
 
 
 def _interval_seconds(checkpoint: CheckpointConfig, total: float, steps: int) -> float | None:
-    """Return the seconds between two checkpoints besides those at the end of each epoch. None if there are none."""
     every = checkpoint.every
     if every == "epoch":
         return None

@@ -116,7 +116,6 @@ def _counted_on(plan: Plan) -> Iterator[str]:
 
 
 def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:
-    """Return the difference that a design shows, in points at the counted spread."""
     if seeds < FEWEST_SEEDS:
         return "not testable with one seed"
     if not plan.spread:
@@ -142,7 +141,6 @@ def detectable_points(spreads: Mapping[End, Spread], seeds: int, items: int, fam
 
 
 def _coverage(family: int) -> float:
-    """Return the coverage of the first step of Holm's procedure."""
     return 1 - (1 - COVERAGE) / family
 
 
@@ -203,7 +201,6 @@ def _tied(plan: Plan, runs: Sequence[PlannedRun]) -> tuple[tuple[str, ...], ...]
 
 
 def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
-    """Return the smallest number of seeds of any level."""
     seeds: dict[str, set[int]] = {}
     for run in runs:
         for level in run.levels:

@@ -27,7 +27,6 @@ def with_learning_rates(
 
     Args:
         models: readable models by the name that the experiment uses; while one is missing, `auto` stays open.
-        started: started runs of the old plan by name.
     """
     found = tuple(_with_rule(spec, models.get(spec.model)) for spec in specs)
     open_ = [spec for spec in found if spec.train.learning_rate == "auto"]

@@ -35,7 +35,6 @@ _COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "e
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield the cohorts, and those that were considered and refused."""
     refused = [(alone.predicted, "one after the other") for alone in plan.alone if alone.predicted is not None]
     for cohort, trained in (*((cohort, "side by side") for cohort in plan.cohorts), *refused):
         saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
@@ -62,7 +61,6 @@ _RUN_COLUMNS = (
 
 
 def _runs(plan: Plan) -> Section:
-    """Return model, rank, steps, time, memory with its verdict, disk, and the parent where runs have one."""
     rows = []
     for run in plan.runs:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
@@ -222,8 +220,7 @@ NAMES = (*_SECTIONS, CHECKS, ALL)
 def check_names(names: Sequence[str]) -> None:
     """Refuse unknown names of sections.
 
-    Raises:
-        InputError: there is no section of a name.
+    Raises InputError: there is no section of a name.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))

@@ -107,8 +107,6 @@ def estimate_times(
     """Estimate all times of a run, each with its interval or the reason why it is missing.
 
     Args:
-        forecast: what goes through the model.
-        course: what else happens.
         over_network: whether programs are imported over a network, as on the nodes of a cluster.
         data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
             a step in about the time that one process needs for the whole.
@@ -147,7 +145,6 @@ def time_limit(seconds: Measured, cluster: SlurmSite | None, *, saves: bool = Fa
     """Return the time limit to request for a predicted time and its interval.
 
     Args:
-        seconds: predicted time of the whole job.
         cluster: cluster of the job; None on this machine, where no job asks for a limit.
         saves: whether it is signalled before the limit, so that the work has to end before the signal.
     """

@@ -73,9 +73,6 @@ def compare_together(groups: Sequence[TaskScores]) -> list[Compared]:
 
     Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
     test, which is McNemar's where scores are right or wrong. Clusters: intervals and signs by whole clusters.
-
-    Args:
-        groups: runs by score or test set.
     """
     paired = [_pairs(group) for group in groups]
     found = [_differences(pairs, group.rng) for group, (pairs, _) in zip(groups, paired, strict=True)]
@@ -107,7 +104,6 @@ def compare_together(groups: Sequence[TaskScores]) -> list[Compared]:
 
 
 def _pairs(group: TaskScores) -> tuple[list[_Pair], list[Refusal]]:
-    """Return the runs with their controls, and those that are not compared."""
     pairs: list[_Pair] = []
     refusals: list[Refusal] = []
     binary = is_binary(group.runs)
@@ -185,7 +181,6 @@ def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, ScoreDiffe
 
 
 def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Interval, float, str]:
-    """Return interval, coverage and method of a difference of partly right, unbounded or clustered scores."""
     clusters = pair.run.clusters
     value = float((pair.second - pair.first).mean())
     if len(pair.units) < 2:
@@ -200,7 +195,6 @@ def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Int
 
 
 def _resampled(pairs: Sequence[_Pair], rng: Generator) -> tuple[dict[str, Interval], dict[str, float]]:
-    """Return bootstrap intervals and sign-flip p values of pairs; pairs with the same control share draws."""
     groups: dict[tuple[str, tuple[str, ...] | None, float], list[_Pair]] = {}
     for pair in pairs:
         if not pair.is_binary:
@@ -260,7 +254,6 @@ def analyse_together(
     """Return an analysis of each member of a family. Each kind of p value is adjusted over the whole family.
 
     Args:
-        family: scores by task or test set, in order.
         factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design, `strata.tied_factors`.
     """

@@ -149,8 +149,7 @@ def items_for_paired_difference(difference: float, flips: float, *, coverage: fl
     Connor 1987, Biometrics 43:207-211, for McNemar's test, from the share `flips` of items that the two do not judge
     alike; no fewer than `difference` can.
 
-    Raises:
-        ValueError: not 0 < difference <= flips <= 1.
+    Raises ValueError: not 0 < difference <= flips <= 1.
     """
     if not 0 < difference <= flips <= 1:
         raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
@@ -214,15 +213,13 @@ def smallest_shown(items: int, flips: float, *, coverage: float = COVERAGE) -> f
     Where so few flips cannot show anything, as few as can are taken, all in one direction.
 
     Args:
-        items: items that both models answer.
         flips: share of them that the two do not judge alike.
         coverage: one minus the level of the test, that of the family divided by the number of its tests.
 
     Returns:
         A share; None if so few items can show nothing.
 
-    Raises:
-        ValueError: no items, or flips that are no share.
+    Raises ValueError: no items, or flips that are no share.
     """
     if items < 1 or not 0 <= flips <= 1:
         raise ValueError(f"{items} items of which a share of {flips} flips")
@@ -251,13 +248,10 @@ def mcnemar_power(items: int, difference: float, flips: float, *, level: float) 
     Summed over the number of flips, which is binomial; as many of them are losses as leave a gain significant.
 
     Args:
-        items: items that both models answer.
         difference: true difference, above 0.
         flips: share of the items that the two do not judge alike, at least the difference.
-        level: of the two-sided test.
 
-    Raises:
-        ValueError: not 0 <= difference <= flips <= 1, or no flips.
+    Raises ValueError: not 0 <= difference <= flips <= 1, or no flips.
     """
     import numpy as np
     from scipy.special import bdtr

@@ -82,7 +82,6 @@ def difference(
 
     Args:
         samples: at least one; weights sum to 1; the seeds are in the order of their rows.
-        coverage: of the intervals.
     """
     second, first = seed_means(samples)
     value = float(second.mean() - first.mean())
@@ -175,7 +174,6 @@ def wide_p_values(values: Floats, variances: Floats, freedoms: Floats) -> Floats
 
 
 def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Interval:
-    """Return the interval over items alone."""
     if len(samples) == 1 and samples[0].units > 1:
         (sample,) = samples
         second, first = sample.second.mean(axis=0), sample.first.mean(axis=0)
@@ -222,14 +220,12 @@ def seed_test(second: Floats, first: Floats, kind: SeedTestKind, coverage: float
     Args:
         second: the level's mean of each seed, shape [..., seeds], at least two.
         first: the reference's; for the paired test of the same seeds in the same order.
-        coverage: of the interval.
 
     Returns:
         Exactly what scipy gives. Where the seeds do not differ scipy divides by 0; then only `error` and `freedom` are
         numbers.
 
-    Raises:
-        ValueError: fewer than two seeds of either level, or pairs of different lengths.
+    Raises ValueError: fewer than two seeds of either level, or pairs of different lengths.
     """
     seeds, others = second.shape[-1], first.shape[-1]
     if min(seeds, others) < 2 or (kind is SeedTestKind.PAIRED and seeds != others):

@@ -54,7 +54,6 @@ def factor_effects(
 
     Args:
         groups: runs at one checkpoint each, by score or test set; only those of the family count.
-        factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design; the first of each stands for all.
     """
     owned = [own_runs(runs) for runs in groups]
@@ -83,7 +82,6 @@ def factor_effects(
 def _tests(
     own: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]]
 ) -> dict[str, list[Tested]]:
-    """Compare each later level of every factor with its first one."""
     found: dict[str, list[Tested]] = {}
     for factor, levels in levels_of(own, factors, tied).items():
         reference, *later = levels
@@ -231,7 +229,6 @@ def _with_items(found: ContrastEstimate, p_adjusted: float) -> WithItems:
 
 
 def _smallest(found: ContrastEstimate, family: int) -> Measured:
-    """Return the minimum detectable difference at the first step of Holm's procedure."""
     units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
     if found.units < FEWEST_UNITS:
         return Missing(missing=f"{found.units} independent items or clusters: {TOO_FEW}")
@@ -279,7 +276,6 @@ def _points(runs: Sequence[ScoredRun], factor: str, tied: Sequence[str]) -> Iter
 def _tied_levels(
     runs: Sequence[ScoredRun], factor: str, levels: Sequence[str], tied: Sequence[Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the levels of each tied factor, in the order of the factor's own."""
     settings = [settings_of(run) for run in runs]
     return {
         other: tuple(

@@ -44,8 +44,7 @@ def bootstrap_means(
         values: shape [items, columns].
         clusters: what each item belongs to; then whole clusters are drawn, and a draw has as many items as they have.
 
-    Raises:
-        ValueError: no items, no resamples, or other than one cluster for each item.
+    Raises ValueError: no items, no resamples, or other than one cluster for each item.
     """
     codes = cluster_codes(clusters if clusters is not None else [str(i) for i in range(len(values))], len(values))
     units = int(codes.max()) + 1
@@ -74,10 +73,8 @@ def bootstrap_intervals(
     Args:
         values: shape [items, columns].
         clusters: what each item belongs to; n is the number of clusters then.
-        coverage: how often such intervals hold the truth.
 
-    Raises:
-        ValueError: fewer than two items or clusters, no resamples, or other than one cluster for each item.
+    Raises ValueError: fewer than two items or clusters, no resamples, or other than one cluster for each item.
     """
     units = len(values) if clusters is None else len(set(clusters))
     if units < 2:
@@ -91,8 +88,7 @@ def bootstrap_intervals(
 def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
     """Return the number of each item's cluster, from 0, shape [items].
 
-    Raises:
-        ValueError: other than one cluster for each item, or no items.
+    Raises ValueError: other than one cluster for each item, or no items.
     """
     if len(clusters) != items or not items:
         raise ValueError(f"{items} items, but {len(clusters)} cluster names")
@@ -111,7 +107,6 @@ def _draws(units: int, resamples: int, rng: Generator) -> Iterator[Floats]:
 
 
 def _expanded_tail(units: int, coverage: float) -> float:
-    """Return the share of draws outside an interval at each end."""
     stretch = math.sqrt(units / (units - 1)) * t_quantile(0.5 + coverage / 2, units - 1)
     return NormalDist().cdf(-stretch)
 
@@ -239,8 +234,7 @@ def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Flo
     Miller 2024, "Adding Error Bars to Evals", with the correction that Inspect's `stderr(cluster=)` has. Items that
     stand alone are clusters of one each, and it is the usual standard error.
 
-    Raises:
-        ValueError: other than one cluster for each item, or fewer than two of them.
+    Raises ValueError: other than one cluster for each item, or fewer than two of them.
     """
     totals = values - values.mean(axis=-1, keepdims=True)
     items = values.shape[-1]
@@ -261,8 +255,7 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
     for the few clusters that it was found from: the square of z over that of Student's t (Korn and Graubard 1998,
     Survey Methodology 24:193-201). Where nothing varies, as near 100%, each cluster counts as one item.
 
-    Raises:
-        ValueError: other than one cluster for each item, or fewer than two of them.
+    Raises ValueError: other than one cluster for each item, or fewer than two of them.
     """
     units = len(values) if clusters is None else len(set(clusters))
     error, mean = math.sqrt(float(squared_errors(values, clusters))), float(np.clip(values.mean(), 0, 1))
@@ -284,8 +277,7 @@ def clustered_difference(
     The arms of both intervals of `clustered_share` are squared and added with the correlation of the clusters' totals:
     Donner and Zou 2012, Statistical Methods in Medical Research 21:347-359, which Newcombe's method 10 is a case of.
 
-    Raises:
-        ValueError: the two are not equally many, or as for `clustered_share`.
+    Raises ValueError: the two are not equally many, or as for `clustered_share`.
     """
     if second.shape != first.shape:
         raise ValueError(f"{second.shape} and {first.shape} are not scores of the same items")

@@ -45,7 +45,6 @@ def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]
     """Return precision, recall and F1 of each label, and what was taken for what.
 
     Args:
-        labels: the labels, in the order of the tables.
         answers: of each answer the right label, and the one that was read; None if none could be read.
     """
     known = list(dict.fromkeys((*labels, *(right for right, _ in answers))))

@@ -194,7 +194,6 @@ def spread_inputs(own: Sequence[ItemScores], past: Sequence[ItemScores] | Missin
     """Return the spread between seeds, the flips, and the variation of an effect, each from its best source.
 
     Args:
-        own: scores of this experiment's finished runs.
         past: scores of the history's runs of the same task and base; Missing with the reason where there are none.
     """
     known, reason = ((), past.missing) if isinstance(past, Missing) else (past, "")
@@ -283,7 +282,6 @@ def spread_at(inputs: Sequence[SpreadInput], end: End, conditions: int) -> Sprea
     moves all conditions alike, both levels move alike, and less than this is left.
 
     Args:
-        inputs: those of `spread_inputs`.
         conditions: conditions of the other factors that a level is averaged over.
     """
     values = {each.kind: _at(each.quantity, end) / 100 for each in inputs}

@@ -60,7 +60,6 @@ def tied_factors(levels: Sequence[Mapping[str, str]], factors: Sequence[str]) ->
 
     Args:
         levels: level of each factor, of every fine-tuned run of the design, evaluated or not.
-        factors: what varies, in the design's order.
     """
     groups: list[list[str]] = []
     for factor in factors:
@@ -82,12 +81,6 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
 
     Where nothing else stays alike because another factor always changes with this one, the two are taken together, and
     the result names both.
-
-    Args:
-        runs: fine-tuned runs of the family.
-        factor: the dotted key.
-        level: the level that is asked about.
-        tied: factors that change with it by design.
     """
     own = [(run, settings) for run in runs if (settings := settings_of(run)).get(factor) in (level, reference)]
     others = list(dict.fromkeys(key for _, settings in own for key in settings if key not in (factor, *tied)))

@@ -138,7 +138,6 @@ def _alone(seeds: int, angles: Floats) -> Floats:
 
 @lru_cache(maxsize=MOST_SEEDS)
 def _all_steps(seeds: int) -> Floats:
-    """Return the chances of one step from every cell of the grid to below every edge."""
     return _step(seeds, _points(seeds, _grid()), _grid())
 
 
@@ -164,7 +163,6 @@ def _phi(seeds: int) -> tuple[Floats, Floats]:
 
 @lru_cache(maxsize=1024)
 def _ratios(seeds: int, effect: float) -> Floats:
-    """Return the likelihood ratios of the cells of the grid."""
     return _likelihood_ratios(_points(seeds, _grid()), seeds, effect)
 
 

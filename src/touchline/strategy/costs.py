@@ -58,7 +58,6 @@ def predicted_hours(plan: Plan, runs: Iterable[PlannedRun]) -> float | None:
 
 
 def _training_hours(plan: Plan, run: PlannedRun) -> float | None:
-    """Return the predicted device-hours of a run's training, of a cohort its share; None if they are not known."""
     if run.train is None:
         return 0.0
     cohort = plan.cohort_of(run.name)
@@ -176,7 +175,6 @@ def look_bounds(plan: Plan) -> tuple[LookBounds, ...]:
 
 
 def _bounds(strategy: PlannedStrategy, contrasts: int) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    """Return efficacy and futility at the first share of the level; no futility if the spread is not known."""
     level = LEVEL / max(contrasts, 1)
     effect = strategy.effect
     futility = None if effect is None else futility_bounds(strategy.looks, effect, level=level)

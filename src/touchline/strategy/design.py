@@ -103,8 +103,7 @@ def choose_looks(effect: float | None = None, *, seeds: int | None = None, contr
         seeds: seeds at the last look; None for as many as the effect needs.
         contrasts: contrasts of the family; each is planned at its first share of the level.
 
-    Raises:
-        ValueError: an effect that is not above 0 or needs more than 64 seeds; seeds outside 2 to 64.
+    Raises ValueError: an effect that is not above 0 or needs more than 64 seeds; seeds outside 2 to 64.
     """
     share = LEVEL / contrasts
     if effect is None:
@@ -290,8 +289,7 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None)
 def refuse_impossible(plan: Plan, items: int | None) -> None:
     """Refuse a strategy that could never decide anything.
 
-    Raises:
-        InputError: a contrast has no runs on one side or too few items, or the budget is below the cost of one run.
+    Raises InputError: a contrast has no runs on one side or too few items, or the budget is below the cost of one run.
     """
     strategy = plan.strategy
     if strategy is None:
@@ -336,8 +334,7 @@ def refuse_other_design(old: Plan | None, new: Plan, design: str, describe: Desc
     Args:
         old: plan that the strategy began with; None if it is gone.
 
-    Raises:
-        PlanDriftError: the design differs; with what does.
+    Raises PlanDriftError: the design differs; with what does.
     """
     if new.strategy is not None and design_digest(new) == design:
         return

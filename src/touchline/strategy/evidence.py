@@ -88,7 +88,6 @@ class _Scores:
 
 
 def _evidence(name: str, cells: Sequence[ContrastCell], seeds: Sequence[int], scores: _Scores) -> Evidence:
-    """Return the mean scores of both sides by seed, each condition with the same weight."""
     pairs = tuple(
         SeedPair(
             seed=seed,
@@ -224,8 +223,7 @@ def take_look(
         effect: promised difference in standard deviations of a seed's paired difference, for the futility bounds;
             None for the one that these looks show with 80 % power. Efficacy bounds do not depend on it.
 
-    Raises:
-        ValueError: differences that are not one finite number per seed of this look; looks or `effect` out of range.
+    Raises ValueError: differences that are not one finite number per seed of this look; looks or `effect` out of range.
     """
     looks = checked_looks(looks)
     for each in evidence:

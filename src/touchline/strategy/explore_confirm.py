@@ -140,7 +140,6 @@ class ExploreConfirm(Strategy):
         return StrategyDecision(kind=DecisionKind.CUT, number=len(state.cuts), design=design, cut=cut)
 
     def _unfinished(self, runs: RunsSoFar) -> list[PlannedRun]:
-        """Return the runs that the coming look waits for."""
         return [run for run in self.to_do(runs) if run.phase is not None and not runs.is_finished(run)]
 
     # ---- the budget ----
@@ -162,7 +161,6 @@ class ExploreConfirm(Strategy):
         )
 
     def _continuation(self, stop: Stop, runs: RunsSoFar) -> Continuation | None:
-        """Return the continuation of a strategy that a smaller budget stopped; None if the budget is not enough yet."""
         budget = self.state.strategy.budget_device_hours
         if not stop.is_below(budget):
             return None
@@ -220,7 +218,6 @@ class ExploreConfirm(Strategy):
 
 
 def _next_hours(state: State) -> float | None:
-    """Return the predicted device-hours of explore, or of the runs that the coming look adds; None if unknown."""
     if state.is_exploring:
         return explore_hours(state.plan)
     hours = totals_of(state.plan, state.newest)["gpu_hours"]

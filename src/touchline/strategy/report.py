@@ -152,13 +152,7 @@ class StrategyReport:
             yield f"{looks}/{len(self.planned.looks)}", "looks taken"
 
     def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextStep]:
-        """Yield the next decision with its command, or what the end of the strategy leaves open.
-
-        Args:
-            left: runs at work that are not complete.
-            device: name of the devices, `GPU`.
-            is_local: whether runs are started on this machine.
-        """
+        """Yield the next decision with its command, or what the end of the strategy leaves open."""
         if self.stop is None:
             yield self._next_decision(left, "resume" if is_local else "submit")
             return
@@ -180,7 +174,6 @@ class StrategyReport:
             )
 
     def _next_decision(self, left: Sequence[str], command: str) -> NextStep:
-        """Return the step that leads to the next point of explore or the next look."""
         if self.planned.explore is not None and self.chosen is None:
             points, done = len(self.planned.explore.at), len(self.cuts)
             title = f"Train to point {done + 1} of {points}" if done < points else "Finish explore"

@@ -23,12 +23,7 @@ _LEDGER = ("ledger.jsonl",)
 
 
 def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Iterator[Statement]:
-    """Yield every contrast with its last look, then cuts, choice and cost.
-
-    Args:
-        scale: the format of scores.
-        device: name of the devices, `GPU`.
-    """
+    """Yield every contrast with its last look, then cuts, choice and cost."""
     for course in report.courses:
         yield course_sentence(report, course, scale)
     if report.is_confirming and not report.courses:
@@ -56,7 +51,6 @@ def _shown(course: ContrastCourse) -> Conclusion:
 
 
 def _claim(report: StrategyReport, course: ContrastCourse, look: TakenLook, scale: Scale) -> str:
-    """Return the verdict of a look with the difference and its repeated interval."""
     used = f"({len(look.found.pairs)} of {plural(len(report.planned.seeds), 'seed')})"
     place = f"look {look.number} of {len(report.planned.looks)}"
     verdict = {
@@ -148,7 +142,6 @@ def _explored(report: StrategyReport) -> Iterator[Statement]:
 
 
 def _best(report: StrategyReport) -> str:
-    """Return the chosen runs with their final losses."""
     losses = {each.run: each.loss for each in report.final_losses}
     found = [(name, losses.get(name)) for name in report.chosen or ()]
     return join_names([f"{name} ({'not finite' if loss is None else f'{loss:.4g} nats'})" for name, loss in found])
@@ -218,12 +211,7 @@ _SAME = Missing(missing="the seeds do not differ")
 
 
 def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale: Scale) -> Section:
-    """Return cuts and looks of a strategy.
-
-    Args:
-        explored: conditions of explore by run.
-        scale: the format of scores.
-    """
+    """Return cuts and looks of a strategy."""
     return Section(
         title="Strategy",
         paragraphs=tuple(_paragraphs(report, scale)),
@@ -332,7 +320,6 @@ def _seed_rows(course: ContrastCourse, scale: Scale) -> Iterator[tuple[Value, ..
 
 
 def _points(value: float, scale: Scale, digits: int = 2) -> str:
-    """Return a difference in points with its sign."""
     return f"{round(_POINTS * value, digits) + 0.0:+.{digits}f}" if scale.share else f"{value:+.5g}"
 
 
@@ -349,7 +336,6 @@ def _size(value: float, scale: Scale) -> Cell:
 
 
 def _mean(value: float, scale: Scale) -> str:
-    """Return a mean with enough digits to repeat the test."""
     return f"{_POINTS * value:.4f}".rstrip("0").rstrip(".") + "%" if scale.share else f"{value:.7g}"
 
 
@@ -361,7 +347,6 @@ def _number(value: float) -> Cell:
 
 
 def _losses_table(report: StrategyReport, explored: Mapping[str, str]) -> Table | None:
-    """Return the validation losses by which explore cut and chose."""
     points = {_point_label(place, cut): cut.losses for place, cut in enumerate(report.cuts, 1)}
     if report.final_losses:
         points["final"] = report.final_losses

@@ -112,7 +112,6 @@ def _undecided(contrasts: Sequence[StatedContrast], verdicts: Mapping[str, Verdi
 
 
 def _names_of_coming_look(plan: Plan, contrasts: Sequence[StatedContrast], taken: int) -> set[str]:
-    """Return the runs that the look after `taken` looks needs; none after the last."""
     looks = () if plan.strategy is None else plan.strategy.looks
     return {run.name for run in runs_of_look(plan, contrasts, looks[taken])} if taken < len(looks) else set()
 
@@ -296,7 +295,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _stop_text(stop: Stop) -> str:
-    """Return the end of a strategy in words."""
     if stop.reason is StopReason.SETTLED:
         return "all decided"
     spent, coming = stop.spent_device_hours or 0.0, stop.next_device_hours or 0.0

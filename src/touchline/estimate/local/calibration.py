@@ -144,8 +144,7 @@ class Calibration:
 def calibrate(settings: UserConfig) -> Calibration:
     """Score the estimates of a history.
 
-    Raises:
-        InputError: the history is not a directory.
+    Raises InputError: the history is not a directory.
     """
     index = load_index(settings.history_dir)
     read = (read_record(record_path(settings.history_dir, row.id)) for row in index.rows())
@@ -161,7 +160,6 @@ def calibrate(settings: UserConfig) -> Calibration:
 
 
 def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, list[TimePoint]]]:
-    """Yield the points of each machine."""
     machines: dict[str, list[TimePoint]] = {}
     for point in points:
         machines.setdefault(point.machine, []).append(point)
@@ -174,7 +172,6 @@ def machine_of_key(key: str, base_dtype: Dtype, here: TargetMachine) -> TargetMa
 
     Args:
         key: `TargetMachine.key` of the machine of a run.
-        base_dtype: element type of the base in its runs.
     """
     if key == here.key:
         return here

@@ -57,7 +57,6 @@ def past_runs(
 
     Args:
         models: names of the models in question; their records are looked at first.
-        counts: whether a record is evidence.
     """
     try:
         index = load_index(settings.history_dir)

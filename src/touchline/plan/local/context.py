@@ -70,15 +70,12 @@ def past_scores(
     """Return the items' scores of the history's runs of a task and base, those on the same items together.
 
     Args:
-        history_dir: the history; there may be none.
-        task: the experiment's own task.
         except_digests: digests of runs that are left out, because their own results are known.
 
     Returns:
         Missing where no such run has been evaluated, or their records do not hold the items' scores.
 
-    Raises:
-        InputError: the history is not a folder.
+    Raises InputError: the history is not a folder.
     """
     found: dict[tuple[str, str], dict[str, dict[int, tuple[float, ...]]]] = {}
     reasons: list[str] = []
@@ -116,7 +113,6 @@ def past_spread(plan: Plan, settings: UserConfig) -> tuple[SpreadInput, ...]:
 
 
 def _unusable(reasons: Sequence[str]) -> str:
-    """Return why no past run can be used."""
     if not reasons:
         return "no past run of this task and base model has been evaluated"
     return f"{plural(len(reasons), 'past run')} of this task and base model cannot be used: {reasons[0]}"

@@ -117,8 +117,7 @@ class EstimateRequest:
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     """Estimate memory, largest micro-batch and time.
 
-    Raises:
-        InputError: with every option that is wrong.
+    Raises InputError: with every option that is wrong.
     """
     machine, gpu, notes = _device(request)
     lengths = _lengths(request)
@@ -190,7 +189,6 @@ def _lengths(request: EstimateRequest) -> NDArray[np.int64] | Finding | None:
 def _setup(
     request: EstimateRequest, settings: UserConfig, machine: TargetMachine, known: Sequence[Finding]
 ) -> tuple[TrainingSetup, MemoryCoefficients]:
-    """Return the training setup of the options, or raise all their errors together, with those that are known."""
     faults = list(known)
     for option, value, allowed in (
         ("--method", request.method, get_args(Method)),
@@ -300,8 +298,7 @@ def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Find
 def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
     """Return the target machine, its GPU type, and a note if there is none.
 
-    Raises:
-        InputError: an unknown name.
+    Raises InputError: an unknown name.
     """
     target = target_named(request.gpu, "--gpu")
     machine, found = target.machine, target.gpu

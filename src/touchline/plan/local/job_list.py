@@ -45,8 +45,7 @@ _EXPECTED = {
 def read_jobs(path: Path) -> list[PlaceJob]:
     """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`.
 
-    Raises:
-        InputError: with every fault of the file.
+    Raises InputError: with every fault of the file.
     """
     jobs: list[PlaceJob] = []
     found: list[Finding] = []
@@ -69,8 +68,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
 def parse_deadline(deadline: str | None) -> float | None:
     """Return the minutes of a duration such as `6h`.
 
-    Raises:
-        InputError: it is no duration.
+    Raises InputError: it is no duration.
     """
     return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
 

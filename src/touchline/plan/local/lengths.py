@@ -46,10 +46,6 @@ def outgrown_by(
 
     Args:
         lengths: tokens of the examples, shape [examples]; None if they are not given.
-        longest: tokens of the longest.
-        mean: mean tokens of an example, where it is given.
-        count: examples of an epoch, where they are given.
-        rows: examples of a micro-batch.
     """
     if lengths is None and mean is None:
         return NOT_TOLD
@@ -71,15 +67,7 @@ def training_lengths(
 
     What is asked there may be longer than what is trained.
 
-    Args:
-        model: whose tokenizer and chat template.
-        data: the dataset; its prompt filled in.
-        base: folder that the dataset's path is relative to.
-        date: ISO date frozen in the plan.
-        on_progress: receives the number of tokenized rows and their total.
-
-    Raises:
-        InputError: dataset, tokenizer or chat template cannot be used.
+    Raises InputError: dataset, tokenizer or chat template cannot be used.
     """
     other = find_other_tokenizer(model.name, settings.models_dir) if "tokenizer" in model.absent else None
     cache = settings.cache_dir
@@ -103,7 +91,6 @@ def training_lengths(
 
 
 def _together(tests: Sequence[ExampleLengths]) -> ExampleLengths | None:
-    """Return the lengths of the items of all test files. None if there are none."""
     if not sum(len(each.prompt) for each in tests):
         return None
     return ExampleLengths(

@@ -93,8 +93,7 @@ def assume_lengths(
 ) -> tuple[ExampleLengths, tuple[str, ...]]:
     """Return the token lengths, also of a model whose tokenizer is not here, and a line on what is assumed then.
 
-    Raises:
-        InputError: as `load_lengths`.
+    Raises InputError: as `load_lengths`.
     """
     if request.lengths is not None:
         return load_lengths(request, settings, on_progress), ()
@@ -127,8 +126,7 @@ def _counted(
 def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str] = ()) -> PackingSummary:
     """Simulate both packed and unpacked batching. The verdict comes first among the advice, then what is `assumed`.
 
-    Raises:
-        InputError: that trainer's batching is unknown.
+    Raises InputError: that trainer's batching is unknown.
     """
     batching: Batching = OurBatching() if request.backend == OURS else batching_of(request.backend)
     wanted = BatchSettings(
@@ -155,8 +153,7 @@ def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str
 def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> Handoff:
     """Write the training examples in the order in which next-fit reproduces our packed sequences.
 
-    Raises:
-        InputError: an example is longer than a row, or the dataset cannot be used.
+    Raises InputError: an example is longer than a row, or the dataset cannot be used.
     """
     total = lengths.total
     too_long = np.flatnonzero(total > request.max_seq_len)

@@ -39,7 +39,6 @@ def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator) -
     """Draw durations of all jobs, `samples` times, in ticks.
 
     Args:
-        samples: how many.
         generator: where chance comes from; each draw is followed by its mirror image, which steadies their mean.
     """
     half = -(-samples // 2)
@@ -89,13 +88,7 @@ CONFIDENT = 0.9
 def judge(
     bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
 ) -> tuple[DeadlineVerdict, str]:
-    """Return whether the deadline can be met, and why.
-
-    Args:
-        bound: the greatest lower bound.
-        makespan_minutes: of the schedule that was found.
-        deadline_minutes: the deadline; none: there is nothing to judge.
-    """
+    """Return whether the deadline can be met, and why."""
     span, least = format_minutes(makespan_minutes), format_minutes(bound.minutes)
     if deadline_minutes is None or chance is None:
         return DeadlineVerdict.NO_DEADLINE, f"no deadline was given; the last job ends after {span}"
@@ -173,7 +166,6 @@ def _side_by_side(problem: Problem) -> Iterator[tuple[float, str]]:
 
 
 def _lanes_bound(problem: Problem, jobs: Sequence[int], lanes: int) -> float:
-    """Return the bound for jobs of which at most `lanes` run at once."""
     work = sum(problem.ticks[j] for j in jobs) / lanes
     return min(problem.heads[j] for j in jobs) + work + min(problem.tails[j] - problem.ticks[j] for j in jobs)
 
@@ -209,11 +201,7 @@ _SEED = 0
 def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float | None) -> Placement:
     """Place jobs on GPUs. The result does not depend on the order of the jobs.
 
-    Args:
-        deadline_minutes: when all should have ended, from the start on; none: as soon as can be.
-
-    Raises:
-        InputError: with every fault of the jobs, the cluster and the deadline.
+    Raises InputError: with every fault of the jobs, the cluster and the deadline.
     """
     problem = compile_problem(jobs, cluster)
     check_deadline(deadline_minutes)

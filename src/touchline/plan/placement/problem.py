@@ -29,8 +29,7 @@ _LARGEST = 1e9
 def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
     """Check jobs and cluster.
 
-    Raises:
-        InputError: with every fault.
+    Raises InputError: with every fault.
     """
     _raise(list(_findings(jobs, cluster)), "the jobs")
 
@@ -38,8 +37,7 @@ def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
 def check_deadline(deadline_minutes: float | None) -> None:
     """Check a deadline.
 
-    Raises:
-        InputError: it is not above 0.
+    Raises InputError: it is not above 0.
     """
     if deadline_minutes is not None and not (math.isfinite(deadline_minutes) and deadline_minutes > 0):
         message, hint = f"a deadline of {deadline_minutes:g} minutes", "for example --deadline 6h"
@@ -224,8 +222,7 @@ class Problem:
 def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
     """Validate and number jobs and cluster.
 
-    Raises:
-        InputError: with every fault of the jobs and of the cluster.
+    Raises InputError: with every fault of the jobs and of the cluster.
     """
     check_placement_input(jobs, cluster)
     ordered = tuple(sorted(jobs, key=lambda job: job.id))
