@@ -111,12 +111,7 @@ def time_of_queue(jobs: Sequence[QueuedJob], at_once: int) -> Measured:
             return job.seconds
     known = [job.seconds for job in jobs if isinstance(job.seconds, Quantity)]
     value, low, high = (
-        _end_of_queue(jobs, seconds, at_once)
-        for seconds in (
-            [each.value for each in known],
-            [each.value if each.low is None else each.low for each in known],
-            [each.value if each.high is None else each.high for each in known],
-        )
+        _end_of_queue(jobs, [getattr(each, end) for each in known], at_once) for end in ("value", "lower", "upper")
     )
     coverage = next((each.coverage for each in known if each.coverage is not None), None)
     return Quantity(value=value, unit="s", low=low, high=high, coverage=coverage, aggregation="sum")
@@ -157,8 +152,8 @@ def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
     return Quantity(
         value=math.fsum(part.value for part in found),
         unit=unit,
-        low=math.fsum(part.value if part.low is None else part.low for part in found),
-        high=math.fsum(part.value if part.high is None else part.high for part in found),
+        low=math.fsum(part.lower for part in found),
+        high=math.fsum(part.upper for part in found),
         coverage=next((part.coverage for part in found if part.coverage is not None), None),
         aggregation="sum",
     )

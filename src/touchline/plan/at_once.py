@@ -187,7 +187,7 @@ def _cohort(runs: Sequence[PlannedRun], found: SideBySide) -> Cohort:
     memory = found.memory
     return Cohort(
         runs=tuple(run.name for run in runs),
-        gain=found.gain if isinstance(found.gain, Missing) else found.gain.quantity(),
+        gain=found.gain.quantity(),
         train_seconds=seconds,
         saved_seconds=_saved(runs, found.gain),
         peak_memory=memory if isinstance(memory, Missing) else memory.process.quantity(),
@@ -354,7 +354,7 @@ def _memory_obstacle(trained: Sequence[PlannedRun], machine: TargetMachine, coun
     for run in trained:
         if isinstance(run.peak_memory, Missing):
             return f"the memory of several runs is unknown ({run.peak_memory.missing})"
-        sizes.append(run.peak_memory.value if run.peak_memory.high is None else run.peak_memory.high)
+        sizes.append(run.peak_memory.upper)
     needed = sum(sorted(sizes)[-count:])
     if isinstance(machine.memory, Missing) or needed > machine.memory.value:
         return f"{count} at once may need {needed:.3g} GiB, which is not known to fit"

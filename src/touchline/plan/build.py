@@ -393,7 +393,7 @@ def _trained(
         train=decided.train,
         batches=decided.batches,
         packed_reason=decided.packed_reason,
-        micro_batch_reason=decided.micro_batch_reason,
+        micro_batch_reason=decided.micro_batch.reason(decided.memory),
         train_seconds=decided.times.training,
         evaluate_seconds=decided.times.evaluation,
         evaluate_startup_seconds=decided.times.evaluation_startup,

@@ -88,7 +88,7 @@ def _needs_column(trained: Sequence[list[PlannedRun]], factor: str) -> bool:
 
 def upper(value: Measured) -> float:
     """Return the upper end of an interval, or the value; 0 if it is missing."""
-    return 0.0 if isinstance(value, Missing) else value.value if value.high is None else value.high
+    return 0.0 if isinstance(value, Missing) else value.upper
 
 
 def factor_level(run: PlannedRun, factor: str) -> str:

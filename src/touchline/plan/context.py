@@ -40,6 +40,10 @@ class PlanningContext:
     cluster: SlurmSite | None = None
     """The user's settings of the cluster that runs the jobs; None on this machine."""
 
+    def shape_of(self, model: str) -> ModelShape | Missing:
+        """Return the dimensions of a model."""
+        return self.shapes.get(model, Missing(missing="its dimensions were not read"))
+
 
 def estimate_memory(
     setup: TrainingSetup,

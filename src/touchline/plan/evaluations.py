@@ -54,7 +54,7 @@ def with_evaluation_memory(
         lora = run.no_op if run.train is None else run.train.lora
         key = (run.model, run.evaluate.quantization, lora, *works)
         if key not in known:
-            shape = context.shapes.get(run.model, Missing(missing="its dimensions were not read"))
+            shape = context.shape_of(run.model)
             first, *others = (_predicted(shape, run.evaluate, lora, work, context, compute) for work in works)
             known[key] = spanning_memory(first, others)
         found.append(replace(run, evaluate_memory=known[key]))

@@ -180,7 +180,7 @@ def memory_per_job(plan: Plan, site: SlurmSite, run: PlannedRun, *, evaluates: b
             size = memory if isinstance(memory, Missing) else memory.process.quantity()
         if isinstance(size, Missing):
             return size
-        return Quantity(value=(size.value if size.high is None else size.high) * processes, unit="GiB", method=words)
+        return Quantity(value=size.upper * processes, unit="GiB", method=words)
     found = _gpu_host_memory(plan, run, evaluates=evaluates)
     return Quantity(value=math.ceil(found.high), unit="GiB", method=f"{found.method}; the upper end of the estimate")
 

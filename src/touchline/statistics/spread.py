@@ -268,8 +268,8 @@ def _effect(sources: Sources, flips: SpreadInput) -> SpreadInput:
         if (observed := effect_variance(found)) is not None:
             return _measured(kind, observed, "%", source, f"{_counted(found)}, {observed.count:,} items")
     known = flips.quantity
-    ends = (known.value if end is None else end for end in (known.low, known.value, known.high))
-    low, value, high = (share * end for share, end in zip(_PRIOR_EFFECT, ends, strict=True))
+    ends = zip(_PRIOR_EFFECT, (known.lower, known.value, known.upper), strict=True)
+    low, value, high = (share * end for share, end in ends)
     quantity = Quantity(value=value, unit="%", low=low, high=high)
     basis = "no two levels have two seeds each: assumed 25% (10% to 50%) of the flips"
     return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=basis)
@@ -293,9 +293,7 @@ def spread_at(inputs: Sequence[SpreadInput], end: End, conditions: int) -> Sprea
 
 
 def _at(quantity: Quantity, end: End) -> float:
-    ends = {End.LOW: quantity.low, End.VALUE: quantity.value, End.HIGH: quantity.high}
-    chosen = ends[end]
-    return quantity.value if chosen is None else chosen
+    return {End.LOW: quantity.lower, End.VALUE: quantity.value, End.HIGH: quantity.upper}[end]
 
 
 def _counted(found: Sequence[ItemScores]) -> str:

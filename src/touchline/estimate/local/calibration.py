@@ -207,12 +207,11 @@ def planned_estimates(record: RunRecord) -> Iterator[ScoredEstimate]:
 
 
 def _estimate(said: Quantity) -> Estimate:
-    low, high = said.low, said.high
     return Estimate(
         value=said.value,
         unit=said.unit,
-        low=said.value if low is None else low,
-        high=said.value if high is None else high,
+        low=said.lower,
+        high=said.upper,
         coverage=said.coverage or 0.0,
         method=said.method or "",
         rung=EvidenceLevel.NOTHING if said.where is None else EvidenceLevel.SAME_MODEL,
