@@ -178,14 +178,6 @@ def test_the_limit_is_never_below_the_upper_end(total: Estimate) -> None:
     assert times.slurm_time_limit(total.high) * 60 >= total.high
 
 
-def test_device_hours_add_ends_as_they_are() -> None:
-    found = times.gpu_hours([(estimate(3600, 1800, 7200), 2), (estimate(3600, 3600, 3600, EvidenceLevel.NOTHING), 1)])
-    assert isinstance(found, Estimate)
-    assert (found.low, found.value, found.high) == (2, 3, 5)
-    assert found.rung is EvidenceLevel.NOTHING
-    assert isinstance(times.gpu_hours([]), Missing)
-
-
 def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() -> None:
     setup = lora()
     for part in (

@@ -93,7 +93,7 @@ def test_a_measured_run_is_reproduced_on_every_rung() -> None:
     assert not found.extrapolated
     other = point("3B", lora(LLAMA_3B), batches(8, 512), 0.62)
     found = ask(lora(), batches(16, 56), [PACKED, SHORT, other])
-    assert [answer.rung for answer in found.ladder.answers] == list(EvidenceLevel)
+    assert [answer.rung for answer in found.answers] == list(EvidenceLevel)
 
 
 def test_nothing_measured_is_wide_and_says_so() -> None:
@@ -153,7 +153,7 @@ def test_repeats_tell_their_own_spread() -> None:
     calm = [point(f"c{i}", lora(), work, 0.30 + 0.001 * i) for i in range(8)]
     wild = [point(f"w{i}", lora(), work, 0.30 * 1.5 ** (i - 3.5)) for i in range(8)]
     quiet, loud = (
-        next(each for each in ask(lora(), work, runs).ladder.answers if each.rung is EvidenceLevel.SAME_RUN)
+        next(each for each in ask(lora(), work, runs).answers if each.rung is EvidenceLevel.SAME_RUN)
         for runs in (calm, wild)
     )
     assert quiet.value == pytest.approx(0.3035, rel=1e-4)
@@ -188,7 +188,7 @@ def measured(seen: list[tuple[int, int, float]]) -> list[TimePoint]:
 @settings(deadline=None, max_examples=examples(25))
 def test_the_interval_holds_the_value(seen: list[tuple[int, int, float]], step: tuple[int, int, int]) -> None:
     found = ask(lora(), batches(*step), measured(seen))
-    for answer in (found.estimate, *found.ladder.answers):
+    for answer in (found.estimate, *found.answers):
         assert 0 < answer.low < answer.value < answer.high < math.inf
         assert answer.unit == "s"
 
@@ -204,7 +204,7 @@ def test_more_and_wider_rows_last(seen: list[tuple[int, int, float]], step: tupl
         batches(rows * factor, width, accumulation),
         batches(rows * factor, width * 2, accumulation),
     ):
-        answers = {answer.rung: answer.value for answer in ask(lora(), work, points).ladder.answers}
+        answers = {answer.rung: answer.value for answer in ask(lora(), work, points).answers}
         # A measured step is what it is, and is left out of what is computed; the law holds for one set of rates.
         assume(EvidenceLevel.SAME_RUN not in answers)
         values.append(answers)

@@ -61,9 +61,7 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // size for size in small)}))
 
 
-def search(
-    sizes: Sequence[int], predicted: int | None, try_one: Callable[[int], Trial], *, bisections: int = BISECTIONS
-) -> Search:
+def search(sizes: Sequence[int], predicted: int | None, try_one: Callable[[int], Trial]) -> Search:
     """Find the largest size that fits, with at most two tries more than bisections.
 
     No size is tried twice, and none at or above one that did not fit.
@@ -94,7 +92,7 @@ def search(
         ended = _end(fit, unfit, len(allowed))
         if ended is not None:
             return _found(trials, ended)
-        if len(trials) >= 2 + bisections:
+        if len(trials) >= 2 + BISECTIONS:
             return _found(trials, SearchStop.TRIES)
         if unfit < len(allowed):
             place = (fit + unfit) // 2

@@ -156,9 +156,6 @@ ANSWERING_SCRATCH: Final = (1.1, 2.0)
 """Reserved over live bytes of a batch of answers on a GPU: typical, highest. Keys and values are copied layer by layer
 for each token, and blocks of growing size leave holes. Not measured on a GPU, so the upper end is twice the tensors."""
 
-TORCH_FILE_BYTES: Final = 271
-"""What torch.save adds a tensor with a name of some 70 letters: measured on torch 2.13, 270.0 to 271.9 (adapters of 192
-and 336 tensors, rank 4 and 64)."""
 METRICS_ROW_BYTES: Final = 826
 """One step's row in metrics.jsonl: measured on twelve of our own runs, 812 to 838 bytes on average."""
 CHECKPOINT_FILES_BYTES: Final = 2_600

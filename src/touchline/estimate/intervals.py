@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from touchline.core.estimate import COVERAGE, Estimate, EvidenceLevel
@@ -49,31 +48,22 @@ def conformal_quantile(scores: Sequence[float], coverage: float = COVERAGE) -> f
     return sorted(scores)[rank - 1] if rank <= len(scores) else math.inf
 
 
-def half_width(sigma: float, freedom: int, scores: Sequence[float] = (), coverage: float = COVERAGE) -> float:
+def half_width(sigma: float, freedom: int, scores: Sequence[float] = ()) -> float:
     """Return half the width of an interval on the log scale.
 
     Args:
         scores: absolute residuals over their own standard deviations, of this kind of prediction.
     """
-    by_variance = sigma * t_quantile(0.5 + coverage / 2, freedom)
+    by_variance = sigma * t_quantile(0.5 + COVERAGE / 2, freedom)
     if len(scores) < SOME:
         return by_variance
-    by_quantile = sigma * conformal_quantile(scores, coverage)
+    by_quantile = sigma * conformal_quantile(scores)
     return by_quantile if len(scores) >= ENOUGH else max(by_quantile, by_variance)
 
 
 STRETCH: Final = 1.5
 """Factor on the widths below which two separate intervals still count as consistent. Each misses one value in ten,
 so a near miss of two is common."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ladder:
-    """All estimates of one quantity."""
-
-    chosen: Estimate
-    answers: tuple[Estimate, ...]
-    """All estimates, the best evidence level first."""
 
 
 def log_width(estimate: Estimate) -> float:
@@ -89,7 +79,7 @@ def consistent(one: Estimate, other: Estimate) -> bool:
     return one_low <= high and low <= one_high
 
 
-def choose(answers: Sequence[Estimate]) -> Ladder:
+def choose(answers: Sequence[Estimate]) -> Estimate:
     """Choose the narrowest estimate that contradicts no other. One without evidence is used only if it is alone.
 
     A surprising measurement widens its interval, possibly beyond that of an estimate without evidence. If every
@@ -112,8 +102,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     measured = [answer for answer in sound if answer.rung is not EvidenceLevel.NOTHING]
     sound = measured or (sound if len(ordered) == 1 else [])
     if sound:
-        chosen = min(sound, key=lambda answer: (log_width(answer), answer.rung, answer.value))
-        return Ladder(chosen=chosen, answers=tuple(ordered))
+        return min(sound, key=lambda answer: (log_width(answer), answer.rung, answer.value))
     words = "; ".join(
         f"evidence level {one.rung}: {one.value:.3g} {one.unit}, "
         f"evidence level {other.rung}: {other.value:.3g} {other.unit}"
@@ -121,13 +110,12 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     )
     best = ordered[0]
     against = [other for other in ordered if not consistent(best, other)]
-    chosen = dataclasses.replace(
+    return dataclasses.replace(
         best,
         low=min([best.low, *(other.high for other in against if other.high < best.low)]),
         high=max([best.high, *(other.low for other in against if other.low > best.high)]),
         method=f"{best.method}, widened because other evidence contradicts it ({words})",
     )
-    return Ladder(chosen=chosen, answers=tuple(ordered))
 
 
 def _stretched(estimate: Estimate) -> tuple[float, float]:

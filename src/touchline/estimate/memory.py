@@ -29,16 +29,17 @@ from touchline.estimate.coefficients import (
     PROCESS_NOISE,
     WORKSPACE_BYTES,
 )
-from touchline.estimate.evidence_memory import Computed, Fitted, MeasuredPoint, fit, fit_with
+from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit, fit_with
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes, weight_bytes
 from touchline.estimate.spreads import (
     NORMAL_95,
     ONE_SIZE,
     ORDER,
-    Range,
     allocated_range,
+    plus,
     relative_error,
+    times,
     upwards,
     weight_spread,
     with_cache,
@@ -103,7 +104,7 @@ def memory_estimate(
     )
 
 
-def verdict(process: Range | Estimate, capacity: Measured) -> MemoryVerdict:
+def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return MemoryVerdict.UNKNOWN
@@ -187,28 +188,28 @@ def _ranges(
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint],
     outgrown: tuple[float, float],
-) -> tuple[dict[MemoryKind, Range], dict[MemoryKind, Fitted], tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Estimate], dict[MemoryKind, Estimate], tuple[str, ...]]:
     parts = peak_parts(setup, batch, coefficients)
     fits, refused = fit(setup, batch, coefficients, gpu, evidence, outgrown)
-    narrowest = next(iter(fits.values()), None)
-    if narrowest is None:
+    if not fits:
         plain = allocated_range(setup, batch, coefficients)
         found = upwards(plain, "allocated", setup, parts, gpu, coefficients)
         return with_cache(found, outgrown, parts, gpu), {}, refused
-    found = upwards(narrowest.found, narrowest.kind, setup, parts, gpu, coefficients)
-    if narrowest.kind == "allocated":
+    kind, narrowest = next(iter(fits.items()))
+    found = upwards(narrowest, kind, setup, parts, gpu, coefficients)
+    if kind == "allocated":
         # A peak that was measured in reserved memory has what the allocator kept in it.
         found = with_cache(found, outgrown, parts, gpu)
     # What was measured of a kind tells more of it than another kind does.
-    return found | {kind: fitted.found for kind, fitted in fits.items()}, fits, refused
+    return found | fits, fits, refused
 
 
 def _estimate(
     kind: MemoryKind,
-    found: Range,
+    found: Estimate,
     setup: TrainingSetup,
     coefficients: MemoryCoefficients,
-    fitted: Fitted | None,
+    fitted: Estimate | None,
     refused: tuple[str, ...],
 ) -> Estimate:
     step = {
@@ -226,14 +227,11 @@ def _estimate(
         method = f"{fitted.method} ({fitted.kind} memory), converted to {kind} memory"
     if refused:
         method += f", not used: {', '.join(refused)}"
-    return Estimate(
-        value=found.value,
-        unit="GiB",
-        low=found.low,
-        high=found.high,
+    return replace(
+        found,
         method=method,
         rung=EvidenceLevel.NOTHING if fitted is None else fitted.rung,
-        evidence=() if fitted is None else fitted.names,
+        evidence=() if fitted is None else fitted.evidence,
         extrapolated=(fitted is None or fitted.rung > EvidenceLevel.SAME_MODEL)
         and (
             setup.shape.extrapolated is not None
@@ -241,14 +239,12 @@ def _estimate(
             or setup.shards > 1
             or coefficients.relative_error is None
         ),
-        phase="step",
         kind=kind,
-        aggregation="peak",
     )
 
 
 def _assumption(
-    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Fitted | None
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Estimate | None
 ) -> str:
     """Return the main assumption: the loss if its bytes are uncertain, else the source of the largest error."""
     if fitted is not None and fitted.rung <= EvidenceLevel.SAME_MODEL:
@@ -293,12 +289,20 @@ def cpu_memory_estimate(
     parts = peak_parts(setup, batch, coefficients)
     less = WORKSPACE_BYTES / GIB
     formula = allocated_range(setup, batch, coefficients)
-    allocated = Range(value=formula.value - less, low=formula.low - less, high=formula.high - less)
+    allocated = replace(
+        formula,
+        value=formula.value - less,
+        low=formula.low - less,
+        high=formula.high - less,
+        extrapolated=setup.shape.extrapolated is not None,
+        kind="allocated",
+    )
     low, typical, high = CPU_SCRATCH
-    reserved = allocated.times(typical, low, high)
+    method = "closed form plus scratch memory"
+    reserved = replace(times(allocated, typical, low, high), method=method)
     weights = parts.weights / GIB
     base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
-    process = reserved.plus(base, base_low, base_high)
+    process = replace(plus(reserved, base, base_low, base_high), kind="process", method=f"{method} and libraries")
 
     def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind, outgrown: tuple[float, float]) -> Computed:
         del kind, outgrown
@@ -317,36 +321,17 @@ def cpu_memory_estimate(
 
     of_processes = [point for point in evidence if point.kind == "process"]
     fits, _ = fit_with(setup, batch, coefficients, of_processes, computed)
-    rung, names = EvidenceLevel.NOTHING, tuple[str, ...]()
-    method = "closed form plus scratch memory and libraries"
-    if (fitted := fits.get("process")) is not None:
-        process, rung, names, method = fitted.found, fitted.rung, fitted.names, fitted.method
-
-    def estimate(found: Range, words: str, kind: str) -> Estimate:
-        return Estimate(
-            value=found.value,
-            unit="GiB",
-            low=found.low,
-            high=found.high,
-            method=words,
-            rung=rung if kind == "process" else EvidenceLevel.NOTHING,
-            evidence=names if kind == "process" else (),
-            extrapolated=setup.shape.extrapolated is not None,
-            phase="step",
-            kind="process" if kind == "process" else "allocated",
-            aggregation="peak",
-        )
-
-    of_process = estimate(process, method, "process")
+    if "process" in fits:
+        process = replace(fits["process"], extrapolated=allocated.extrapolated)
     return MemoryEstimate(
-        allocated=estimate(allocated, "closed form", "allocated"),
-        reserved=estimate(reserved, "closed form plus scratch memory", "reserved"),
-        process=of_process,
+        allocated=allocated,
+        reserved=reserved,
+        process=process,
         breakdown={
             name: (size - (WORKSPACE_BYTES if name == "other" else 0)) / GIB for name, size in parts.by_name().items()
         },
         capacity_gib=capacity_gib,
-        verdict=verdict(of_process, capacity_gib),
+        verdict=verdict(process, capacity_gib),
         assumption="the scratch memory of this CPU's kernels",
         what_ifs=tuple(
             # What the allocator holds beside tensors is another share here than on a GPU.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,36 +66,20 @@ def run_seconds(
     """
     if steps < 1:
         raise ValueError("a run has at least one step")
-    training = Estimate(
-        value=step.value * steps,
-        unit="s",
-        low=step.low * steps,
-        high=step.high * steps,
-        method=f"{steps} steps of {step.value:.3g} s, {step.method}",
-        rung=step.rung,
-        evidence=step.evidence,
-        extrapolated=step.extrapolated,
-        aggregation="sum",
-    )
+    training = _times(step, steps, f"{steps} steps of {step.value:.3g} s")
     breakdown: dict[str, Estimate | Missing] = {TRAINING: training, **(parts or {})}
     known = [part for part in breakdown.values() if isinstance(part, Estimate)]
     unknown = [f"{name}: {part.missing}" for name, part in breakdown.items() if isinstance(part, Missing)]
     value = math.fsum(part.value for part in known)
     names = [name for name, part in breakdown.items() if isinstance(part, Estimate)]
-    return RunTime(
-        total=Estimate(
-            value=value,
-            unit="s",
-            low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
-            high=value + math.hypot(*(part.high - part.value for part in known)),
-            method=" + ".join(names) + (f", not counted: {', '.join(unknown)}" if unknown else ""),
-            rung=step.rung,
-            evidence=step.evidence,
-            extrapolated=step.extrapolated,
-            aggregation="sum",
-        ),
-        breakdown=breakdown,
+    total = replace(
+        training,
+        value=value,
+        low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
+        high=value + math.hypot(*(part.high - part.value for part in known)),
+        method=" + ".join(names) + (f", not counted: {', '.join(unknown)}" if unknown else ""),
     )
+    return RunTime(total=total, breakdown=breakdown)
 
 
 def slurm_time_limit(high_seconds: float) -> int:
@@ -103,26 +87,6 @@ def slurm_time_limit(high_seconds: float) -> int:
     margin for a node that is slower than all that were measured.
     """
     return max(1, math.ceil(high_seconds * (1 + SLURM_MARGIN) / _PER))
-
-
-def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
-    """Return the device-hours of an experiment.
-
-    Errors of the runs are correlated, so the ends of the intervals are added.
-    """
-    if not runs:
-        return Missing(missing="no run has an estimate")
-    return Estimate(
-        value=math.fsum(total.value * devices for total, devices in runs) / _PER**2,
-        unit="h",
-        low=math.fsum(total.low * devices for total, devices in runs) / _PER**2,
-        high=math.fsum(total.high * devices for total, devices in runs) / _PER**2,
-        method=f"sum over {len(runs)} jobs, with correlated errors",
-        rung=max(total.rung for total, _ in runs),
-        evidence=tuple(sorted({name for total, _ in runs for name in total.evidence})),
-        extrapolated=any(total.extrapolated for total, _ in runs),
-        aggregation="sum",
-    )
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
@@ -316,14 +280,5 @@ def _part(
 
 
 def _times(one: Estimate, count: int, words: str) -> Estimate:
-    return Estimate(
-        value=one.value * count,
-        unit=one.unit,
-        low=one.low * count,
-        high=one.high * count,
-        method=f"{words}, {one.method}",
-        rung=one.rung,
-        evidence=one.evidence,
-        extrapolated=one.extrapolated,
-        aggregation="sum",
-    )
+    value, low, high = (each * count for each in (one.value, one.low, one.high))
+    return replace(one, value=value, low=low, high=high, method=f"{words}, {one.method}", aggregation="sum")

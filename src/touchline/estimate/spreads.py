@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB
 from touchline.estimate.coefficients import (
@@ -92,30 +91,39 @@ ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
 _ONE_TOKEN: Final = MicroBatch(rows=1, width=1, label_tokens=1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """Value with a lower and an upper end, GiB."""
+def gib(value: float, low: float, high: float) -> Estimate:
+    """Return a peak of a step, of which nothing was measured."""
+    return Estimate(
+        value=value,
+        unit="GiB",
+        low=low,
+        high=high,
+        method="closed form",
+        rung=EvidenceLevel.NOTHING,
+        phase="step",
+        aggregation="peak",
+    )
 
-    value: float
-    """Most likely value."""
-    low: float
-    """Lower end; 5% are below."""
-    high: float
-    """Upper end; 5% are above."""
 
-    def times(self, typical: float, low: float, high: float) -> Range:
-        """Multiply by an independent uncertain factor; variances of logarithms add."""
-        down = math.hypot(math.log(self.value / self.low), math.log(typical / low))
-        up = math.hypot(math.log(self.high / self.value), math.log(high / typical))
-        value = self.value * typical
-        return Range(value=value, low=value * math.exp(-down), high=value * math.exp(up))
+def with_ends(known: Estimate, value: float, low: float, high: float) -> Estimate:
+    """Return an estimate with another value and interval."""
+    return dataclasses.replace(known, value=value, low=low, high=high)
 
-    def plus(self, typical: float, low: float, high: float) -> Range:
-        """Add an independent uncertain value."""
-        value = self.value + typical
-        down = math.hypot(self.value - self.low, typical - low)
-        up = math.hypot(self.high - self.value, high - typical)
-        return Range(value=value, low=value - down, high=value + up)
+
+def times(known: Estimate, typical: float, low: float, high: float) -> Estimate:
+    """Multiply by an independent uncertain factor; variances of logarithms add."""
+    down = math.hypot(math.log(known.value / known.low), math.log(typical / low))
+    up = math.hypot(math.log(known.high / known.value), math.log(high / typical))
+    value = known.value * typical
+    return with_ends(known, value, value * math.exp(-down), value * math.exp(up))
+
+
+def plus(known: Estimate, typical: float, low: float, high: float) -> Estimate:
+    """Add an independent uncertain value."""
+    value = known.value + typical
+    down = math.hypot(known.value - known.low, typical - low)
+    up = math.hypot(known.high - known.value, high - typical)
+    return with_ends(known, value, value - down, value + up)
 
 
 def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, str]:
@@ -138,14 +146,14 @@ def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tu
     return max(found, key=lambda item: item[0])
 
 
-def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
+def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Estimate:
     """Return allocated memory at the peak, without evidence."""
     found, least = (_peak_range(setup, its, coefficients) for its in (batch, _ONE_TOKEN))
     # No peak is below that of the optimizer step, which no batch changes; nor are its ends.
-    return Range(value=found.value, low=max(found.low, least.low), high=max(found.high, least.high))
+    return gib(found.value, max(found.low, least.low), max(found.high, least.high))
 
 
-def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
+def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Estimate:
     """Return the same by the phase of the peak alone."""
     _, low_entry, high_entry = vocab_bytes(setup, coefficients)
     typical = peak_parts(setup, batch, coefficients)
@@ -162,7 +170,7 @@ def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoe
     down = math.hypot(typical.total - low.total * math.exp(-NORMAL_95 * _spread(low, error)), below)
     most = max(parts.total * math.exp(NORMAL_95 * _spread(parts, error)) for parts in highest)
     up = math.hypot(most + _images(setup, batch) - typical.total, above)
-    return Range(value=value, low=max(value - down / GIB, value / 10), high=value + up / GIB)
+    return gib(value, max(value - down / GIB, value / 10), value + up / GIB)
 
 
 def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float]:
@@ -240,33 +248,32 @@ def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
 
 
 def upwards(
-    known: Range,
+    known: Estimate,
     kind: MemoryKind,
     setup: TrainingSetup,
     parts: PeakParts,
     gpu: Gpu | None,
     coefficients: MemoryCoefficients,
-) -> dict[MemoryKind, Range]:
+) -> dict[MemoryKind, Estimate]:
     """Derive all three kinds of memory from the known one."""
     factor, addend = fragmentation(setup, parts, coefficients), contexts(gpu)
     found = {kind: known}
     if kind == "process":
         typical, low, high = addend
-        inner = Range(value=known.value, low=known.low, high=known.high).plus(-typical, -high, -low)
-        found["reserved"] = _positive(inner)
+        found["reserved"] = _positive(plus(known, -typical, -high, -low))
     if kind != "allocated":
         typical, low, high = factor
-        found["allocated"] = found["reserved"].times(1 / typical, 1 / high, 1 / low)
+        found["allocated"] = times(found["reserved"], 1 / typical, 1 / high, 1 / low)
     if kind == "allocated":
-        found["reserved"] = known.times(*factor)
+        found["reserved"] = times(known, *factor)
     if kind != "process":
-        found["process"] = found["reserved"].plus(*addend)
+        found["process"] = plus(found["reserved"], *addend)
     return found
 
 
 def with_cache(
-    found: dict[MemoryKind, Range], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
-) -> dict[MemoryKind, Range]:
+    found: dict[MemoryKind, Estimate], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
+) -> dict[MemoryKind, Estimate]:
     """Add the blocks that the allocator keeps of smaller micro-batches, up to the device's capacity.
 
     These are given back before memory runs out, so they decide no verdict. The value is the middle, as a ratio, of none
@@ -280,10 +287,9 @@ def with_cache(
         plain = found[kind]
         high = min(plain.high + most, max(end, plain.high))
         value = min(math.sqrt(plain.value * (plain.value + usual)), high)
-        grown[kind] = Range(value=value, low=plain.low, high=high)
+        grown[kind] = with_ends(plain, value, min(plain.low, value), high)
     return grown
 
 
-def _positive(found: Range) -> Range:
-    smallest = 1e-6
-    return Range(value=max(found.value, smallest), low=max(found.low, smallest), high=max(found.high, smallest))
+def _positive(found: Estimate) -> Estimate:
+    return with_ends(found, *(max(each, 1e-6) for each in (found.value, found.low, found.high)))

@@ -31,7 +31,7 @@ from touchline.estimate.coefficients import (
     REPEAT_SIGMA,
     RUN_SIGMA,
 )
-from touchline.estimate.intervals import ENOUGH, Ladder, choose, half_width, spread
+from touchline.estimate.intervals import ENOUGH, choose, half_width, spread
 from touchline.estimate.points import TimePoint, as_requested, model_key, stack_key, variant_key
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
@@ -57,13 +57,11 @@ _ABSURD = 25.0
 class StepTime:
     """Seconds per optimizer step."""
 
-    ladder: Ladder
+    estimate: Estimate
+    answers: tuple[Estimate, ...]
+    """Estimates of all evidence levels, the best level first."""
     refused: tuple[str, ...]
-
-    @property
-    def estimate(self) -> Estimate:
-        """Return the chosen estimate."""
-        return self.ladder.chosen
+    """Rejected measurements, with reasons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +122,7 @@ def seconds_per_step(
         answers.append(_fitted(question, [*rest, *others], EvidenceLevel.SAME_MODEL))
     if repeats:
         answers.append(_repeated(question, repeats))
-    return StepTime(ladder=choose(answers), refused=refused)
+    return StepTime(estimate=choose(answers), answers=tuple(reversed(answers)), refused=refused)
 
 
 def in_data_parallel(step: Estimate, kind: Literal["gpu", "cpu"]) -> Estimate:

@@ -19,7 +19,7 @@ from touchline.estimate.coefficients import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
-from touchline.estimate.spreads import Range, upwards
+from touchline.estimate.spreads import gib, upwards
 
 _WORTHWHILE = 0.98
 """Fraction of the memory above which an alternative is not worth listing."""
@@ -47,11 +47,11 @@ def what_ifs(
         if parts.total >= now * _WORTHWHILE:
             continue
         size = parts.total / GIB
-        known = Range(value=size, low=size, high=size)
+        grown = upwards(gib(size, size, size), "allocated", change.setup, parts, gpu, coefficients)
         found.append(
             WhatIf(
                 change=change.words,
-                reserved_gib=upwards(known, "allocated", change.setup, parts, gpu, coefficients)["reserved"].value,
+                reserved_gib=grown["reserved"].value,
                 step_time_factor=change.factor,
                 allocated_gib=size,
                 reason=change.reason,

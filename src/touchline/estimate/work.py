@@ -71,26 +71,23 @@ class StepWork:
         return replace(self, patches=other.patches * share, patch_squares=other.patch_squares * share)
 
 
-def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:
-    """Return the work of a step from its micro-batches, or the mean of several steps.
+def work_of(batches: Sequence[MicroBatch]) -> StepWork:
+    """Return the work of a step from its micro-batches.
 
     Raises ValueError: there is no micro-batch.
     """
     if not batches:
         raise ValueError("a step has at least one micro-batch")
     return StepWork(
-        micro_batches=len(batches) / steps,
-        tokens=sum(batch.tokens for batch in batches) / steps,
-        squares=sum(batch.rows * batch.width**2 for batch in batches) / steps,
-        label_tokens=sum(batch.label_tokens for batch in batches) / steps,
+        micro_batches=float(len(batches)),
+        tokens=float(sum(batch.tokens for batch in batches)),
+        squares=float(sum(batch.rows * batch.width**2 for batch in batches)),
+        label_tokens=float(sum(batch.label_tokens for batch in batches)),
     )
 
 
-def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_share: float | None = None) -> StepWork:
-    """Return the mean step of a forecast on one device.
-
-    Args:
-        label_share: share of the computed positions with a loss; none: as in the largest micro-batch.
+def work_of_forecast(forecast: BatchForecast, settings: BatchSettings) -> StepWork:
+    """Return the mean step of a forecast on one device, with the largest micro-batch's share of label tokens.
 
     Raises ValueError: the forecast has no step.
     """
@@ -100,7 +97,7 @@ def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_
     # A row of the largest micro-batch may hold several examples (a packed batch of one row), so rows come from there.
     rows = max(1.0, min(float(settings.micro_batch_size), float(forecast.largest.rows)))
     steps = forecast.steps_per_epoch * max(1, settings.data_parallel_size)
-    share = forecast.largest.label_tokens / forecast.largest.tokens if label_share is None else label_share
+    share = forecast.largest.label_tokens / forecast.largest.tokens
     return StepWork(
         micro_batches=len(tokens) / steps,
         tokens=float(tokens.sum()) / steps,

@@ -128,12 +128,11 @@ def estimate_disk(
         save=train.saves,
         checkpoints=kept,
         steps=steps,
-        resumes=False,
         tokenizer_bytes=model.copied_bytes,
         merged_dtype=None if train.trains_all else _DTYPES.get(model.dtype),
         evaluations=evaluations,
         answers=answers,
-    ).total.quantity()
+    ).quantity()
 
 
 def _exports(train: TrainConfig, steps: int) -> int:

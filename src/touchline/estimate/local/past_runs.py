@@ -50,8 +50,6 @@ def past_runs(
     settings: UserConfig,
     trainers: Collection[str],
     models: Collection[str],
-    *,
-    counts: Callable[[HistoryRow], bool] = lambda row: True,
 ) -> PastRuns:
     """Return the points of a history that are evidence for these trainers.
 
@@ -63,7 +61,7 @@ def past_runs(
     except (InputError, HostError):
         # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
-    asked = [row for row in index.rows() if counts(row)]
+    asked = index.rows()
     rows = [row for row in asked if said_word(row.trainer) in trainers and _measured(row)]
     rows.sort(key=lambda row: (not _is_of(row, models), row.name, row.id))
     read = [read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS]]
