@@ -221,11 +221,7 @@ def test_sizes_of_what_runs_leave() -> None:
     assert disk.resume_bytes(full) / 1e6 == pytest.approx(3 * (one - none), rel=0.001)
 
 
-@given(
-    checkpoints=st.integers(0, 50),
-    steps=st.integers(0, 100_000),
-    tokenizer=st.integers(0, 20_000_000),
-)
+@given(checkpoints=st.integers(0, 50), steps=st.integers(0, 100_000), tokenizer=st.integers(0, 20_000_000))
 def test_more_of_anything_takes_more(checkpoints: int, steps: int, tokenizer: int) -> None:
     now, more = (
         disk.disk_estimate(

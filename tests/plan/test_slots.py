@@ -200,11 +200,7 @@ def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         found = answer(batch.rows)
         machine = replace(found.machine, name=here.name, threads=threads, base_dtype=here.base_dtype)
         found = replace(found, machine=machine, step_seconds=(1.0, seconds, seconds))
-        return replace(
-            attempt(batch.rows),
-            batch=batch,
-            answer=found,
-        )
+        return replace(attempt(batch.rows), batch=batch, answer=found)
 
     real = probe_run.quick_probe
 

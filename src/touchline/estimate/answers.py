@@ -18,12 +18,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients import (
-    ANSWERING_SIGMA,
-    EVALUATION_OVERHEAD,
-    FORWARD_LAUNCHES,
-    PART_WEIGHT,
-)
+from touchline.estimate.coefficients import ANSWERING_SIGMA, EVALUATION_OVERHEAD, FORWARD_LAUNCHES, PART_WEIGHT
 from touchline.estimate.intervals import half_width
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import TimePoint
@@ -131,11 +126,7 @@ def expected_answers(
 
 
 def answering_seconds(
-    setup: TrainingSetup,
-    answers: Answers,
-    *,
-    machine: TargetMachine,
-    points: Sequence[TimePoint] = (),
+    setup: TrainingSetup, answers: Answers, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate | Missing:
     """Return the seconds to evaluate one checkpoint, from its first prompt to its scores.
 

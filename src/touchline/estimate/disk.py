@@ -44,12 +44,7 @@ def adapter_tensors(
 
 @functools.lru_cache(maxsize=512)  # asked again for every learning rate and length of a sweep
 def adapter_file_bytes(
-    shape: ModelShape,
-    rank: int,
-    target_modules: tuple[str, ...],
-    dtype: Dtype,
-    *,
-    dora: bool = False,
+    shape: ModelShape, rank: int, target_modules: tuple[str, ...], dtype: Dtype, *, dora: bool = False
 ) -> int:
     """Return the bytes of `adapter_model.safetensors` with its header, exact for Llama-like names.
 

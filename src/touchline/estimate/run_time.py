@@ -48,12 +48,7 @@ class RunTime:
     """Phases in order; their values sum to the total."""
 
 
-def run_seconds(
-    step: Estimate,
-    steps: int,
-    *,
-    parts: Mapping[str, Estimate | Missing] | None = None,
-) -> RunTime:
+def run_seconds(step: Estimate, steps: int, *, parts: Mapping[str, Estimate | Missing] | None = None) -> RunTime:
     """Return the wall-clock time of a run.
 
     Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
@@ -140,12 +135,7 @@ def tokenising_seconds(setup: TrainingSetup, tokens: float) -> Estimate:
 
 
 def saving_seconds(
-    setup: TrainingSetup,
-    size_bytes: float,
-    count: int,
-    *,
-    machine: TargetMachine,
-    points: Sequence[TimePoint] = (),
+    setup: TrainingSetup, size_bytes: float, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate:
     """Estimate the time to save all checkpoints."""
     one = _part(_observed(points, setup, machine, "saving"), size_bytes, SAVING, setup, "typical disk speed")

@@ -231,11 +231,7 @@ def same_model(point: TimePoint, setup: TrainingSetup) -> bool:
 
 
 def _alike(one: StepWork, other: StepWork) -> bool:
-    pairs = (
-        (one.micro_batches, other.micro_batches),
-        (one.tokens, other.tokens),
-        (one.squares, other.squares),
-    )
+    pairs = ((one.micro_batches, other.micro_batches), (one.tokens, other.tokens), (one.squares, other.squares))
     return all(abs(math.log(left / right)) <= _REPEATS for left, right in pairs)
 
 

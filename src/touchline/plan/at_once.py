@@ -327,11 +327,7 @@ def _gain_of_plan(trained: Sequence[PlannedRun], count: int, predict: PredictSlo
         assert isinstance(job.seconds, Quantity)
         whole = count * job.seconds.value
         seconds = Quantity(
-            value=whole / gain.value,
-            unit="s",
-            low=whole / gain.high,
-            high=whole / gain.low,
-            coverage=gain.coverage,
+            value=whole / gain.value, unit="s", low=whole / gain.high, high=whole / gain.low, coverage=gain.coverage
         )
         in_slots.append(replace(job, seconds=seconds))
     found = time_of_queue(in_slots, count)

@@ -381,11 +381,7 @@ def _evaluation_limit(seconds: Measured, startup: Measured, context: PlanningCon
 
 
 def _trained(
-    run: PlannedRun,
-    question: RunRequest,
-    decisions: RunResolver,
-    parent: PlannedRun | None,
-    context: PlanningContext,
+    run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None, context: PlanningContext
 ) -> PlannedRun:
     decided = decisions.decide(question, run.seed)
     run = replace(

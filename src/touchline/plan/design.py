@@ -28,14 +28,7 @@ from touchline.experiment.plan import Plan
 from touchline.plan.power import conditions_per_level, detectable_points, number_of_contrasts
 from touchline.statistics.closed_forms import COVERAGE, POWER, SpreadInput, SpreadSource
 from touchline.statistics.items import Floats
-from touchline.statistics.sample_sizes import (
-    FEWEST_SEEDS,
-    MOST_SEEDS,
-    best_within,
-    cheapest,
-    fewest_items,
-    power,
-)
+from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, best_within, cheapest, fewest_items, power
 from touchline.statistics.spread import End, spread_at
 
 DESIGN_SCHEMA_VERSION = 1

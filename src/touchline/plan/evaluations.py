@@ -152,9 +152,7 @@ def without_shared_validation(run: PlannedRun) -> PlannedRun:
         return run
     once = part.value / count_validations(run.train, run.batches.steps, run.batches.steps_per_epoch)
     return replace(
-        run,
-        train_seconds=_less(run.train_seconds, once),
-        time_parts={**run.time_parts, _VALIDATION: _less(part, once)},
+        run, train_seconds=_less(run.train_seconds, once), time_parts={**run.time_parts, _VALIDATION: _less(part, once)}
     )
 
 

@@ -17,13 +17,7 @@ from touchline.estimate.evidence_used import evidence_line
 from touchline.experiment.data_config import shown_split, split_of
 from touchline.experiment.plan import Plan, PlannedRun, Revision
 from touchline.plan import power, tasks
-from touchline.plan.batch_sections import (
-    grouped_rows,
-    memory_figures,
-    memory_section,
-    memory_share,
-    packing_section,
-)
+from touchline.plan.batch_sections import grouped_rows, memory_figures, memory_section, memory_share, packing_section
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.notes import design_line, dtype_notes, method_notes, quantization_notes, recipe_notes
 from touchline.plan.screen import has_limits, screen_lines

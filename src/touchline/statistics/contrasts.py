@@ -72,11 +72,7 @@ class ContrastEstimate:
 
 
 def difference(
-    samples: Sequence[Sample],
-    kind: SeedTestKind,
-    seeds: Sequence[int],
-    reference_seeds: Sequence[int],
-    coverage: float,
+    samples: Sequence[Sample], kind: SeedTestKind, seeds: Sequence[int], reference_seeds: Sequence[int], coverage: float
 ) -> ContrastEstimate:
     """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 

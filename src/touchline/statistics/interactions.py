@@ -72,10 +72,7 @@ def _of_group(
 
 
 def _effects(
-    runs: Sequence[ScoredRun],
-    asked: tuple[str, str, str],
-    at: tuple[str, str, str],
-    tied: Sequence[Sequence[str]],
+    runs: Sequence[ScoredRun], asked: tuple[str, str, str], at: tuple[str, str, str], tied: Sequence[Sequence[str]]
 ) -> Iterator[_Effects]:
     """Yield the two effects and their test; nothing where no condition has all four cells."""
     (factor, level, reference), (other, other_level, other_reference) = asked, at

@@ -252,10 +252,7 @@ def strategy_sections(plan: Plan, strategy: PlannedStrategy) -> tuple[Section, .
         table_section("Strategy", _CLAIMS, claims, _phases(strategy)),
         table_section("Looks", _LOOKS, _looks(plan), _about_looks(plan, strategy) if strategy.looks else ()),
         table_section(
-            "Costs of the strategy",
-            _COSTS,
-            () if costs is None else _costs(costs),
-            _about_costs(plan, strategy, costs),
+            "Costs of the strategy", _COSTS, () if costs is None else _costs(costs), _about_costs(plan, strategy, costs)
         ),
     )
 

@@ -16,13 +16,7 @@ from touchline.statistics.contrasts import Sample, difference
 from touchline.statistics.items import Floats, squared_errors
 from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.strategy.decisions import ContrastLook, Look, SeedPair
-from touchline.strategy.group_sequential import (
-    LEVEL,
-    checked_looks,
-    corrected_effect,
-    efficacy_bounds,
-    futility_bounds,
-)
+from touchline.strategy.group_sequential import LEVEL, checked_looks, corrected_effect, efficacy_bounds, futility_bounds
 from touchline.strategy.state import ContrastCell, State, cells_of, runs_of_look
 
 _COVERAGE: Final = 0.95

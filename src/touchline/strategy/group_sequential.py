@@ -28,15 +28,7 @@ from typing import Final
 import numpy as np
 
 from touchline.statistics.closed_forms import detectable_errors
-from touchline.strategy.angle_paths import (
-    MOST_SEEDS,
-    Cumulative,
-    Paths,
-    angle_of_t,
-    arrivals,
-    between,
-    first_angle,
-)
+from touchline.strategy.angle_paths import MOST_SEEDS, Cumulative, Paths, angle_of_t, arrivals, between, first_angle
 
 LEVEL: Final = 0.025
 """One-sided level of a family of claims: half of the 5 % of a two-sided report."""

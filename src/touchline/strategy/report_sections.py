@@ -215,11 +215,7 @@ def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale:
     return Section(
         title="Strategy",
         paragraphs=tuple(_paragraphs(report, scale)),
-        tables=present(
-            looks_table(report, scale),
-            _seeds_table(report, scale),
-            _losses_table(report, explored),
-        ),
+        tables=present(looks_table(report, scale), _seeds_table(report, scale), _losses_table(report, explored)),
         figures=("strategy",),
     )
 

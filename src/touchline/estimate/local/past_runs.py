@@ -46,11 +46,7 @@ class PastRuns:
         )
 
 
-def past_runs(
-    settings: UserConfig,
-    trainers: Collection[str],
-    models: Collection[str],
-) -> PastRuns:
+def past_runs(settings: UserConfig, trainers: Collection[str], models: Collection[str]) -> PastRuns:
     """Return the points of a history that are evidence for these trainers.
 
     Args:

@@ -336,10 +336,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
 
 def _not_named(executor: str, offer: str, hint: str) -> InputError:
     also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
-    return _fault(
-        f"compute.executor is {executor}, but the GPU of the nodes is not given; {offer}",
-        hint + also,
-    )
+    return _fault(f"compute.executor is {executor}, but the GPU of the nodes is not given; {offer}", hint + also)
 
 
 def _machine(gpu: Gpu, gpus: int, source: str) -> TargetMachine:

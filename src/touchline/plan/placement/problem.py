@@ -272,10 +272,7 @@ def _parts(gib: float) -> int:
 
 
 def _heads_and_tails(
-    ticks: Sequence[float],
-    parents: Sequence[Sequence[int]],
-    children: Sequence[Sequence[int]],
-    order: Sequence[int],
+    ticks: Sequence[float], parents: Sequence[Sequence[int]], children: Sequence[Sequence[int]], order: Sequence[int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     heads, tails = [0.0] * len(ticks), list(ticks)
     for j in order:
