@@ -23,8 +23,6 @@ KINDS: tuple[MemoryKind, ...] = ("allocated", "reserved", "process")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneLog:
-    """A row predicted without a log and with one."""
-
     table: str
     """File that both rows stand in."""
     unseen: bool = False
@@ -99,7 +97,6 @@ def memory_pairs() -> list[OneLog]:
 
 
 def time_pairs() -> list[OneLog]:
-    """Return all pairs of step times: rows of one table with equal settings and another batch or length."""
     machine = gpu_machine()
 
     def step(point: TimePoint, *known: TimePoint) -> Estimate:

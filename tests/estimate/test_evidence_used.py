@@ -54,7 +54,6 @@ def words(**values: str) -> dict[str, SourcedText]:
 
 
 def logged(name: str = "old", *, gib: float | None = 9.0, **changes: object) -> RunRecord:
-    """What a TRL log without its arguments tells, with the lengths of its data stated."""
     told: dict[str, Any] = {
         **words(model="meta-llama/Llama-3.2-1B", method="lora", dtype="bfloat16", trainer="trl", gpu="A100-80GB"),
         "lora_rank": number(16),
@@ -90,7 +89,6 @@ def memory(setup: TrainingSetup, points: Sequence[MeasuredPoint], batch: MicroBa
 
 
 def used(records: Sequence[RunRecord], setup: TrainingSetup, gpu: str = "A100-80GB") -> PastRunsUsed:
-    """Which of the records the estimates of a training use."""
     runs, machine = collect_points(records, shape_of), gpu_machine(gpu)
     points = [point for run in runs if not isinstance(run.memory, Missing) for point in run.memory]
     times = [run.time for run in runs if not isinstance(run.time, Missing)]
@@ -326,7 +324,6 @@ def known_shape(name: str) -> ModelShape | Missing:
 
 
 def said(**changes: object) -> RunRecord:
-    """What a torchtune log with its config tells, packed."""
     told: dict[str, Any] = {
         "model": SourcedText(value="llama3_2_1b"),
         "method": SourcedText(value="lora"),
@@ -415,7 +412,6 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
 
 
 def own(**work: Any) -> RunRecord:
-    """A run of our own on a processor, which tells what it computed."""
     record = said(
         gpu=Missing(missing="trained on a CPU"), trainer=SourcedText(value="peft"), packed=SourcedText(value="false")
     )

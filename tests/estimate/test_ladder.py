@@ -15,7 +15,6 @@ pytestmark = pytest.mark.planning
 
 
 def answer(value: float, factor: float, rung: EvidenceLevel) -> Estimate:
-    """An answer with an interval of so many times up and down."""
     return Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
 
 

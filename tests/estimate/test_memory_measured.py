@@ -32,7 +32,6 @@ HALVES = ("fitted", "held out", "not fitted", "seen")
 
 
 def errors(rows: list[MeasuredRow], kind: str) -> list[float]:
-    """Relative errors of the rows that have that kind of figure."""
     found = []
     for row in rows:
         if kind in row.gib:
@@ -176,7 +175,6 @@ def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
 
 
 def _litgpt() -> list[tuple[TrainingSetup, MicroBatch, float | None]]:
-    """litgpt's table, LoRA on one GPU; GiB, or None where it was out of memory."""
     models = {
         ("phi-1.5", "1.3 B"): ("phi-1.5", 1044),
         ("StableLM Alpha", "3 B"): ("StableLM-Alpha-3B", 1034),
@@ -222,7 +220,6 @@ def test_litgpt_without_a_prior_run() -> None:
 
 
 def _cpu_points() -> list[MeasuredPoint]:
-    """Our own trainer's processes on a processor, models of 1 to 135 million parameters."""
     content = json.loads((FOLDER / "cpu_memory.json").read_text(encoding="utf-8"))
     found = []
     for row in content["runs"]:

@@ -50,7 +50,6 @@ ELEMENTS = LLAMA_1B.num_layers * sum(rows * columns for rows, columns in PAIRS)
 
 
 def setup(backend: str = "peft", lora: LoraConfig | None = None, **changes: Any) -> TrainingSetup:
-    """As the backend sees a training on an A100."""
     lora = lora or LoraConfig(rank=RANK, target_modules=LLAMA_TARGETS)
     return get_backend(backend).setup(TrainConfig(lora=lora, **changes), LLAMA_1B, GPU, 512)
 
@@ -319,7 +318,6 @@ def test_a_process_much_larger_than_the_verdict_counts_says_why() -> None:
 
 
 def estimate_plain(rows: int, gpu: Gpu, coefficients: MemoryCoefficients) -> float:
-    """Upper end of the process where all rows have one length."""
     batch = replace(ROWS, rows=rows, label_tokens=rows * 2048)
     return memory_estimate(SMALL, batch, coefficients=coefficients, gpu=gpu).process.high
 

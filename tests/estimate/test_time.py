@@ -177,7 +177,6 @@ SEEN = st.lists(st.tuples(st.integers(1, 32), st.integers(16, 2048), st.floats(0
 
 
 def measured(seen: list[tuple[int, int, float]]) -> list[TimePoint]:
-    """Runs that took so many times what is expected of them."""
     return [
         point(f"{i}", lora(), batches(rows, width), factor * ask(lora(), batches(rows, width)).estimate.value)
         for i, (rows, width, factor) in enumerate(seen)
@@ -343,7 +342,6 @@ def test_the_gain_of_compiling_is_known_from_runs_of_both_kinds() -> None:
 
 
 def rates(power: float = 1.0, **changes: float) -> Rates:
-    """Three terms: a constant, one on the host, one on the device."""
     base = Rates(
         means=np.log(np.array([0.01, 0.001, 1e-6])),
         sigmas=np.array([1.0, 1.0, 1.0]),

@@ -110,7 +110,6 @@ def asked(draw: st.DrawFn) -> list[str]:
 
 
 def shown(memory: MemoryEstimate) -> str:
-    """The memory as the table of runs has it."""
     found = memory.process
     return f"{found.value:.3g} GiB ({found.low:.3g} to {found.high:.3g})"
 
@@ -118,7 +117,6 @@ def shown(memory: MemoryEstimate) -> str:
 @settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked())
 def test_no_accepted_plan_has_a_run_that_is_out_of_memory(overrides: list[str]) -> None:
-    """And the reason of a micro-batch quotes the estimate of the table; what a refusal says to type makes it fit."""
     found = planned(overrides)
     if found is None:
         event("not supported")
@@ -159,7 +157,6 @@ def test_no_accepted_plan_has_a_run_that_is_out_of_memory(overrides: list[str]) 
 def test_auto_counts_the_tokens_that_the_trainer_computes(
     backend: str, packed: str, micro: int, tokens: int | None
 ) -> None:
-    """Packed rows of most trainers are as long as max_seq_len, whatever the examples' lengths."""
     found = planned([f"train.backend={backend}", f"train.packed={packed}", "train.global_batch_size=16"])
     assert found is not None
     (run, findings) = found

@@ -52,7 +52,6 @@ def plan_of(base: Path, place: Path, train: str, rest: str = "") -> Plan:
 
 
 def test_runs_are_named_and_shown_without_an_adapter(base: Path, tmp_path: Path) -> None:
-    """No row of a rank or of another setting of LoRA; a factor `train.method` compares both."""
     plan = plan_of(base, tmp_path, "learning_rate: 1e-4", "factors: {train.method: [lora, full]}\n")
     assert [run.name for run in plan.runs] == ["1M_rank64", "1M_full"]
     lora, full = plan.runs
@@ -172,7 +171,6 @@ def test_one_method_is_no_evidence_for_the_other() -> None:
 
 
 def test_the_plan_counts_whole_checkpoints(base: Path, tmp_path: Path) -> None:
-    """Three checkpoints of a whole model, or those that `keep` leaves."""
     every, last = (
         plan_of(base, tmp_path / str(keep), f"method: full, epochs: 3, checkpoint: {{keep: {keep}}}").runs[0].disk
         for keep in ("all", 1)

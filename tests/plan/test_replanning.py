@@ -26,7 +26,6 @@ pytestmark = pytest.mark.planning
 
 
 def _plan(conditions: list[dict[str, str]], seeds: int = 1) -> Plan:
-    """A plan of these conditions, with one control."""
     runs: list[PlannedRun] = []
     for number, (condition, seed) in enumerate(product(conditions, range(seeds))):
         levels = tuple(Level(factor=factor, value=value) for factor, value in condition.items())
@@ -57,7 +56,6 @@ def test_the_design_sentence_counts_what_is_crossed() -> None:
 
 
 def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, UserConfig]) -> None:
-    """In percent, and as sbatch will be asked."""
     folder, settings = tiny
     plan = api.plan(folder, settings, dry_run=True).plan
     whole = Quantity(value=80.0, unit="GiB")
@@ -89,7 +87,6 @@ def tiny(tmp_path: Path) -> tuple[Path, UserConfig]:
 
 
 def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]) -> None:
-    """The level that was added is new, the one that was taken out is gone and its folder is named."""
     folder, settings = tiny
     first = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -118,7 +115,6 @@ def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]
 
 
 def test_a_revision_without_changed_runs_says_so() -> None:
-    """Not `(all)`, and not `none`: the predictions are what changed."""
     plan = _plan([{"rank": "4"}])
     from touchline.plan.identity import replanned, revise
 

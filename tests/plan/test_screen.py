@@ -92,7 +92,6 @@ def test_a_row_is_a_condition_and_covers_its_seeds() -> None:
 
 
 def test_what_does_not_fit_is_named_and_what_is_unknown_too() -> None:
-    """Beyond the shown conditions as well."""
     tight = replace(made_memory(70.0), verdict=MemoryVerdict.UNCERTAIN)
     runs = [replace(run, memory=tight) if "rank8_" in run.name else run for run in MANY.runs]
     text = "\n".join(screen_lines(replace(MANY, runs=tuple(runs), machine=GPU)))
@@ -142,7 +141,6 @@ def test_every_section_is_behind_show_and_the_file_begins_with_the_screen() -> N
 
 
 def on_terminal(arguments: Sequence[str], env: dict[str, str], columns: int) -> list[str]:
-    """Return the lines that a command shows on a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         command(*arguments), stdin=slave, stdout=slave, stderr=slave, env=env | {"COLUMNS": str(columns), "LINES": "24"}

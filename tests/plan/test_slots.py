@@ -108,7 +108,6 @@ def test_keys_of_machines_with_slots_are_their_own() -> None:
 
 
 def queued(name: str, seconds: float, after: str | None = None) -> QueuedJob:
-    """A training of some seconds, certain to a tenth."""
     return QueuedJob(
         name=name, after=after, seconds=Quantity(value=seconds, unit="s", low=0.9 * seconds, high=1.1 * seconds)
     )
@@ -147,7 +146,6 @@ def test_totals_count_what_a_run_holds_of_the_cpu() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An experiment of two ranks on a machine with two threads."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
     place = tmp_path / "experiment"
@@ -192,7 +190,6 @@ def test_written_slots_are_in_plan_and_scripts_and_stay(folder: Path) -> None:
 
 
 def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is kept in the history, so that the plan after it knows the gain and chooses."""
     here = machine_here(0)
     monkeypatch.setattr(probe_run, "require_packages", lambda: None)
 

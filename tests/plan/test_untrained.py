@@ -91,7 +91,6 @@ def test_other_trainers_validate_for_themselves(base: Path) -> None:
 
 
 def test_runs_at_the_same_time_all_compute_it(base: Path) -> None:
-    """Neither waits for the other."""
     runs = plan_of(base, RANKS).runs
     assert takes_over(runs, 2) == (runs[2].name,)
     assert takes_over(runs, 3) == ()

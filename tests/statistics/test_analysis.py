@@ -196,7 +196,6 @@ SEEDS = (1, 2, 3)
 
 @st.composite
 def a_set(draw: st.DrawFn, *, shares: bool) -> list[ScoredRun]:
-    """A control and a run of each rank, number of epochs and seed, on items of its own."""
     items = draw(st.integers(2, 6))
     one = st.sampled_from([0.0, 1.0] if not shares else [0.0, 0.25, 1.0])
     answers = st.lists(one, min_size=items, max_size=items)

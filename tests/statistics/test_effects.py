@@ -135,7 +135,6 @@ def test_what_always_changes_together_is_told() -> None:
 
 
 def test_pairs_that_cannot_be() -> None:
-    """Seed 1 has rank 4, seed 2 has rank 64: nothing can be said."""
     rng = Generator(PCG64(6))
     runs = [scored("a", answers(0.5, rng), seed=1, rank="4"), scored("b", answers(0.5, rng), seed=2, rank="64")]
     found = contrast_of(runs)
@@ -157,7 +156,6 @@ def test_pairs_that_cannot_be() -> None:
 
 
 def test_pairs_that_are_left() -> None:
-    """A seed without its counterpart is left out, and that is told."""
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
     assert found.effects[0].contrasts[0].seeds == 2

@@ -34,7 +34,6 @@ pytestmark = pytest.mark.planning
 
 
 def evaluated(rank: str, rights: Sequence[int], items: str = "aaaaaa") -> list[EvaluationRecord | None]:
-    """Evaluations of a level by seed, of 200 items each."""
     names = [ms.name_of(rank, seed, Phase.CONFIRM) for seed in ms.SEEDS]
     found = zip(names, rights, items, strict=False)
     return [made.record(name, "epoch_1", made.rights(right, 200), items=own) for name, right, own in found]

@@ -94,7 +94,6 @@ def test_an_explore_without_a_validation_split_is_refused(tmp_path: Path, settin
 
 
 def explore_lines(plan: Plan) -> tuple[list[tuple[str, ...]], str]:
-    """Rows and lines of the plan's section on explore."""
     (section,) = (each for each in sections(plan) if each.title == "Explore")
     (table,) = section.tables
     return [tuple(map(str, row)) for row in table.rows], " ".join(section.lines)

@@ -98,7 +98,6 @@ def test_the_first_look_starts_its_seeds_and_the_controls() -> None:
 
 
 def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
-    """What a decided contrast had stays listed, and is no longer worked on."""
     plan = plan_of()
     state = state_of(plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)])
     assert names(state.newest) == {r.name for r in plan.runs if r.seed in (13, 14) and not r.name.startswith("rank8")}
@@ -112,7 +111,6 @@ def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
 
 
 def exploring_plan() -> Plan:
-    """A plan whose runs with the first seed are those of explore."""
     plan = plan_of(budget_device_hours=5.0)
     assert plan.strategy is not None
     explore = ExploreConfig(reference={"train.lora.rank": 4})
@@ -151,7 +149,6 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
 
 
 def test_the_budget_is_no_part_of_the_design() -> None:
-    """Another change is named alone."""
     plan, raised = plan_of(budget_device_hours=5.0), plan_of(budget_device_hours=9.0)
     assert design_digest(plan) == design_digest(raised) == design_digest(plan_of())
     assert list(design_changes(plan, raised, describe_change)) == []
@@ -247,7 +244,6 @@ def status_line(plan: Plan, *decisions: dec.StrategyDecision) -> str:
 
 
 def test_the_status_is_one_line() -> None:
-    """It names the budget that stopped a strategy, and a larger one."""
     assert status_line(plan_of(), looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)) == (
         "strategy: confirm, before look 2 of 2 with 4 seeds; eight: established (+1 points, t 1.00, bound 2.00); "
         "two: undecided (+1 points, t 1.00, bound 2.00); 4 planned runs not started"
