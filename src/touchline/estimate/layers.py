@@ -77,12 +77,12 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     rest = _norms(setup, coefficients, element) + _attention(setup, coefficients, element)
     if setup.method == "qlora":
         rest += coefficients.nf4_input_bytes * sum({role_of(one, shape): one.inputs for one in shape.linears}.values())
-    rest += variant_bytes(setup)
+    rest += VARIANT_BYTES[setup.variant] * adapted_outputs(setup)
     inner, outer = element * shape.intermediate_size, element * shape.hidden_size
     # Where the product's gradient splits: gate, its activation and up, and a gradient of each; a float32 adapter on the
     # way out has two more of that width.
     casts = setup.adapter_dtype == "float32" and element < FLOAT and coefficients.float32_adapters != "autocast_shared"
-    widths = (8 if casts and "feed_out" in _adapted_roles(setup) else 6) if shape.gated else 4
+    widths = (8 if casts and any(role == "feed_out" for _, role in _adapted(setup)) else 6) if shape.gated else 4
     through_feed = rest + widths * inner - outer
     # Where the norm behind attention runs backward the feed-forward part is free again.
     through_norm = rest + 8 * outer
@@ -97,18 +97,9 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     )
 
 
-def variant_bytes(setup: TrainingSetup) -> float:
-    """Return the bytes per token that a block of this adapter type keeps more than LoRA."""
-    return float(VARIANT_BYTES[setup.variant] * sum(linear.outputs for linear in _with_adapter(setup)))
-
-
-def _with_adapter(setup: TrainingSetup) -> list[Linear]:
-    return [] if setup.method == "full" else [linear for linear, _ in _adapted(setup)]
-
-
 def adapted_outputs(setup: TrainingSetup) -> int:
     """Return the total outputs of all adapted layers of a block."""
-    return sum(linear.outputs for linear in _with_adapter(setup))
+    return 0 if setup.method == "full" else sum(linear.outputs for linear, _ in _adapted(setup))
 
 
 def is_eager(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
@@ -127,10 +118,6 @@ def _adapted(setup: TrainingSetup) -> Iterator[tuple[Linear, Role]]:
     for linear in setup.shape.linears:
         if setup.method == "full" or linear.name in setup.target_modules:
             yield linear, role_of(linear, setup.shape)
-
-
-def _adapted_roles(setup: TrainingSetup) -> frozenset[Role]:
-    return frozenset(role for _, role in _adapted(setup))
 
 
 def _norms(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:

@@ -72,10 +72,7 @@ class StepWork:
 
 
 def work_of(batches: Sequence[MicroBatch]) -> StepWork:
-    """Return the work of a step from its micro-batches.
-
-    Raises ValueError: there is no micro-batch.
-    """
+    """Return the work of a step from its micro-batches. Raises ValueError: there is no micro-batch."""
     if not batches:
         raise ValueError("a step has at least one micro-batch")
     return StepWork(

@@ -207,11 +207,6 @@ def plan_with_spread(
     return replace(plan, spread=spread)
 
 
-def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:
-    found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
-    return {name: lengths for name, lengths in found.items() if lengths is not None}
-
-
 def _planned_runs(inputs: PlanInputs, decisions: RunResolver) -> list[PlannedRun]:
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
@@ -226,7 +221,9 @@ def plan_runs(inputs: PlanInputs) -> list[PlannedRun]:
 
 def _with_evaluations(runs: Sequence[PlannedRun], inputs: PlanInputs) -> list[PlannedRun]:
     datasets = {info.path: info for info in inputs.datasets.values()}
-    return with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, inputs.experiment.compute)
+    found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
+    known = {name: lengths for name, lengths in found.items() if lengths is not None}
+    return with_evaluation_memory(runs, datasets, known, inputs.context, inputs.experiment.compute)
 
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:

@@ -114,10 +114,7 @@ def plan_to_json(plan: Plan) -> str:
 
 
 def plan_from_json(text: str, path: str) -> Plan:
-    """Return the plan in a text.
-
-    Raises InputError: the text is no plan, or one of another schema version.
-    """
+    """Return the plan in a text. Raises InputError: the text is no plan, or one of another schema version."""
     hint = "move it and run `touchline plan` again"
     try:
         # Once, and not a second time for its version: a thousand runs take a tenth of a second.

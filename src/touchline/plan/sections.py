@@ -212,10 +212,7 @@ NAMES = (*_SECTIONS, CHECKS, ALL)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse unknown names of sections.
-
-    Raises InputError: there is no section of a name.
-    """
+    """Refuse unknown names of sections. Raises InputError: there is no section of a name."""
     if unknown := [name for name in names if name not in NAMES]:
         raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))
 

@@ -79,7 +79,7 @@ def bootstrap_intervals(
     units = len(values) if clusters is None else len(set(clusters))
     if units < 2:
         raise ValueError("one item or cluster has no spread")
-    tail = _expanded_tail(units, coverage)
+    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * t_quantile(0.5 + coverage / 2, units - 1))
     means = bootstrap_means(values, rng, resamples=resamples, clusters=clusters)
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
@@ -104,11 +104,6 @@ def _draws(units: int, resamples: int, rng: Generator) -> Iterator[Floats]:
         rows = min(_BLOCK, resamples - start)
         drawn = rng.integers(0, units, size=(rows, units)) + units * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
-
-
-def _expanded_tail(units: int, coverage: float) -> float:
-    stretch = math.sqrt(units / (units - 1)) * t_quantile(0.5 + coverage / 2, units - 1)
-    return NormalDist().cdf(-stretch)
 
 
 def newcombe_paired(both: int, gained: int, lost: int, neither: int, coverage: float = 0.95) -> Interval:

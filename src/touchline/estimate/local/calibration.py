@@ -142,10 +142,7 @@ class Calibration:
 
 
 def calibrate(settings: UserConfig) -> Calibration:
-    """Score the estimates of a history.
-
-    Raises InputError: the history is not a directory.
-    """
+    """Score the estimates of a history. Raises InputError: the history is not a directory."""
     index = load_index(settings.history_dir)
     read = (read_record(record_path(settings.history_dir, row.id)) for row in index.rows())
     records = [record for record in read if not isinstance(record, Broken)]

@@ -115,10 +115,7 @@ class EstimateRequest:
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
-    """Estimate memory, largest micro-batch and time.
-
-    Raises InputError: with every option that is wrong.
-    """
+    """Estimate memory, largest micro-batch and time. Raises InputError: with every option that is wrong."""
     machine, gpu, notes = _device(request)
     lengths = _lengths(request)
     if isinstance(lengths, np.ndarray):
@@ -296,10 +293,7 @@ def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Find
 
 
 def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
-    """Return the target machine, its GPU type, and a note if there is none.
-
-    Raises InputError: an unknown name.
-    """
+    """Return the target machine, its GPU type, and a note if there is none. Raises InputError: an unknown name."""
     target = target_named(request.gpu, "--gpu")
     machine, found = target.machine, target.gpu
     if not isinstance(found, Missing):

@@ -43,10 +43,7 @@ _EXPECTED = {
 
 
 def read_jobs(path: Path) -> list[PlaceJob]:
-    """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`.
-
-    Raises InputError: with every fault of the file.
-    """
+    """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`. Raises InputError: with every fault of the file."""
     jobs: list[PlaceJob] = []
     found: list[Finding] = []
     adapter = TypeAdapter(PlaceJob)
@@ -66,10 +63,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
 
 
 def parse_deadline(deadline: str | None) -> float | None:
-    """Return the minutes of a duration such as `6h`.
-
-    Raises InputError: it is no duration.
-    """
+    """Return the minutes of a duration such as `6h`. Raises InputError: it is no duration."""
     return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
 
 

@@ -61,10 +61,7 @@ def read_stated(
 def past_runs_with(
     logs: Sequence[Path], facts: Mapping[str, str], setup: TrainingSetup, settings: UserConfig
 ) -> PastRuns:
-    """Return points from the history and from the given logs.
-
-    Raises InputError: a log is missing, or has no run.
-    """
+    """Return points from the history and from the given logs. Raises InputError: a log is missing, or has no run."""
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     records: list[RunRecord] = []
     to_measure = ""

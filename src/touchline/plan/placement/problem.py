@@ -26,19 +26,8 @@ _LARGEST = 1e9
 """Limit for GPUs, CPUs, GiB and minutes. Larger values are mistakes, and sums of them lose precision."""
 
 
-def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
-    """Check jobs and cluster.
-
-    Raises InputError: with every fault.
-    """
-    _raise(list(_findings(jobs, cluster)), "the jobs")
-
-
 def check_deadline(deadline_minutes: float | None) -> None:
-    """Check a deadline.
-
-    Raises InputError: it is not above 0.
-    """
+    """Check a deadline. Raises InputError: it is not above 0."""
     if deadline_minutes is not None and not (math.isfinite(deadline_minutes) and deadline_minutes > 0):
         message, hint = f"a deadline of {deadline_minutes:g} minutes", "for example --deadline 6h"
         _raise([_finding("PL111", "deadline", message, hint)], "the deadline")
@@ -220,11 +209,8 @@ class Problem:
 
 
 def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
-    """Validate and number jobs and cluster.
-
-    Raises InputError: with every fault of the jobs and of the cluster.
-    """
-    check_placement_input(jobs, cluster)
+    """Validate and number jobs and cluster. Raises InputError: with every fault of the jobs and of the cluster."""
+    _raise(list(_findings(jobs, cluster)), "the jobs")
     ordered = tuple(sorted(jobs, key=lambda job: job.id))
     number = {job.id: j for j, job in enumerate(ordered)}
     parents = tuple(tuple(sorted({number[parent] for parent in job.after})) for job in ordered)
