@@ -35,7 +35,7 @@ from touchline.core.quantity import Missing  # noqa: E402
 from touchline.core.units import GIB  # noqa: E402
 from touchline.estimate import coefficients, spreads  # noqa: E402
 from touchline.estimate.gpus import find_gpu  # noqa: E402
-from touchline.estimate.local.calibration import ScoredEstimate, score_step  # noqa: E402
+from touchline.estimate.local.past_runs import ScoredEstimate, score_step  # noqa: E402
 from touchline.estimate.memory import memory_estimate  # noqa: E402
 from touchline.estimate.parts import after_init_bytes, peak_parts  # noqa: E402
 from touchline.estimate.spreads import contexts  # noqa: E402

@@ -60,7 +60,7 @@ FORMATS = (
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
     Format(schema="doctor", type="slurm.doctor:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
-    Format(schema="placement", type="plan.placement.types:Placement", what="what `touchline place --json` prints"),
+    Format(schema="placement", type="plan.placement.problem:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="lint.audited:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
     Format(
@@ -75,7 +75,7 @@ FORMATS = (
     ),
     Format(
         schema="calibration",
-        type="estimate.local.calibration:Calibration",
+        type="estimate.local.past_runs:Calibration",
         what="what `touchline history calibration --json` prints",
     ),
     Format(

@@ -12,7 +12,7 @@ from touchline.core.estimate import Estimate
 from touchline.core.quantity import MemoryKind, Missing
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import find_gpu
-from touchline.estimate.local.calibration import ScoredEstimate
+from touchline.estimate.local.past_runs import ScoredEstimate
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.time import StepTime, seconds_per_step

@@ -25,7 +25,7 @@ from touchline.estimate.evidence_used import evidence_line, evidence_used, group
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import collect_points, sequence_width, to_time_point, to_training_setup
 from touchline.estimate.intervals import ENOUGH, SOME, conformal_quantile, half_width, spread
-from touchline.estimate.local.calibration import ScoredEstimate, calibration, leave_one_out
+from touchline.estimate.local.past_runs import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import CostSample, TimePoint, stack_key
 from touchline.estimate.run_time import compiling_seconds

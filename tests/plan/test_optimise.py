@@ -24,7 +24,7 @@ from touchline.plan.optimize import (
     saving_proposals,
     share_proposals,
 )
-from touchline.plan.placement.types import Cluster
+from touchline.plan.placement.problem import Cluster
 
 pytestmark = pytest.mark.planning
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest
-    from touchline.plan.placement.types import Cluster, Placement
+    from touchline.plan.placement.problem import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
     from touchline.run.selftest import ProgressRows

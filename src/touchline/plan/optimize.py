@@ -20,7 +20,7 @@ from touchline.experiment.experiment import CheckpointConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import group_by_reason
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.problem import Cluster, Placement
 
 OPTIMIZATION_SCHEMA_VERSION = 1
 

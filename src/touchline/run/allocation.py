@@ -16,7 +16,7 @@ from touchline.plan.jobs import (
     with_planned_type,
 )
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+from touchline.plan.placement.problem import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.mega import (

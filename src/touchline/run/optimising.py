@@ -33,7 +33,7 @@ from touchline.plan.optimize import (
     written_value,
 )
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.problem import Cluster, Placement
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.plan_inputs import decided_by

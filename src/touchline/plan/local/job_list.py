@@ -18,7 +18,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
 from touchline.core.units import parse_duration, plural, seconds_to_minutes
-from touchline.plan.placement.types import Minutes, PlaceJob
+from touchline.plan.placement.problem import Minutes, PlaceJob
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
 """Size limit; enough for ten thousand jobs with long names."""

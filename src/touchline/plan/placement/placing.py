@@ -18,14 +18,20 @@ from touchline.core.quantity import Missing
 from touchline.core.units import format_minutes, plural
 from touchline.plan.placement.problem import (
     TICKS,
+    Bound,
+    Cluster,
+    DeadlineVerdict,
+    Minutes,
+    PlaceJob,
+    Placement,
     Problem,
+    ScheduledJob,
     check_deadline,
     compile_problem,
     minutes_to_ticks,
     ticks_to_minutes,
 )
 from touchline.plan.placement.schedule import best_order, dispatch, name_gpus
-from touchline.plan.placement.types import Bound, Cluster, DeadlineVerdict, Minutes, PlaceJob, Placement, ScheduledJob
 
 SAMPLES = 400
 """Draws; a chance of one half then has a standard error of 2.5 points."""
