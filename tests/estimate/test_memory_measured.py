@@ -18,7 +18,6 @@ from touchline.backends.peft.layout import plain_attention
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
@@ -224,7 +223,6 @@ def _cpu_points() -> list[MeasuredPoint]:
     found = []
     for row in content["runs"]:
         shape = shape_of_config(content["models"][row["model"]], row["model"], "cpu_memory.json")
-        assert isinstance(shape, ModelShape)
         setup = replace(
             LORA,
             shape=shape,

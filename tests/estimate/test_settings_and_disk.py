@@ -297,7 +297,6 @@ def estimate(
 ) -> tuple[float, float, MemoryVerdict]:
     """Reserved memory and its upper end, and the verdict."""
     found, coefficients = find_gpu(gpu), memory_coefficients("trl")
-    assert isinstance(found, Gpu)
     assert isinstance(coefficients, MemoryCoefficients)
     batch = replace(ROWS, rows=rows, label_tokens=rows * 2048)
     answer = memory_estimate(SMALL, batch, coefficients=coefficients, gpu=found, outgrown=outgrown)

@@ -12,7 +12,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.estimate import MemoryEstimate, MemoryVerdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
@@ -60,7 +60,6 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     plan = api.plan(folder, settings, dry_run=True).plan
     whole = Quantity(value=80.0, unit="GiB")
     run = plan.runs[0]
-    assert isinstance(run.memory, MemoryEstimate)
     process = replace(run.memory.process, value=40.0, low=38.0, high=42.0)
     half = replace(run, memory=replace(run.memory, process=process))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))

@@ -81,7 +81,6 @@ def test_a_row_is_a_condition_and_covers_its_seeds() -> None:
     assert [len(each) for each in conditions(SWEEP)] == [3] * 9 + [1]
     text = "\n".join(screen_lines(SWEEP))
     row = re.search(r"^135M_rank4_lr1e-4 .*$", text, re.MULTILINE)
-    assert row is not None
     assert "1:04 (47.0 s to 1:33)" in row[0]
     assert "run (x 3 seeds)" in text
     assert "28 runs (27 trained, 1 control)" in text

@@ -54,13 +54,11 @@ def test_the_first_run_computes_it_and_the_others_take_it_over(base: Path) -> No
     assert isinstance(whole, Quantity)
     for run in (second, third):
         part = run.time_parts["validation"]
-        assert isinstance(part, Quantity)
         assert part.value == pytest.approx(whole.value * 3 / 4)
         assert seconds(first).value - seconds(run).value == pytest.approx(whole.value / 4)
         assert seconds(run).high == seconds(first).high
         assert run.time_limit_seconds == first.time_limit_seconds
         low = seconds(run).low
-        assert low is not None
         assert low < seconds(run).value
 
 

@@ -194,7 +194,6 @@ def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
 
 def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: int) -> tuple[int, int, TrainingEnd]:
     """Leave what a training leaves that begins at its saved state. Return its first step, its last one and its end."""
-    assert run.batches is not None
     folder = planned.folder.run(run.name)
     pause, every = saved_state.read_pause(folder), run.train.validate_every_steps
     states = [

@@ -194,9 +194,6 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
 def test_costs_lie_between_the_first_look_and_the_last() -> None:
     """Expected costs need the spread between seeds."""
     costs = strategy_costs(plan_of())
-    assert costs.least is not None
-    assert costs.without_effect is not None
-    assert costs.promised is not None
     assert costs.most is not None
     assert costs.least < costs.without_effect < costs.most
     assert costs.least < costs.promised < costs.most
@@ -217,7 +214,6 @@ def test_the_plan_states_the_power_of_its_looks() -> None:
     assert power == pytest.approx(
         stopping_chances((2, 4), 0.1, efficacy_bounds((2, 4), level), futility_bounds((2, 4), 0.1, level=level)).power
     )
-    assert power is not None
     assert power < 0.1
 
     def lines(plan: Plan) -> str:
@@ -315,7 +311,6 @@ def test_variation_between_items_only_removes_claims() -> None:
     assert wide.verdict is Verdict.UNDECIDED
     assert wide.t == pytest.approx(5.1)
     assert wide.error == narrow.error
-    assert wide.low is not None
     assert wide.low < 0
 
 
