@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from touchline.estimate.outgrown import outgrown_of
+from touchline.estimate.spreads import outgrown_of
 
 MIB = 1 << 20
 VOCABULARY = 152_000

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from tests.api import made_runs  # noqa: E402 (the path is set above: benchmarks are not installed)
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
-from touchline.plan.files import plan_from_json  # noqa: E402
+from touchline.plan.identity import plan_from_json  # noqa: E402
 
 TOUCHLINE = str(Path(sys.executable).parent / "touchline")
 REPEATS = 5

@@ -39,7 +39,7 @@ from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa:
 from touchline.core.estimate import Estimate, MicroBatch, TrainingSetup  # noqa: E402
 from touchline.core.machine import TargetMachine  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
-from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step  # noqa: E402
+from touchline.estimate.local.past_runs import ScoredEstimate, calibration, leave_one_out, score_step  # noqa: E402
 from touchline.estimate.points import TimePoint  # noqa: E402
 from touchline.estimate.time import seconds_per_step  # noqa: E402
 from touchline.estimate.work import work_of  # noqa: E402

@@ -33,14 +33,14 @@ from touchline.backends.registry import memory_coefficients  # noqa: E402
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
 from touchline.core.units import GIB  # noqa: E402
-from touchline.estimate import coefficients_memory, spreads  # noqa: E402
-from touchline.estimate.calibration import ScoredEstimate, score_step  # noqa: E402
+from touchline.estimate import coefficients, spreads  # noqa: E402
 from touchline.estimate.gpus import find_gpu  # noqa: E402
+from touchline.estimate.local.past_runs import ScoredEstimate, score_step  # noqa: E402
 from touchline.estimate.memory import memory_estimate  # noqa: E402
 from touchline.estimate.parts import after_init_bytes, peak_parts  # noqa: E402
 from touchline.estimate.spreads import contexts  # noqa: E402
 from touchline.estimate.time import seconds_per_step  # noqa: E402
-from touchline.statistics.proportion import wilson  # noqa: E402
+from touchline.statistics.closed_forms import wilson  # noqa: E402
 
 KINDS = ("allocated", "reserved", "process")
 FMS, QWEN, T4 = "fms_acceleration_a100", "qwen_readme_a100", "fitcheck_t4"
@@ -101,7 +101,7 @@ def of_field(rows: Sequence[MeasuredRow], backend: str, field: str, values: Iter
 
 def of_eager(rows: Sequence[MeasuredRow], element: int) -> Constant:
     """Bytes of eager attention's backward pass."""
-    known = coefficients_memory.EAGER_BACKWARD_BYTES
+    known = coefficients.EAGER_BACKWARD_BYTES
     kept, tried = known[element], []
     allocated = [dataclasses.replace(row, gib={"allocated": row.gib["allocated"]}) for row in rows]
     for value in range(10, 25):
@@ -138,7 +138,7 @@ def of_upper_end(rows: Sequence[MeasuredRow]) -> Constant:
     found = min(
         (lost(base / 100, logits / 20), base / 100, logits / 20) for base in range(100, 130) for logits in range(21)
     )
-    in_code = (coefficients_memory.FRAGMENTATION[2], coefficients_memory.LOGITS_FRAGMENTATION[2])
+    in_code = (coefficients.FRAGMENTATION[2], coefficients.LOGITS_FRAGMENTATION[2])
     return Constant(words="FRAGMENTATION, upper end", in_code=in_code, fitted=found[1:], rows=rows)
 
 

@@ -28,7 +28,7 @@ from tests.estimate.one_log import OneLog, memory_pairs, time_pairs  # noqa: E40
 
 from touchline.core.estimate import COVERAGE  # noqa: E402
 from touchline.estimate import evidence_memory  # noqa: E402
-from touchline.estimate.calibration import ScoredEstimate  # noqa: E402
+from touchline.estimate.local.past_runs import ScoredEstimate  # noqa: E402
 
 BOUNDS = {"memory": 0.05, "time": 0.15}
 """Largest median error over all pairs."""

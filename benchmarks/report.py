@@ -23,13 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from tests.report.made_report import Make, fifty, made_report, thousand  # noqa: E402
 
-from touchline.report.analyses import analyses  # noqa: E402
 from touchline.report.charts import charts  # noqa: E402
+from touchline.report.figures import figure_script, figures_off, png  # noqa: E402
+from touchline.report.local.samples import sample_rows  # noqa: E402
 from touchline.report.page import report_html  # noqa: E402
-from touchline.report.page.scripts import figure_script  # noqa: E402
-from touchline.report.pictures import figures_off, png  # noqa: E402
 from touchline.report.report import Report  # noqa: E402
-from touchline.report.samples import sample_rows  # noqa: E402
+from touchline.results.scored import analyses  # noqa: E402
 
 MOST_SECONDS = {50: 10.0, 1000: 60.0}
 MOST_BYTES = 2_000_000

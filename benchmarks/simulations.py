@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
+from touchline.statistics.closed_forms import smallest_seed_difference, smallest_shown
 from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
 from touchline.statistics.contrasts import (
     Sample,
@@ -40,9 +40,8 @@ from touchline.statistics.contrasts import (
     widened_variance,
 )
 from touchline.statistics.effects import is_established
+from touchline.statistics.items import holm
 from touchline.statistics.own_score import LEVEL
-from touchline.statistics.paired import holm
-from touchline.statistics.power import smallest_seed_difference, smallest_shown
 
 Floats = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.97)

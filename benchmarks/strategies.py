@@ -36,6 +36,7 @@ from touchline.statistics.conclusions import SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, widened_variance
 from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.strategy.decisions import SeedPair
+from touchline.strategy.design import ChosenLooks, choose_looks
 from touchline.strategy.evidence import Evidence, divergence_variance, take_look
 from touchline.strategy.explore import halving
 from touchline.strategy.group_sequential import (
@@ -45,7 +46,6 @@ from touchline.strategy.group_sequential import (
     futility_bounds,
     shown_effect,
 )
-from touchline.strategy.look_designs import ChosenLooks, choose_looks
 
 Floats = NDArray[np.float64]
 FALSE_CLAIMS: Final = 0.05

@@ -60,7 +60,7 @@ FORMATS = (
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
     Format(schema="doctor", type="slurm.site_facts:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
-    Format(schema="placement", type="plan.placement.types:Placement", what="what `touchline place --json` prints"),
+    Format(schema="placement", type="plan.placement.problem:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="lint.audited:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
     Format(
@@ -75,7 +75,7 @@ FORMATS = (
     ),
     Format(
         schema="calibration",
-        type="estimate.local.calibration:Calibration",
+        type="estimate.local.past_runs:Calibration",
         what="what `touchline history calibration --json` prints",
     ),
     Format(
@@ -149,7 +149,7 @@ FORMATS = (
     Format(
         schema="lineage", type="train.parent:Lineage", what="lineage.json, the checkpoint that a stage started from"
     ),
-    Format(schema="design", type="plan.design.answer:DesignAnswer", what="what `touchline design --json` prints"),
+    Format(schema="design", type="plan.design:DesignAnswer", what="what `touchline design --json` prints"),
     Format(schema="optimise", type="plan.optimize:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",

@@ -18,11 +18,11 @@ from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport
 from touchline.lint.check import CheckReport
 from touchline.lint.checked import CheckRequest
-from touchline.plan.design.answer import DesignAnswer
+from touchline.plan.design import DesignAnswer
 from touchline.plan.estimate_result import EstimateAnswer
 from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.problem import Cluster, Placement
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles

@@ -22,7 +22,7 @@ from touchline.experiment.plan import Plan
 from touchline.plan.batch_sections import computed_tokens
 from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
-from touchline.plan.placement.types import Cluster
+from touchline.plan.placement.problem import Cluster
 from touchline.plan.sections import runs_plan_markdown
 from touchline.run.allocation import PlaceRequest
 from touchline.run.folders import ExperimentFolder

@@ -16,8 +16,8 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.plan.design.answer import DesignAnswer, DesignOption
-from touchline.statistics.spread_types import SpreadKind, SpreadSource
+from touchline.plan.design import DesignAnswer, DesignOption
+from touchline.statistics.closed_forms import SpreadKind, SpreadSource
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

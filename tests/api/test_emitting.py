@@ -10,7 +10,7 @@ from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
 from touchline.experiment.site import SlurmSite
-from touchline.plan.placement.types import Cluster
+from touchline.plan.placement.problem import Cluster
 from touchline.run.allocation import MEGA, Placed, PlaceRequest, allocation_of, place_experiment, write_allocation
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan

@@ -18,7 +18,7 @@ from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan
 from touchline.lint.local.inputs import errors_of
 from touchline.plan import times
-from touchline.plan.files import plan_from_json
+from touchline.plan.identity import plan_from_json
 from touchline.results.collect import collect_results
 from touchline.run.plan_checks import refuse_findings
 

@@ -13,7 +13,7 @@ from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.plan.build import PlanInputs
 from touchline.plan.optimize import Optimization
-from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
+from touchline.plan.placement.problem import Cluster, DeadlineVerdict, Placement
 from touchline.plan.screen import screen_lines
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import commit_plan, resolve

@@ -22,7 +22,7 @@ from touchline.api import running
 from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.screen import left_runs
 from touchline.run import launching
 from touchline.run.loaded_plan import LoadedPlan, read_planned, write_folders

@@ -21,7 +21,7 @@ from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
-from touchline.plan.cohorts import WORTH
+from touchline.plan.at_once import WORTH
 
 pytestmark = pytest.mark.planning
 RANKS = (4, 16, 64)

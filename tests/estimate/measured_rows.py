@@ -18,7 +18,7 @@ from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBat
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu, find_gpu
-from touchline.estimate.outgrown import ONE_SIZE, outgrown_of, widths_of
+from touchline.estimate.spreads import ONE_SIZE, outgrown_of, widths_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}

@@ -10,9 +10,9 @@ from tests.estimate.time_rows import gpu_machine, public_rows
 
 from touchline.core.estimate import Estimate
 from touchline.core.quantity import MemoryKind, Missing
-from touchline.estimate.calibration import ScoredEstimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import find_gpu
+from touchline.estimate.local.past_runs import ScoredEstimate
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.time import StepTime, seconds_per_step
@@ -23,8 +23,6 @@ KINDS: tuple[MemoryKind, ...] = ("allocated", "reserved", "process")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneLog:
-    """A row predicted without a log and with one."""
-
     table: str
     """File that both rows stand in."""
     unseen: bool = False
@@ -99,7 +97,6 @@ def memory_pairs() -> list[OneLog]:
 
 
 def time_pairs() -> list[OneLog]:
-    """Return all pairs of step times: rows of one table with equal settings and another batch or length."""
     machine = gpu_machine()
 
     def step(point: TimePoint, *known: TimePoint) -> Estimate:

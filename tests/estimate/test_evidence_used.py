@@ -20,24 +20,23 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MicroBatch, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_line, evidence_used, group_of
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import collect_points, sequence_width, to_time_point, to_training_setup
+from touchline.estimate.intervals import ENOUGH, SOME, conformal_quantile, half_width, spread
+from touchline.estimate.local.past_runs import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.memory import memory_estimate
-from touchline.estimate.outgrown import USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.points import CostSample, TimePoint, stack_key
-from touchline.estimate.residuals import ENOUGH, SOME, conformal_quantile, half_width, spread
 from touchline.estimate.run_time import compiling_seconds
+from touchline.estimate.spreads import USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.terms import place
-from touchline.estimate.time import StepTime, seconds_per_step
+from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord, WorkFacts
 from touchline.history.records import record_of
-from touchline.statistics.proportion import wilson
-from touchline.statistics.student import t_quantile
+from touchline.statistics.closed_forms import t_quantile, wilson
 
 pytestmark = pytest.mark.planning
 
@@ -55,7 +54,6 @@ def words(**values: str) -> dict[str, SourcedText]:
 
 
 def logged(name: str = "old", *, gib: float | None = 9.0, **changes: object) -> RunRecord:
-    """What a TRL log without its arguments tells, with the lengths of its data stated."""
     told: dict[str, Any] = {
         **words(model="meta-llama/Llama-3.2-1B", method="lora", dtype="bfloat16", trainer="trl", gpu="A100-80GB"),
         "lora_rank": number(16),
@@ -91,12 +89,10 @@ def memory(setup: TrainingSetup, points: Sequence[MeasuredPoint], batch: MicroBa
 
 
 def used(records: Sequence[RunRecord], setup: TrainingSetup, gpu: str = "A100-80GB") -> PastRunsUsed:
-    """Which of the records the estimates of a training use."""
     runs, machine = collect_points(records, shape_of), gpu_machine(gpu)
     points = [point for run in runs if not isinstance(run.memory, Missing) for point in run.memory]
     times = [run.time for run in runs if not isinstance(run.time, Missing)]
     step = seconds_per_step(setup, WORK, machine=machine, points=times)
-    assert isinstance(step, StepTime)
     return evidence_used(
         runs,
         (),
@@ -327,7 +323,6 @@ def known_shape(name: str) -> ModelShape | Missing:
 
 
 def said(**changes: object) -> RunRecord:
-    """What a torchtune log with its config tells, packed."""
     told: dict[str, Any] = {
         "model": SourcedText(value="llama3_2_1b"),
         "method": SourcedText(value="lora"),
@@ -366,7 +361,6 @@ def test_a_packed_run_tells_its_work_by_its_settings() -> None:
 def test_it_is_evidence_for_its_model_on_its_machine() -> None:
     found = point(said())
     answer = seconds_per_step(found.setup, found.work.times(3), machine=gpu_machine(), points=[found])
-    assert isinstance(answer, StepTime)
     assert answer.estimate.rung is EvidenceLevel.SAME_MODEL
 
 
@@ -416,7 +410,6 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
 
 
 def own(**work: Any) -> RunRecord:
-    """A run of our own on a processor, which tells what it computed."""
     record = said(
         gpu=Missing(missing="trained on a CPU"), trainer=SourcedText(value="peft"), packed=SourcedText(value="false")
     )
@@ -457,7 +450,6 @@ def test_the_settings_of_a_record() -> None:
     # 500 tokens in 4 rows, twice.
     assert found.work.squares == pytest.approx(1000 * 125)
     setup = to_training_setup(said(), known_shape)
-    assert not isinstance(setup, Missing)
     assert (setup.backend, setup.method, setup.rank) == ("torchtune", "lora", 64)
     assert not setup.gradient_checkpointing
     assert setup.attention == "fused"
@@ -496,7 +488,6 @@ def test_compiled_runs_are_a_stack_of_their_own_and_compiling_is_a_phase_of_its_
     assert found.compiling == CostSample(seconds=40, amount=4)
     machine = cpu_machine("AMD EPYC", 2)
     seconds = compiling_seconds(found.setup, 3, machine=machine, points=[found])
-    assert isinstance(seconds, Estimate)
     assert (seconds.value, seconds.low) == (30, 0)
     assert isinstance(compiling_seconds(found.setup, 3, machine=machine), Missing)
 

@@ -10,8 +10,7 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, LORA, QVO_MLP
 
 from touchline.core.estimate import MicroBatch
 from touchline.data.shapes import load_shape
-from touchline.estimate.flops import forward_flops, step_flops
-from touchline.estimate.work import StepWork, work_of
+from touchline.estimate.work import StepWork, forward_flops, step_flops, work_of
 
 pytestmark = pytest.mark.planning
 

@@ -14,8 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.estimate.flops import forward_flops, step_flops, vision_flops
-from touchline.estimate.work import work_of
+from touchline.estimate.work import forward_flops, step_flops, vision_flops, work_of
 
 CONFIG = LlamaConfig(
     vocab_size=512,

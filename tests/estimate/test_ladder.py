@@ -9,13 +9,12 @@ from tests.cases import parametrize
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.estimate.bracket import BISECTIONS, KNEE_GAIN, Search, SearchStop, Trial, divisors, knee, search
-from touchline.estimate.ladder import choose, consistent, log_width
+from touchline.estimate.intervals import choose, consistent, log_width
 
 pytestmark = pytest.mark.planning
 
 
 def answer(value: float, factor: float, rung: EvidenceLevel) -> Estimate:
-    """An answer with an interval of so many times up and down."""
     return Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
 
 
@@ -26,32 +25,30 @@ ANSWERS = st.lists(
 )
 
 
-def test_the_narrowest_measured_one_is_chosen_and_all_are_kept() -> None:
+def test_the_narrowest_measured_one_is_chosen() -> None:
     cold, stack, model = (
         answer(1.0, 2.0, EvidenceLevel.NOTHING),
         answer(1.1, 1.2, EvidenceLevel.SAME_STACK),
         answer(1.05, 1.3, EvidenceLevel.SAME_MODEL),
     )
-    ladder = choose([cold, model, stack])
-    assert ladder.chosen is stack
-    assert ladder.answers == (model, stack, cold)
+    assert choose([cold, model, stack]) is stack
 
 
 def test_what_was_not_measured_is_chosen_only_where_it_is_alone() -> None:
     cold = answer(1.0, 1.1, EvidenceLevel.NOTHING)
-    assert choose([cold]).chosen is cold
-    assert choose([cold, answer(1.05, 2.0, EvidenceLevel.SAME_STACK)]).chosen.rung is EvidenceLevel.SAME_STACK
+    assert choose([cold]) is cold
+    assert choose([cold, answer(1.05, 2.0, EvidenceLevel.SAME_STACK)]).rung is EvidenceLevel.SAME_STACK
 
 
 def test_an_answer_that_contradicts_others_is_passed_over() -> None:
     wild = answer(40.0, 1.05, EvidenceLevel.SAME_RUN)
     sound = answer(1.0, 1.5, EvidenceLevel.SAME_MODEL)
     cold = answer(1.2, 2.0, EvidenceLevel.NOTHING)
-    ladder = choose([wild, sound, cold])
+    chosen = choose([wild, sound, cold])
     # Both measured ones contradict each other, so the better rung is taken, but not as if nothing was said against it.
-    assert ladder.chosen.rung is EvidenceLevel.SAME_RUN
-    assert ladder.chosen.low == sound.high or ladder.chosen.low == cold.high
-    assert "contradicts" in ladder.chosen.method
+    assert chosen.rung is EvidenceLevel.SAME_RUN
+    assert chosen.low == sound.high or chosen.low == cold.high
+    assert "contradicts" in chosen.method
 
 
 def test_two_that_agree_outvote_none() -> None:
@@ -61,17 +58,14 @@ def test_two_that_agree_outvote_none() -> None:
         answer(1.4, 1.25, EvidenceLevel.SAME_MODEL),
         answer(2.0, 1.3, EvidenceLevel.SAME_STACK),
     )
-    ladder = choose([run, model, stack])
-    assert ladder.chosen is model
+    assert choose([run, model, stack]) is model
 
 
 @given(ANSWERS)
 def test_the_chosen_one_holds_its_value_and_comes_from_the_answers(answers: list[Estimate]) -> None:
-    ladder = choose(answers)
-    chosen = ladder.chosen
+    chosen = choose(answers)
     assert chosen.low <= chosen.value <= chosen.high
     assert any(chosen.value == each.value and chosen.rung == each.rung for each in answers)
-    assert sorted(map(id, ladder.answers)) == sorted(map(id, answers))
     if all(consistent(one, other) for one in answers for other in answers):
         measured = [each for each in answers if each.rung is not EvidenceLevel.NOTHING]
         assert log_width(chosen) == min(log_width(each) for each in measured or answers)
@@ -79,7 +73,7 @@ def test_the_chosen_one_holds_its_value_and_comes_from_the_answers(answers: list
 
 @given(ANSWERS)
 def test_the_order_of_the_answers_does_not_matter(answers: list[Estimate]) -> None:
-    one, other = choose(answers).chosen, choose(answers[::-1]).chosen
+    one, other = choose(answers), choose(answers[::-1])
     assert (one.low, one.value, one.high, one.rung) == (other.low, other.value, other.high, other.rung)
 
 
@@ -94,7 +88,7 @@ def test_zero_is_no_special_case_and_nothing_is_refused() -> None:
     assert log_width(none) == 0
     assert log_width(some) == math.inf
     assert consistent(none, some)
-    assert choose([none, some]).chosen is some
+    assert choose([none, some]) is some
     with pytest.raises(ValueError, match="no estimates"):
         choose([])
 

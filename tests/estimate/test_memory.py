@@ -17,11 +17,17 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import find_gpu, gpu_names
 from touchline.estimate.layers import role_of
-from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
+from touchline.estimate.memory import (
+    batch_of,
+    cpu_memory_estimate,
+    largest_micro_batch,
+    memory_estimate,
+    most,
+    most_that_could_fit,
+)
 from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, tokens_with_logits, vocab_bytes, weight_bytes
 
 pytestmark = pytest.mark.planning
@@ -188,7 +194,6 @@ def test_memory_grows_with_rows_and_width(setup: TrainingSetup, rows: int, width
 @settings(max_examples=examples(25))
 @given(setup=SETUPS, width=st.sampled_from([16, 300, 2048]), share=SHARES, name=st.sampled_from(gpu_names()))
 def test_the_largest_micro_batch_is_the_inverse(setup: TrainingSetup, width: int, share: float, name: str) -> None:
-    """It fits, and one row more does not."""
     gpu, trainer = gpu_of(name), coefficients_of(setup.backend)
     rows = largest_micro_batch(setup, width, share, gpu, coefficients=trainer)
 
@@ -220,11 +225,9 @@ def test_the_search_finds_any_limit(limit: int) -> None:
 @settings(max_examples=examples(25))
 @given(setup=SETUPS, rows=st.integers(2, 32), width=st.integers(64, 4096))
 def test_every_what_if_is_what_it_says(setup: TrainingSetup, rows: int, width: int) -> None:
-    """Each change saves memory, and tells its price and its reason."""
     estimate = memory_estimate(setup, batch(rows, width), coefficients=coefficients_of(setup.backend), gpu=A100)
     now = sum(peak_parts(setup, batch(rows, width), coefficients_of(setup.backend)).by_name().values()) / GIB
     for change in estimate.what_ifs:
-        assert change.allocated_gib is not None
         assert change.allocated_gib < now
         assert change.allocated_gib <= change.reserved_gib
         assert change.step_time_factor >= 1.0
@@ -328,7 +331,6 @@ def test_layers_are_told_apart() -> None:
 
 
 def point(rows: int, width: int, factor: float = 1.0, setup: TrainingSetup = STORY, name: str = "run") -> MeasuredPoint:
-    """A run whose activations are a factor of the closed form's."""
     parts = peak_parts(setup, batch(rows, width), TORCHTUNE)
     peak = (parts.resident + factor * parts.activations) / GIB
     return MeasuredPoint(setup=setup, batch=batch(rows, width), kind="allocated", peak_gib=peak, name=name)
@@ -568,7 +570,6 @@ def test_litgpts_copy_of_a_tied_embedding_is_counted() -> None:
 
 
 def test_a_mask_expands_keys_and_values() -> None:
-    """transformers leaves grouped heads to the kernel only where there is no mask."""
     trainer = coefficients_of("trl")
     plain = replace(STORY, backend="trl", shape=SHAPES["Llama-3.1-8B"], padded=False)
     padded = replace(plain, padded=True)
@@ -613,7 +614,6 @@ def test_a_4_bit_base_that_unsloth_stored_takes_more() -> None:
 
 
 def test_kinds_of_adapters_do_not_tell_of_each_other() -> None:
-    """A DoRA run is no evidence for LoRA."""
     dora = replace(point(8, 2048, 1.2), setup=replace(STORY, variant="dora"))
     assert estimate_from(dora).allocated.rung is EvidenceLevel.NOTHING
     assert estimate_from(point(8, 2048, 1.2)).allocated.rung is not EvidenceLevel.NOTHING

@@ -18,11 +18,9 @@ from touchline.backends.peft.layout import plain_attention
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.memory import memory_estimate
+from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 
 pytestmark = pytest.mark.planning
 
@@ -33,7 +31,6 @@ HALVES = ("fitted", "held out", "not fitted", "seen")
 
 
 def errors(rows: list[MeasuredRow], kind: str) -> list[float]:
-    """Relative errors of the rows that have that kind of figure."""
     found = []
     for row in rows:
         if kind in row.gib:
@@ -177,7 +174,6 @@ def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
 
 
 def _litgpt() -> list[tuple[TrainingSetup, MicroBatch, float | None]]:
-    """litgpt's table, LoRA on one GPU; GiB, or None where it was out of memory."""
     models = {
         ("phi-1.5", "1.3 B"): ("phi-1.5", 1044),
         ("StableLM Alpha", "3 B"): ("StableLM-Alpha-3B", 1034),
@@ -223,12 +219,10 @@ def test_litgpt_without_a_prior_run() -> None:
 
 
 def _cpu_points() -> list[MeasuredPoint]:
-    """Our own trainer's processes on a processor, models of 1 to 135 million parameters."""
     content = json.loads((FOLDER / "cpu_memory.json").read_text(encoding="utf-8"))
     found = []
     for row in content["runs"]:
         shape = shape_of_config(content["models"][row["model"]], row["model"], "cpu_memory.json")
-        assert isinstance(shape, ModelShape)
         setup = replace(
             LORA,
             shape=shape,

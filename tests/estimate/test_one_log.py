@@ -11,7 +11,7 @@ from tests.estimate.measured_rows import measured_rows
 from tests.estimate.one_log import OneLog, memory_pairs, time_pairs
 
 from touchline.core.estimate import EvidenceLevel
-from touchline.estimate.calibration import ScoredEstimate
+from touchline.estimate.local.past_runs import ScoredEstimate
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.machine import TargetMachine
-from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step
+from touchline.estimate.local.past_runs import ScoredEstimate, calibration, leave_one_out, score_step
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import StepTime, seconds_per_step
 

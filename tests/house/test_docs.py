@@ -18,7 +18,7 @@ from tests.cases import some
 
 import touchline
 from tools import docs
-from touchline.statistics.student import detectable_errors
+from touchline.statistics.closed_forms import detectable_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
+from touchline.plan.placement.problem import Cluster, Minutes, PlaceJob, Placement
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:

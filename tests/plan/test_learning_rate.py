@@ -29,7 +29,7 @@ from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.lint.rule import check_view
 from touchline.lint.views import Surroundings, TrainingView
-from touchline.plan.learning_rate import with_learning_rates
+from touchline.plan.run_specs import with_learning_rates
 
 pytestmark = pytest.mark.planning
 
@@ -196,7 +196,6 @@ def test_rates_of_the_rule_that_differ_are_named_with_pairs_that_work_as_printed
     (finding,) = _found(folder, settings, "EX159")
     assert finding.message in note
     printed = re.search(r"pairs: (\[.*\])", finding.hint or "")
-    assert printed is not None
     factors = {key: value for key, value in changes.get("factors", {}).items() if key != "train.method"}
     folder = _experiment(tmp_path, **{**changes, "factors": factors, "pairs": json.loads(printed[1])})
     after = api.plan(folder, settings, dry_run=True).plan

@@ -12,15 +12,19 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
+    CPUS,
+    EVERY,
+    MEMORY,
     MICRO_BATCH,
     PACKED,
     PlanVariant,
     choose_variant,
     list_variants,
     proposals,
+    saving_proposals,
+    share_proposals,
 )
-from touchline.plan.placement.types import Cluster
-from touchline.plan.save_interval import CPUS, EVERY, MEMORY, saving_proposals, share_proposals
+from touchline.plan.placement.problem import Cluster
 
 pytestmark = pytest.mark.planning
 

@@ -15,8 +15,8 @@ from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.local.job_list import read_jobs
-from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob
+from touchline.plan.placement.placing import place
+from touchline.plan.placement.problem import Cluster, Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
 

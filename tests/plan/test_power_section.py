@@ -15,9 +15,9 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.plan.power import conditions_per_level, detectables, evaluated_items, number_of_contrasts, power_lines
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.statistics.power import smallest_shown
+from touchline.statistics.closed_forms import smallest_shown
 from touchline.statistics.sample_sizes import detectable
-from touchline.statistics.spread_inputs import End, spread_at, spread_inputs
+from touchline.statistics.spread import End, spread_at, spread_inputs
 
 pytestmark = pytest.mark.planning
 
@@ -36,7 +36,6 @@ def trained(rank: str, rate: str, seed: int) -> PlannedRun:
 def design(
     seeds: Sequence[int], *, ranks: Sequence[str] = ("4", "64"), rates: Sequence[str] = ("1e-3",), control: bool = True
 ) -> Plan:
-    """A plan of so many ranks, rates and seeds, with 200 test items."""
     runs = [trained(rank, rate, seed) for rank, rate, seed in product(ranks, rates, seeds)]
     plan = made_plan(*runs, *([made_control()] if control else []))
     data = replace(DATA, splits=(SplitInfo(name="test", num_examples=ITEMS, sha256="9" * 64),))
@@ -103,7 +102,6 @@ def test_three_seeds_and_two_hundred_items() -> None:
 
 
 def shown(plan: Plan, seeds: int, conditions: int, family: int) -> str:
-    """What `touchline design` says that so many seeds detect: at the expected spread, and at both ends of it."""
     low, value, high = (
         100
         * float(

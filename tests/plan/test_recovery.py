@@ -129,6 +129,5 @@ def test_a_training_that_diverged_is_not_tried_again() -> None:
     assert diverged.diverged
     assert decide([diverged], 8).step is RecoveryAction.STOP
     again = repeated_failure_decision([diverged])
-    assert again is not None
     assert again.step is RecoveryAction.STOP
     assert repeated_failure_decision([failure()]) is None

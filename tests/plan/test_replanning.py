@@ -12,13 +12,13 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.estimate import MemoryEstimate, MemoryVerdict
+from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.notes import design_line
 from touchline.plan.sections import revision_text, runs_plan_markdown, sections
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.planning
 
 
 def _plan(conditions: list[dict[str, str]], seeds: int = 1) -> Plan:
-    """A plan of these conditions, with one control."""
     runs: list[PlannedRun] = []
     for number, (condition, seed) in enumerate(product(conditions, range(seeds))):
         levels = tuple(Level(factor=factor, value=value) for factor, value in condition.items())
@@ -57,12 +56,10 @@ def test_the_design_sentence_counts_what_is_crossed() -> None:
 
 
 def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, UserConfig]) -> None:
-    """In percent, and as sbatch will be asked."""
     folder, settings = tiny
     plan = api.plan(folder, settings, dry_run=True).plan
     whole = Quantity(value=80.0, unit="GiB")
     run = plan.runs[0]
-    assert isinstance(run.memory, MemoryEstimate)
     process = replace(run.memory.process, value=40.0, low=38.0, high=42.0)
     half = replace(run, memory=replace(run.memory, process=process))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
@@ -89,7 +86,6 @@ def tiny(tmp_path: Path) -> tuple[Path, UserConfig]:
 
 
 def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]) -> None:
-    """The level that was added is new, the one that was taken out is gone and its folder is named."""
     folder, settings = tiny
     first = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -118,9 +114,8 @@ def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]
 
 
 def test_a_revision_without_changed_runs_says_so() -> None:
-    """Not `(all)`, and not `none`: the predictions are what changed."""
     plan = _plan([{"rank": "4"}])
-    from touchline.plan.drift import replanned, revise
+    from touchline.plan.identity import replanned, revise
 
     first = revise(None, plan, date="2026-01-01", reason="planned")
     second = revise(first, replace(plan, evidence=("a run",)), date="2026-01-02", reason="re-planned")

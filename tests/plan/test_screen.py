@@ -21,10 +21,10 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.conditions import condition_name, conditions
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.screen import screen_lines
 from touchline.plan.sections import NAMES, check_names, runs_plan_markdown, sections
-from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread import spread_inputs
 
 pytestmark = pytest.mark.planning
 
@@ -81,7 +81,6 @@ def test_a_row_is_a_condition_and_covers_its_seeds() -> None:
     assert [len(each) for each in conditions(SWEEP)] == [3] * 9 + [1]
     text = "\n".join(screen_lines(SWEEP))
     row = re.search(r"^135M_rank4_lr1e-4 .*$", text, re.MULTILINE)
-    assert row is not None
     assert "1:04 (47.0 s to 1:33)" in row[0]
     assert "run (x 3 seeds)" in text
     assert "28 runs (27 trained, 1 control)" in text
@@ -92,7 +91,6 @@ def test_a_row_is_a_condition_and_covers_its_seeds() -> None:
 
 
 def test_what_does_not_fit_is_named_and_what_is_unknown_too() -> None:
-    """Beyond the shown conditions as well."""
     tight = replace(made_memory(70.0), verdict=MemoryVerdict.UNCERTAIN)
     runs = [replace(run, memory=tight) if "rank8_" in run.name else run for run in MANY.runs]
     text = "\n".join(screen_lines(replace(MANY, runs=tuple(runs), machine=GPU)))
@@ -142,7 +140,6 @@ def test_every_section_is_behind_show_and_the_file_begins_with_the_screen() -> N
 
 
 def on_terminal(arguments: Sequence[str], env: dict[str, str], columns: int) -> list[str]:
-    """Return the lines that a command shows on a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         command(*arguments), stdin=slave, stdout=slave, stderr=slave, env=env | {"COLUMNS": str(columns), "LINES": "24"}

@@ -20,8 +20,8 @@ from touchline.results.verification_types import (
     Verification,
     VerifiedCheckpoint,
 )
+from touchline.statistics.closed_forms import wilson
 from touchline.statistics.conclusions import Proportion
-from touchline.statistics.proportion import wilson
 
 RANK = "train.lora.rank"
 TASK = "capitalization"

@@ -20,7 +20,7 @@ from touchline.report.charts import charts
 from touchline.report.figures import figure_script
 from touchline.report.page import report_html
 from touchline.report.report import Report
-from touchline.statistics.statements import NextStep
+from touchline.statistics.conclusions import NextStep
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")

@@ -27,7 +27,7 @@ from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses
 from touchline.statistics.conclusions import Conclusion
-from touchline.statistics.paired import holm
+from touchline.statistics.items import holm
 
 pytestmark = pytest.mark.planning
 

@@ -16,9 +16,8 @@ from touchline.report.next_design import seeds_needed, untried_between
 from touchline.report.report import Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import StepCurves
-from touchline.statistics.conclusions import Conclusion, Contrast, SeedTest, SeedTestKind, WithItems
-from touchline.statistics.power import smallest_seed_difference
-from touchline.statistics.statements import NextStep
+from touchline.statistics.closed_forms import smallest_seed_difference
+from touchline.statistics.conclusions import Conclusion, Contrast, NextStep, SeedTest, SeedTestKind, WithItems
 
 pytestmark = pytest.mark.planning
 

@@ -29,8 +29,8 @@ from touchline.report.tables.scores import scores_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
 from touchline.results.verification_types import Verification
+from touchline.statistics.conclusions import Statement
 from touchline.statistics.labels import label_report
-from touchline.statistics.statements import Statement
 
 pytestmark = pytest.mark.planning
 

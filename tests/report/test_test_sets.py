@@ -20,7 +20,7 @@ from touchline.results.run_result import NOT_EVALUATED, RunResult
 from touchline.results.scored import analyses, compared
 from touchline.results.set_matrix import matrix_table, set_matrix, set_tables
 from touchline.statistics.conclusions import Analysis
-from touchline.statistics.paired import holm
+from touchline.statistics.items import holm
 
 pytestmark = pytest.mark.planning
 

@@ -27,7 +27,7 @@ from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.run_result import RunResult
 from touchline.results.scored import compared
 from touchline.run.scripts.folder import evaluation_config
-from touchline.statistics.proportion import wilson
+from touchline.statistics.closed_forms import wilson
 
 pytestmark = pytest.mark.planning
 

@@ -116,7 +116,7 @@ def test_a_merged_checkpoint_has_the_bases_type_not_that_of_the_training() -> No
         base_dtype="float32", adapter_dtype="float32",
     )  # fmt: skip
     half, full = (
-        disk_estimate(setup, save="merged", checkpoints=1, steps=1, merged_dtype=dtype).parts["checkpoints"]
+        disk_estimate(setup, save="merged", checkpoints=1, steps=1, merged_dtype=dtype).value
         for dtype in ("bfloat16", "float32")
     )
     assert (half, full) == (pytest.approx(269.06, rel=WITHIN), pytest.approx(538.12, rel=WITHIN))

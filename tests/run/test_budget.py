@@ -17,7 +17,7 @@ from touchline.core.errors import InputError, PolicyError, SubmissionRejectedErr
 from touchline.core.status import AttemptExit, AttemptStart, JobState
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan
-from touchline.plan.files import plan_to_json
+from touchline.plan.identity import plan_to_json
 from touchline.run import budget as budgets
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job, model_evaluation, run_training

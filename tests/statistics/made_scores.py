@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from touchline.core.levels import Level
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 
@@ -49,7 +48,6 @@ def factor_named(key: str) -> str:
 
 
 def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[float], list[float]]:
-    """Scores of a run and of its control with these counts."""
     run = [1.0] * (both + gained) + [0.0] * (lost + neither)
     control = [1.0] * both + [0.0] * gained + [1.0] * lost + [0.0] * neither
     return run, control
@@ -58,7 +56,6 @@ def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[float],
 def analysed(
     runs: Sequence[ScoredRun], seed: int = 1, tied: Sequence[Sequence[str]] = (), **factors: Sequence[str]
 ) -> Analysis:
-    """Their analysis; a keyword `rank` names the levels of `train.rank`."""
     from numpy.random import PCG64, Generator
 
     named = {factor_named(key): levels for key, levels in factors.items()}

@@ -11,11 +11,10 @@ from tests.statistics.made_scores import analysed, scored, table
 from tests.tiers import examples
 
 from touchline.core.quantity import Missing
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
+from touchline.statistics.closed_forms import wilson
 from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun
-from touchline.statistics.paired import holm, mcnemar_exact
-from touchline.statistics.proportion import wilson
+from touchline.statistics.items import holm, mcnemar_exact
 
 pytestmark = pytest.mark.planning
 
@@ -197,7 +196,6 @@ SEEDS = (1, 2, 3)
 
 @st.composite
 def a_set(draw: st.DrawFn, *, shares: bool) -> list[ScoredRun]:
-    """A control and a run of each rank, number of epochs and seed, on items of its own."""
     items = draw(st.integers(2, 6))
     one = st.sampled_from([0.0, 1.0] if not shares else [0.0, 0.25, 1.0])
     answers = st.lists(one, min_size=items, max_size=items)

@@ -19,7 +19,8 @@ from touchline.results.run_result import RunResult
 from touchline.results.scored import compared
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import decisions as dec
-from touchline.strategy.strategy import started_plan, strategy_of
+from touchline.strategy import strategy_of
+from touchline.strategy.strategy import started_plan
 
 SEEDS = (11, 12, 13, 14, 15, 16)
 LOOKS = (3, 4, 6)
@@ -50,7 +51,6 @@ def confirm_plan(*contrasts: StatedContrast, looks: Sequence[int] = LOOKS, budge
 
 
 def explore_plan(*, confirm: bool = True) -> Plan:
-    """A plan that explores four ranks, and confirms the best against rank 8."""
     runs = [planned(rank, 1, Phase.EXPLORE) for rank in RANKS]
     if confirm:
         runs += [planned(rank, seed, Phase.CONFIRM) for rank in RANKS for seed in SEEDS]
@@ -66,7 +66,6 @@ def explore_plan(*, confirm: bool = True) -> Plan:
 
 
 def trained(run: PlannedRun, right: int, **changes: object) -> RunResult:
-    """A run that is trained and evaluated on 200 items."""
     rank = run.levels[-1].value
     record = made.record(run.name, "epoch_1", made.rights(right, 200))
     losses = made.points(*((step, 2.0 / (1 + step) ** (0.5 + int(rank) / 200)) for step in (0, 5, 10, 15, 20)))
@@ -121,7 +120,6 @@ def seen(
     wide_error: float | None = None,
     diverged: Mapping[int, str] | None = None,
 ) -> dec.ContrastLook:
-    """A look at a contrast, with the numbers that its seeds give."""
     differences = [level - against for level, against in scores.values()]
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
@@ -178,7 +176,6 @@ def first(scores: Mapping[int, tuple[float, float]], count: int) -> dict[int, tu
 
 
 def two_contrasts() -> tuple[dec.StrategyDecision, ...]:
-    """Two looks: the first contrast is established at the second, the other one given up there."""
     return (
         decision(dec.DecisionKind.BEGIN),
         look(
@@ -196,7 +193,6 @@ def two_contrasts() -> tuple[dec.StrategyDecision, ...]:
 
 
 def explored(*, looks: int = 1) -> tuple[dec.StrategyDecision, ...]:
-    """Two cuts, a choice of rank 64, and so many looks at it."""
     names = {rank: name_of(rank, 1, Phase.EXPLORE) for rank in RANKS}
     best = StatedContrast(
         name=names["64"], level={"models": "1M", made.RANK: "64"}, against={"models": "1M", made.RANK: "8"}

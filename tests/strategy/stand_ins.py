@@ -100,12 +100,10 @@ def by_loss(**losses: float | None) -> Loss:
 
 
 def explored_score(run: PlannedRun) -> int:
-    """Right items of runs after explore: more with a higher rank."""
     return 0 if run.train is None else 10 + rank_of(run) if run.seed > 10 else 10
 
 
 def make_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
-    """An experiment's folder with its data; nothing is planned yet."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(text)
     write_tiny_words(folder / "data" / "words.json", 48, 8, ITEMS)
@@ -137,7 +135,6 @@ class StandIn:
         self.kill_at: int | None = None
 
     def act(self) -> None:
-        """Count an action; the command is killed before the chosen one."""
         if self.actions == self.kill_at:
             self.kill_at = None
             raise KilledError
@@ -189,7 +186,6 @@ def _diverge(run: PlannedRun, step: int) -> None:
 
 
 def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
-    """Leave what an evaluation leaves in which so many items are right."""
     path = made_runs.evaluate(planned.plan, run, planned.folder.run(run.name), ITEMS)
     record = _RECORD.validate_json(path.read_bytes())
     samples = tuple(replace(each, exact=n < right, match=n < right) for n, each in enumerate(record.samples))
@@ -198,7 +194,6 @@ def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
 
 def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: int) -> tuple[int, int, TrainingEnd]:
     """Leave what a training leaves that begins at its saved state. Return its first step, its last one and its end."""
-    assert run.batches is not None
     folder = planned.folder.run(run.name)
     pause, every = saved_state.read_pause(folder), run.train.validate_every_steps
     states = [
@@ -274,7 +269,6 @@ def lab(tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch) -
 def stand_in(
     monkeypatch: pytest.MonkeyPatch, score: Score = explored_score, loss: Loss = lambda run, step: 1.0
 ) -> StandIn:
-    """Put a stand-in for the work, which is killed before events of the ledger too."""
     found = StandIn(score, loss)
     monkeypatch.setattr(launching, "work", found.work)
     record = Ledger.record

@@ -55,7 +55,6 @@ THREE = EXPLORE_ONLY.replace("[2, 4, 8, 16]", "[2, 4, 8]")
 
 
 def summary(decision: StrategyDecision) -> str:
-    """A decision in a few words: the step and the runs that were cut, what was chosen, the verdicts."""
     if decision.cut is not None:
         steps = ",".join(map(str, sorted({each.step or 0 for each in decision.cut.losses})))
         return f"cut {' '.join(decision.cut.cut)} at {steps}"
@@ -88,7 +87,6 @@ def test_losses_decide_cuts_and_choice(lab: Lab, text: str, loss: Loss, expected
 
 
 def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(lab: Lab) -> None:
-    """Each run trains to the point that it is compared at; the decisions name the losses, and cut runs stay paused."""
     work = stand_in(lab.patch, loss=RANK8)
     folder = make_experiment(lab.root / "tiny", EXPLORE)
     found = {result.name: result for result in api.run(folder, lab.settings, probe=False)}
@@ -116,7 +114,6 @@ def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(lab: Lab) -> 
 
 
 def test_seeds_are_added_only_to_undecided_contrasts_until_all_is_settled(lab: Lab) -> None:
-    """What is decided gets no further seed; status, results and scripts list what was started, and nothing else."""
     work = stand_in(lab.patch, SLOW)
     folder = make_experiment(lab.root / "tiny")
     found = api.run(folder, lab.settings, probe=False)
@@ -165,7 +162,6 @@ def test_the_numbers_of_a_look_are_those_of_the_runs(lab: Lab) -> None:
     (EXPERIMENT, "1M_rank4_seed13", "look 1 of 3 waits for 1 run: 1M_rank4_seed13"),
 )
 def test_any_other_failure_holds_the_decision(lab: Lab, text: str, failing: str, waits: str) -> None:
-    """It says what it waits for, the others wait, and it is taken when the run is mended."""
     work = stand_in(lab.patch, CLEAR if text == EXPERIMENT else explored_score, RANK8)
     work.failing = {failing}
     folder = make_experiment(lab.root / "tiny", text)
@@ -204,8 +200,6 @@ def with_budget(folder: Path, budget: str) -> None:
 
 
 def one_hour_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fine-tuned run has taken one device-hour; the next ones are predicted to take less than 0.3 together."""
-
     def spent(planned: LoadedPlan) -> float:
         return len(list(planned.folder.root.glob("*_seed*/eval")))
 
@@ -244,7 +238,6 @@ def test_a_kill_before_any_action_changes_no_decision(lab: Lab, text: str, each:
 
 @pytest.mark.parametrize(("line", "missing"), [(0, "the start of the strategy"), (1, "look 1")])
 def test_a_missing_decision_that_later_ones_follow_from_is_an_error(lab: Lab, line: int, missing: str) -> None:
-    """A damaged line would otherwise be a look that was never taken. The last one is cut off and taken again."""
     stand_in(lab.patch, SLOW)
     folder = make_experiment(lab.root / "tiny")
     api.run(folder, lab.settings, probe=False)
@@ -315,7 +308,6 @@ def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(lab: Lab
     later = api.plan(make_experiment(lab.root / "second", text), lab.settings).plan.strategy
     assert later.seed_spread_source.startswith("history: 3 conditions")
     # Means of 10, 11 and 9 of 40 items and the like, and items of which hardly one flips.
-    assert later.seed_spread is not None
     assert 0.01 < later.seed_spread < 0.06
     lab.patch.setattr("touchline.strategy.design._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
     (folder / "experiment.yaml").write_text(text + "  budget: 40h\n")
@@ -324,7 +316,6 @@ def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(lab: Lab
 
 
 def test_a_run_that_is_not_started_is_refused_by_name(lab: Lab) -> None:
-    """Its seed may never be needed."""
     stand_in(lab.patch, CLEAR)
     folder = make_experiment(lab.root / "tiny")
     api.plan(folder, lab.settings)
@@ -356,7 +347,6 @@ def without_stops(folder: Path) -> list[StrategyDecision]:
 
 
 def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(lab: Lab) -> None:
-    """By run, and by plan and resume; one that is larger and not enough says what is."""
     stand_in(lab.patch, SLOW)
     one_hour_per_run(lab.patch)
     calm, folder = make_experiment(lab.root / "calm"), make_experiment(lab.root / "tiny")
@@ -388,7 +378,6 @@ def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(lab: L
 
 @pytest.mark.thorough
 def test_a_budget_that_stopped_either_phase_may_be_raised(lab: Lab) -> None:
-    """Cuts, choice and looks are those of an experiment that was never stopped."""
     stand_in(lab.patch, loss=RANK8)
     calm, folder = make_experiment(lab.root / "calm", EXPLORE), make_experiment(lab.root / "tiny", EXPLORE)
     api.run(calm, lab.settings, probe=False)
@@ -408,7 +397,6 @@ def test_a_budget_that_stopped_either_phase_may_be_raised(lab: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_smaller_budget_is_that_of_the_coming_starts(lab: Lab) -> None:
-    """Runs of the look that has begun are finished. A stop stays with a budget that is not larger."""
     work = stand_in(lab.patch, SLOW)
     one_hour_per_run(lab.patch)
     folder = make_experiment(lab.root / "tiny")
@@ -454,7 +442,6 @@ def test_submit_continues_with_a_larger_budget_too(lab: Lab) -> None:
 
 @pytest.mark.parametrize("command", ["status", pytest.param("results", marks=pytest.mark.thorough)])
 def test_commands_show_the_verdicts(lab: Lab, command: str) -> None:
-    """On one line, and with every decision in JSON."""
     stand_in(lab.patch, CLEAR)
     folder = make_experiment(lab.root / "tiny")
     api.run(folder, lab.settings, probe=False)

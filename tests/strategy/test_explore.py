@@ -22,9 +22,9 @@ from touchline.experiment.runs import Phase
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.screen import screen_lines
 from touchline.plan.sections import sections
+from touchline.strategy import strategy_of
 from touchline.strategy.costs import explore_cost
 from touchline.strategy.explore import halving
-from touchline.strategy.strategy import strategy_of
 
 __all__ = ["settings"]
 _LOSSES = st.dictionaries(
@@ -94,7 +94,6 @@ def test_an_explore_without_a_validation_split_is_refused(tmp_path: Path, settin
 
 
 def explore_lines(plan: Plan) -> tuple[list[tuple[str, ...]], str]:
-    """Rows and lines of the plan's section on explore."""
     (section,) = (each for each in sections(plan) if each.title == "Explore")
     (table,) = section.tables
     return [tuple(map(str, row)) for row in table.rows], " ".join(section.lines)

@@ -60,7 +60,6 @@ def env(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
 
 
 def kill_when(folder: Path, env: dict[str, str], verb: str, is_time: Callable[[], bool]) -> None:
-    """Kill a command and all that it started at a moment."""
     process = subprocess.Popen(
         command(verb, str(folder)), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -77,7 +76,6 @@ def kill_when(folder: Path, env: dict[str, str], verb: str, is_time: Callable[[]
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Losses of every step by run; those of repeated steps once."""
     found = {path.parent.name: read_metrics(path).steps for path in sorted(folder.glob("*/metrics.jsonl"))}
     return {run: [(row.step, row.loss) for row in steps] for run, steps in found.items()}
 
@@ -112,7 +110,6 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
 
 @pytest.mark.thorough
 def test_a_training_that_diverges_scores_0_and_is_not_started_again(tmp_path: Path, env: dict[str, str]) -> None:
-    """Its attempt says so by its exit code; the command ends well."""
     contrast = "{name: rate, level: {train.learning_rate: 3e-2}, against: {train.learning_rate: 1e+30}}"
     confirm = f"strategy:\n  confirm: {{contrasts: [{contrast}], seeds: [11, 12], looks: [2]}}\n"
     text = EXPERIMENT.replace("[1e-5, 2e-5, 3e-2]", "[1e+30, 3e-2]").partition("strategy:")[0] + confirm
@@ -130,7 +127,6 @@ def test_a_training_that_diverges_scores_0_and_is_not_started_again(tmp_path: Pa
 
 @pytest.mark.thorough
 def test_trl_pauses_and_a_cohort_continues_without_the_cut_run(tmp_path: Path, env: dict[str, str]) -> None:
-    """Each run is trained no step twice; runs that are left train on side by side."""
     alone = EXPERIMENT.partition("  confirm:")[0]
     trl = make(tmp_path / "trl", alone.replace("  epochs: 1\n", "  epochs: 1\n  backend: trl\n"))
     beside = make(tmp_path / "beside", alone.replace("dropout: 0.1", "dropout: 0") + "compute: {cohorts: always}\n")

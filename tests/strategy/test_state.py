@@ -18,18 +18,24 @@ from touchline.core.levels import Level
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, StatedContrast
-from touchline.plan.drift import describe_change
+from touchline.plan.identity import describe_change
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import decisions as dec
+from touchline.strategy import strategy_of
 from touchline.strategy.costs import look_bounds, promised_power, strategy_costs
 from touchline.strategy.decisions import ContrastLook, SeedPair
-from touchline.strategy.design import design_changes, design_digest, refuse_impossible
+from touchline.strategy.design import (
+    candidate_looks,
+    choose_looks,
+    design_changes,
+    design_digest,
+    refuse_impossible,
+    seeds_of_one_test,
+)
 from touchline.strategy.evidence import Evidence, take_look
 from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect, stopping_chances
-from touchline.strategy.look_designs import candidate_looks, choose_looks, seeds_of_one_test
-from touchline.strategy.state import cells_of, state_of
-from touchline.strategy.strategy import started_plan, strategy_of
-from touchline.strategy.text import decision_line
+from touchline.strategy.state import cells_of, decision_line, state_of
+from touchline.strategy.strategy import started_plan
 
 pytestmark = pytest.mark.planning
 SEEDS = (11, 12, 13, 14)
@@ -92,7 +98,6 @@ def test_the_first_look_starts_its_seeds_and_the_controls() -> None:
 
 
 def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
-    """What a decided contrast had stays listed, and is no longer worked on."""
     plan = plan_of()
     state = state_of(plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)])
     assert names(state.newest) == {r.name for r in plan.runs if r.seed in (13, 14) and not r.name.startswith("rank8")}
@@ -106,7 +111,6 @@ def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
 
 
 def exploring_plan() -> Plan:
-    """A plan whose runs with the first seed are those of explore."""
     plan = plan_of(budget_device_hours=5.0)
     assert plan.strategy is not None
     explore = ExploreConfig(reference={"train.lora.rank": 4})
@@ -145,7 +149,6 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
 
 
 def test_the_budget_is_no_part_of_the_design() -> None:
-    """Another change is named alone."""
     plan, raised = plan_of(budget_device_hours=5.0), plan_of(budget_device_hours=9.0)
     assert design_digest(plan) == design_digest(raised) == design_digest(plan_of())
     assert list(design_changes(plan, raised, describe_change)) == []
@@ -191,9 +194,6 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
 def test_costs_lie_between_the_first_look_and_the_last() -> None:
     """Expected costs need the spread between seeds."""
     costs = strategy_costs(plan_of())
-    assert costs.least is not None
-    assert costs.without_effect is not None
-    assert costs.promised is not None
     assert costs.most is not None
     assert costs.least < costs.without_effect < costs.most
     assert costs.least < costs.promised < costs.most
@@ -214,7 +214,6 @@ def test_the_plan_states_the_power_of_its_looks() -> None:
     assert power == pytest.approx(
         stopping_chances((2, 4), 0.1, efficacy_bounds((2, 4), level), futility_bounds((2, 4), 0.1, level=level)).power
     )
-    assert power is not None
     assert power < 0.1
 
     def lines(plan: Plan) -> str:
@@ -241,7 +240,6 @@ def status_line(plan: Plan, *decisions: dec.StrategyDecision) -> str:
 
 
 def test_the_status_is_one_line() -> None:
-    """It names the budget that stopped a strategy, and a larger one."""
     assert status_line(plan_of(), looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)) == (
         "strategy: confirm, before look 2 of 2 with 4 seeds; eight: established (+1 points, t 1.00, bound 2.00); "
         "two: undecided (+1 points, t 1.00, bound 2.00); 4 planned runs not started"
@@ -313,7 +311,6 @@ def test_variation_between_items_only_removes_claims() -> None:
     assert wide.verdict is Verdict.UNDECIDED
     assert wide.t == pytest.approx(5.1)
     assert wide.error == narrow.error
-    assert wide.low is not None
     assert wide.low < 0
 
 

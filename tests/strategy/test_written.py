@@ -86,7 +86,6 @@ def _found(text: str) -> tuple[Finding, ...]:
 
 @pytest.mark.parametrize(("old", "new", "message", "hint"), ERRORS)
 def test_an_error_has_its_line_its_key_and_what_to_type(old: str, new: str, message: str, hint: str | None) -> None:
-    """One finding, in the line that was edited."""
     assert old in TWO_PHASES
     text = TWO_PHASES.replace(old, new, 1)
     (fault,) = _found(text)
@@ -120,7 +119,6 @@ def test_a_strategy_without_a_phase_is_an_error() -> None:
 
 
 def test_all_errors_of_a_strategy_are_shown_at_once() -> None:
-    """An error of one key hides none of another, whatever their kinds."""
     text = TWO_PHASES.replace("rank: 4}, at: [0.5]", "rank: 5}, at: [0.5, 0.25]").replace("budget: 3h", "budget: 5")
     text = text.replace("[11, 12, 13, 14], looks: [2, 4]", "[11, 11, 13, 14], looks: [4, 2], detect: 5%, spread: 2")
     messages = [fault.message for fault in _found(text)]

@@ -19,7 +19,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.data.metrics_file import read_metrics
 from touchline.data.packing.isolation import IsolationCheck
 from touchline.experiment.experiment import TrainConfig
-from touchline.plan.local.isolation import check_isolation
+from touchline.plan.local.packing import check_isolation
 from touchline.train import leaks
 from touchline.train.hf_inputs import require_kernels
 from touchline.train.machine import select_device

@@ -19,7 +19,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.data.lengths import token_lengths
 from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_model
-from touchline.statistics.derangement import derangement, label_generator
+from touchline.statistics.labels import derangement, label_generator
 from touchline.train.inputs import Inputs, load_inputs
 from touchline.train.run import Stop, run_training
 

@@ -14,7 +14,7 @@ from touchline.core.callbacks import NamedProgressCallback
 from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
-    from touchline.estimate.local.calibration import Calibration
+    from touchline.estimate.local.past_runs import Calibration
     from touchline.history.adding import ImportSummary
     from touchline.history.files import FileGroup, LoggedRun, SkippedFile
     from touchline.history.index import Index
@@ -158,7 +158,7 @@ def history_calibration(history_dir: Path) -> Calibration:
     Raises:
         InputError: the history is not a folder.
     """
-    from touchline.estimate.local.calibration import calibrate
+    from touchline.estimate.local.past_runs import calibrate
 
     return calibrate(replace(load_settings(), history_dir=history_dir))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan, read_planned
 from touchline.run.plan_checks import downloads, refuse_absent, refuse_other_shapes

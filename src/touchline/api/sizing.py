@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
-    from touchline.plan.design.answer import DesignAnswer
+    from touchline.plan.design import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest
-    from touchline.plan.placement.types import Cluster, Placement
+    from touchline.plan.placement.problem import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.slurm.site_facts import DoctorReport
     from touchline.tools.optimising import Optimised, OptimiseRequest
@@ -144,7 +144,7 @@ def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
         InputError: the file, the jobs, the cluster or the deadline are wrong; all errors are listed.
     """
     from touchline.plan.local.job_list import parse_deadline, read_jobs
-    from touchline.plan.placement.answer import place as place_jobs
+    from touchline.plan.placement.placing import place as place_jobs
 
     return place_jobs(read_jobs(jobs), cluster, deadline_minutes=parse_deadline(deadline))
 
@@ -205,7 +205,7 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
         HostError: the packages for training are not installed.
     """
     from touchline.data.shapes import load_config
-    from touchline.plan.local.isolation import check_isolation
+    from touchline.plan.local.packing import check_isolation
 
     return check_isolation(load_config(model, settings.models_dir))
 

@@ -27,7 +27,7 @@ def design(
     from touchline.cli.progress import progress_bar
     from touchline.core.quantity import Missing
     from touchline.data.user_config import load_settings
-    from touchline.plan.design.answer import DesignAnswer
+    from touchline.plan.design import DesignAnswer
 
     with progress_bar("planning") as on_progress:
         answer = api.design(source, load_settings(), detect=detect, budget=budget, apply=apply, on_progress=on_progress)

@@ -178,7 +178,7 @@ def history_calibration(history: History = None, json: Json = False) -> None:
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
     from touchline import api
-    from touchline.estimate.local.calibration import Calibration
+    from touchline.estimate.local.past_runs import Calibration
 
     found = api.history_calibration(_folder(history))
     if json:

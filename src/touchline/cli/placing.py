@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from touchline.core.quantity import Missing
     from touchline.core.table import Value
     from touchline.plan.optimize import Optimization, RunOption
-    from touchline.plan.placement.types import Placement
+    from touchline.plan.placement.problem import Placement
 
 RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
 """Old option names -> new names."""
@@ -57,7 +57,7 @@ def place(
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
     from touchline import api
-    from touchline.plan.placement.types import Cluster, Placement
+    from touchline.plan.placement.problem import Cluster, Placement
 
     cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus_per_node, memory_gb=node_memory_gib)
     notes: list[str] = []
@@ -143,7 +143,7 @@ def optimize(
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.user_config import load_settings
     from touchline.plan.optimize import Optimization
-    from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
+    from touchline.plan.placement.problem import Cluster, DeadlineVerdict, Placement
     from touchline.tools.optimising import OptimiseRequest
 
     request = OptimiseRequest(

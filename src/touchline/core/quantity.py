@@ -31,6 +31,10 @@ class Missing:
     def __str__(self) -> str:
         return f"n/a ({self.missing})"
 
+    def quantity(self) -> Missing:
+        """Return it as it is, like the quantity of an estimate that is not missing."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantity:
@@ -58,6 +62,16 @@ class Quantity:
     """Method, for computed numbers."""
     where: str | None = None
     """`file:line` or the file that it was read from."""
+
+    @property
+    def lower(self) -> float:
+        """Lower end of the interval; the value without one."""
+        return self.value if self.low is None else self.low
+
+    @property
+    def upper(self) -> float:
+        """Upper end of the interval; the value without one."""
+        return self.value if self.high is None else self.high
 
 
 Measured = Quantity | Missing

@@ -18,15 +18,10 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
-    ANSWERING_SIGMA,
-    EVALUATION_OVERHEAD,
-    FORWARD_LAUNCHES,
-    PART_WEIGHT,
-)
+from touchline.estimate.coefficients import ANSWERING_SIGMA, EVALUATION_OVERHEAD, FORWARD_LAUNCHES, PART_WEIGHT
+from touchline.estimate.intervals import half_width
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import TimePoint
-from touchline.estimate.residuals import half_width
 from touchline.estimate.time import seconds_of_work
 from touchline.estimate.work import StepWork
 from touchline.experiment.answer_batches import SHARING_EVALUATIONS
@@ -42,9 +37,7 @@ class AnswerWork:
     """Prompts and answers of one checkpoint's evaluation."""
 
     samples: int
-    """Number of prompts."""
     batch_size: int
-    """Maximum prompts per batch."""
     prefix_tokens: float
     """Tokens of the common prefix, read once."""
     prompt_tokens: float
@@ -52,7 +45,6 @@ class AnswerWork:
     passes: float
     """Tokens of the longest answer of a batch, which is the number of generating forward passes."""
     answer_tokens: float
-    """Mean tokens per answer."""
     together: int = 1
     """Number of such evaluations that share batches."""
 
@@ -85,7 +77,6 @@ class Answers:
     """Expected, least and most answer work."""
 
     usual: AnswerWork
-    """Prediction."""
     least: AnswerWork
     """Every answer is as long as the data's, and as many evaluations share batches as may."""
     most: AnswerWork
@@ -108,8 +99,6 @@ def expected_answers(
     Args:
         prompt: tokens of prompts, shape [examples].
         answer: tokens of their answers in the data, shape [examples].
-        batch_size: prompts side by side.
-        max_new_tokens: the longest answer that is allowed.
         trained: whether the model has learned how long an answer is; the base writes until the limit.
         shares_batches: whether other evaluations of the base may share its batches.
     """
@@ -137,17 +126,9 @@ def expected_answers(
 
 
 def answering_seconds(
-    setup: TrainingSetup,
-    answers: Answers,
-    *,
-    machine: TargetMachine,
-    points: Sequence[TimePoint] = (),
+    setup: TrainingSetup, answers: Answers, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate | Missing:
     """Return the seconds to evaluate one checkpoint, from its first prompt to its scores.
-
-    Args:
-        answers: what is read and written.
-        points: measured runs and probes, which show how fast the machine is.
 
     Returns:
         The estimate; missing where the machine's speed is not known and nothing was measured on it.

@@ -36,7 +36,6 @@ class Trial:
     """Result of one try."""
 
     size: int
-    """Micro-batch size."""
     tokens: int
     """Computed tokens of its largest micro-batch, padding included."""
     fits: bool
@@ -50,13 +49,10 @@ class Search:
     """Result of a search."""
 
     trials: tuple[Trial, ...]
-    """Tries, in order."""
     largest: int | None
-    """Largest size that fits."""
     recommended: int | None
     """Smallest size that is as fast as every larger one that fits."""
     ended: SearchStop
-    """Reason why it ended."""
 
 
 def divisors(number: int) -> tuple[int, ...]:
@@ -65,9 +61,7 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // size for size in small)}))
 
 
-def search(
-    sizes: Sequence[int], predicted: int | None, try_one: Callable[[int], Trial], *, bisections: int = BISECTIONS
-) -> Search:
+def search(sizes: Sequence[int], predicted: int | None, try_one: Callable[[int], Trial]) -> Search:
     """Find the largest size that fits, with at most two tries more than bisections.
 
     No size is tried twice, and none at or above one that did not fit.
@@ -75,10 +69,8 @@ def search(
     Args:
         sizes: the sizes that are allowed; at least one, each positive.
         predicted: the largest size that should fit; None if unknown: the search then begins at the smallest.
-        bisections: tries after the ends of the bracket.
 
-    Raises:
-        ValueError: no size, or one below 1.
+    Raises ValueError: no size, or one below 1.
     """
     allowed = sorted(set(sizes))
     if not allowed or allowed[0] < 1:
@@ -100,7 +92,7 @@ def search(
         ended = _end(fit, unfit, len(allowed))
         if ended is not None:
             return _found(trials, ended)
-        if len(trials) >= 2 + bisections:
+        if len(trials) >= 2 + BISECTIONS:
             return _found(trials, SearchStop.TRIES)
         if unfit < len(allowed):
             place = (fit + unfit) // 2
@@ -113,7 +105,6 @@ def search(
 
 
 def _at_most(allowed: Sequence[int], limit: float) -> int:
-    """Return the index of the largest size within a limit, or 0 if none is."""
     return max(sum(size <= limit for size in allowed) - 1, 0)
 
 

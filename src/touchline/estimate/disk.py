@@ -5,20 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
 
 from touchline.core.estimate import Dtype, Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.shape import ModelShape
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ANSWER_BYTES,
     CHECKPOINT_FILES_BYTES,
     EVALUATION_BYTES,
     METRICS_ROW_BYTES,
     RANDOM_STATE_BYTES,
     RUN_FILES_BYTES,
-    TORCH_FILE_BYTES,
 )
 from touchline.estimate.layers import FLOAT, norms_of, role_of, size_of
 from touchline.estimate.parts import state_bytes
@@ -28,18 +25,6 @@ _MEGA = 1e6
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _PREFIX = "base_model.model.model.layers"
 """How PEFT names the layers of a Llama-like model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiskEstimate:
-    """Disk usage of one run."""
-
-    total: Estimate
-    """Total, MB."""
-    parts: Mapping[str, float]
-    """MB by part: checkpoints, resume, logs, evaluations."""
-    largest: float
-    """Peak during training in MB, since the old training state stays until the next one is complete."""
 
 
 def adapter_tensors(
@@ -59,24 +44,15 @@ def adapter_tensors(
 
 @functools.lru_cache(maxsize=512)  # asked again for every learning rate and length of a sweep
 def adapter_file_bytes(
-    shape: ModelShape,
-    rank: int,
-    target_modules: tuple[str, ...],
-    dtype: Dtype,
-    *,
-    file: Literal["safetensors", "torch"] = "safetensors",
-    dora: bool = False,
+    shape: ModelShape, rank: int, target_modules: tuple[str, ...], dtype: Dtype, *, dora: bool = False
 ) -> int:
-    """Return the bytes of `adapter_model.safetensors` with its header, exact for Llama-like names; or of
-    `adapter_model.pt`.
+    """Return the bytes of `adapter_model.safetensors` with its header, exact for Llama-like names.
 
-    A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors (its
-    README, "Format"). A file of torch.save is some bytes larger per tensor.
+    The file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors (its README,
+    "Format").
     """
     tensors = sorted(adapter_tensors(shape, rank, target_modules, dora=dora))
     size = size_of(dtype)
-    if file == "torch":
-        return sum(size * rows * max(columns, 1) + TORCH_FILE_BYTES for _, rows, columns in tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, rows, columns in tensors:
@@ -118,25 +94,19 @@ def disk_estimate(
     save: CheckpointKind,
     checkpoints: int,
     steps: int,
-    resumes: bool = True,
     tokenizer_bytes: int = 0,
     merged_dtype: Dtype | None = None,
     evaluations: int = 0,
     answers: int = 0,
-) -> DiskEstimate:
-    """Estimate the disk usage of a run.
+) -> Estimate:
+    """Estimate the disk usage of a complete run, whose training state is deleted.
 
     Args:
-        setup: the run's settings.
-        checkpoints: how many stay.
         steps: optimizer steps, each with a row in metrics.jsonl.
-        resumes: whether a training state stays when the training is complete; while it trains there is one.
         tokenizer_bytes: size of the tokenizer's files, which every checkpoint gets a copy of.
         merged_dtype: element type of merged weights; none: the base's.
-        answers: answers that each of them writes down.
 
-    Raises:
-        ValueError: an adapter is to be saved where all is trained, or a merged one.
+    Raises ValueError: an adapter is to be saved where all is trained, or a merged one.
     """
     if (save == "full") != (setup.method == "full"):
         raise ValueError(f"a checkpoint of kind {save!r} is not possible with method {setup.method!r}")
@@ -145,27 +115,18 @@ def disk_estimate(
     else:
         each = float(model_bytes(setup.shape, merged_dtype or setup.weights_dtype))
     each += tokenizer_bytes + CHECKPOINT_FILES_BYTES
-    resume = resume_bytes(setup) / _MEGA
-    parts = {
-        "checkpoints": checkpoints * each / _MEGA,
-        "resume": resume if resumes else 0.0,
-        "logs": (steps * METRICS_ROW_BYTES + RUN_FILES_BYTES) / _MEGA,
-        "evaluations": evaluations * (answers * ANSWER_BYTES + EVALUATION_BYTES) / _MEGA,
-    }
-    total = sum(parts.values())
+    logs = (steps * METRICS_ROW_BYTES + RUN_FILES_BYTES) / _MEGA
+    answered = evaluations * (answers * ANSWER_BYTES + EVALUATION_BYTES) / _MEGA
+    total = sum([checkpoints * each / _MEGA, logs, answered])
     # Rows grow with their numbers' digits, answers with the prompts they are kept with, and what a scheduler writes
-    # beside them is not ours to know.
-    spare = 2 * (parts["logs"] + parts["evaluations"]) + 0.002 * total
-    return DiskEstimate(
-        total=Estimate(
-            value=total,
-            unit="MB",
-            low=max(0.0, total - spare / 4),
-            high=total + spare,
-            method=f"{checkpoints} x {save}{', the training state' if resumes else ''}, and logs, by file format",
-            rung=EvidenceLevel.NOTHING,
-            aggregation="sum",
-        ),
-        parts=parts,
-        largest=total + max(resume if resumes else 2 * resume, each / _MEGA),
+    # next to them is not ours to know.
+    spare = 2 * (logs + answered) + 0.002 * total
+    return Estimate(
+        value=total,
+        unit="MB",
+        low=max(0.0, total - spare / 4),
+        high=total + spare,
+        method=f"{checkpoints} x {save}, and logs, by file format",
+        rung=EvidenceLevel.NOTHING,
+        aggregation="sum",
     )

@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass, replace
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, TrainingSetup
+from touchline.core.estimate import Estimate, MemoryEstimate, TrainingSetup
 from touchline.core.machine import TargetMachine
-from touchline.core.quantity import Measured, MemoryKind, Missing
+from touchline.core.quantity import Measured, Missing
 from touchline.core.units import GIB, plural
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ANSWERING_SCRATCH,
     CPU_SCRATCH,
     LOADED_AGAIN,
@@ -26,7 +26,7 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.layers import FLOAT, size_of
 from touchline.estimate.memory import verdict
 from touchline.estimate.parts import weight_bytes
-from touchline.estimate.spreads import NORMAL_95, Range, contexts, weight_spread
+from touchline.estimate.spreads import NORMAL_95, contexts, gib, weight_spread, with_ends
 from touchline.experiment.answer_batches import BatchLimits, BatchSize, TokenBytes, batch_limits, merges, token_bytes
 
 _BALANCE = 1.25
@@ -38,13 +38,10 @@ class EvaluationWork:
     """Prompts and answers of one evaluation process, as far as its memory depends on them."""
 
     prompt_tokens: int
-    """Tokens of the longest prompt."""
     max_new_tokens: int
-    """Longest answer in tokens."""
     answers: int
     """Answers to one checkpoint's prompts."""
     batch_size: BatchSize
-    """`evaluate.batch_size`."""
     adapters: int
     """Adapters in memory at once; 0 for a control and for whole models."""
     is_counted: bool = False
@@ -83,7 +80,6 @@ def evaluation_memory(
 
     Args:
         setup: the base as it is loaded, and the shape of an adapter.
-        work: prompts and answers.
         coefficients: those of the library that loads the base.
         gpu: type of the device; None for a CPU and for an unknown GPU.
         gpus: GPUs among which the layers are divided.
@@ -91,36 +87,27 @@ def evaluation_memory(
     parts = _bytes(setup, work, coefficients, machine, gpu, gpus)
     rows = min(parts.limits.rows(work.batch_size, work.tokens), max(work.answers, 1))
     batch, single = (_batch_bytes(setup, work, parts, count) for count in (rows, 1))
-    allocated = Range(
-        value=(parts.weights + parts.adapters + parts.copied + math.fsum(batch)) / GIB,
-        low=(parts.weights_low + parts.adapters + math.fsum(single)) / GIB,
-        high=(parts.weights_high + parts.adapters + parts.copied + math.fsum(batch)) / GIB,
+    side = f"{plural(rows, 'prompt')} per batch, lower bound for one prompt"
+    allocated = replace(
+        gib(
+            (parts.weights + parts.adapters + parts.copied + math.fsum(batch)) / GIB,
+            (parts.weights_low + parts.adapters + math.fsum(single)) / GIB,
+            (parts.weights_high + parts.adapters + parts.copied + math.fsum(batch)) / GIB,
+        ),
+        method=f"closed form, {side}" + (f", layers on {gpus} GPUs" if gpus > 1 else ""),
+        extrapolated=setup.shape.extrapolated is not None,
+        phase="eval",
+        kind="allocated",
     )
     reserved, process = _upwards(allocated, parts, math.fsum(batch), machine, gpu)
-    capacity = machine.memory if machine.kind == "cpu" else _capacity(gpu)
-    side = f"{plural(rows, 'prompt')} per batch, lower bound for one prompt"
-    words = f"closed form, {side}" + (f", layers on {gpus} GPUs" if gpus > 1 else "")
-
-    def estimate(kind: MemoryKind, found: Range) -> Estimate:
-        return Estimate(
-            value=found.value,
-            unit="GiB",
-            low=found.low,
-            high=found.high,
-            method=words,
-            rung=EvidenceLevel.NOTHING,
-            extrapolated=setup.shape.extrapolated is not None,
-            phase="eval",
-            kind=kind,
-            aggregation="peak",
-        )
-
-    of_process = estimate("process", process)
+    capacity: Measured = Missing(missing="unknown GPU: set compute.gpu") if gpu is None else gpu.capacity
+    if machine.kind == "cpu":
+        capacity = machine.memory
     cache, pass_bytes, logits = batch
     return MemoryEstimate(
-        allocated=estimate("allocated", allocated),
-        reserved=estimate("reserved", reserved),
-        process=of_process,
+        allocated=allocated,
+        reserved=reserved,
+        process=process,
         breakdown={
             "weights": parts.weights / GIB,
             "adapter": parts.adapters / GIB,
@@ -130,7 +117,7 @@ def evaluation_memory(
             "logits": logits / GIB,
         },
         capacity_gib=capacity,
-        verdict=verdict(of_process, capacity),
+        verdict=verdict(process, capacity),
         assumption="" if work.is_counted else "test prompts are as long as those of the training split",
     )
 
@@ -189,7 +176,6 @@ def _bytes(
 
 
 def _batch_bytes(setup: TrainingSetup, work: EvaluationWork, parts: _Bytes, rows: int) -> tuple[float, float, float]:
-    """Return the bytes of keys and values, of the pass that reads the prompts, and of the logits."""
     shape, element = setup.shape, size_of(setup.base_dtype)
     read = rows * work.prompt_tokens
     opened = 0.0
@@ -201,21 +187,18 @@ def _batch_bytes(setup: TrainingSetup, work: EvaluationWork, parts: _Bytes, rows
 
 
 def _upwards(
-    allocated: Range, parts: _Bytes, batch: float, machine: TargetMachine, gpu: Gpu | None
-) -> tuple[Range, Range]:
+    allocated: Estimate, parts: _Bytes, batch: float, machine: TargetMachine, gpu: Gpu | None
+) -> tuple[Estimate, Estimate]:
     """Return reserved memory and that of the process."""
     if machine.kind == "cpu":
         low, typical, high = CPU_SCRATCH
-        reserved = Range(value=allocated.value * typical, low=allocated.low * low, high=allocated.high * high)
+        reserved = with_ends(allocated, allocated.value * typical, allocated.low * low, allocated.high * high)
         held = parts.weights / GIB
         low, typical, high = (own + again * held for own, again in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
     else:
         # The allocator's cache of what comes and goes; weights lie still.
         typical, high = (batch / GIB * (factor - 1) for factor in ANSWERING_SCRATCH)
-        reserved = replace(allocated, value=allocated.value + typical, high=allocated.high + high)
+        reserved = with_ends(allocated, allocated.value + typical, allocated.low, allocated.high + high)
         typical, low, high = contexts(gpu)
-    return reserved, Range(value=reserved.value + typical, low=reserved.low + low, high=reserved.high + high)
-
-
-def _capacity(gpu: Gpu | None) -> Measured:
-    return Missing(missing="unknown GPU: set compute.gpu") if gpu is None else gpu.capacity
+    process = with_ends(reserved, reserved.value + typical, reserved.low + low, reserved.high + high)
+    return replace(reserved, kind="reserved"), replace(process, kind="process")

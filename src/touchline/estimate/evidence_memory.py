@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     DRIFT,
     FACTOR_PRIOR,
     NOISE,
@@ -30,16 +30,16 @@ from touchline.estimate.coefficients_memory import (
     SAME_STACK_ERROR,
 )
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.outgrown import ONE_SIZE
+from touchline.estimate.intervals import half_width, spread
 from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
 from touchline.estimate.points import as_requested, otherwise
-from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import (
     NORMAL_95,
+    ONE_SIZE,
     ORDER,
-    Range,
     contexts,
     fragmentation,
+    gib,
     relative_error,
     upwards,
     weight_spread,
@@ -65,31 +65,15 @@ class MeasuredPoint:
     """Peak memory measured during a training."""
 
     setup: TrainingSetup
-    """Settings of the run."""
     batch: MicroBatch
     """Its largest micro-batch."""
     kind: MemoryKind
     peak_gib: float
     name: str
-    """Name or id of the run."""
     unstated: tuple[str, ...] = ()
     """Fields of `setup` that its log does not state."""
     outgrown: tuple[float, float] = ONE_SIZE
     """What `outgrown_of` says of all its micro-batches."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fitted:
-    """Estimate of one kind of memory from measured points."""
-
-    kind: MemoryKind
-    found: Range
-    """Estimate, GiB."""
-    rung: EvidenceLevel
-    method: str
-    """Description of the fit."""
-    names: tuple[str, ...]
-    """Runs used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,9 +91,7 @@ class Computed:
     noise: float
     """Standard deviation of one run's own part."""
     tokens: int
-    """Padded tokens of the micro-batch."""
     phase: str = ""
-    """Phase of the peak."""
     known: float = 1.0
     """Standard deviation of the activations without any run, over the one in `errors`."""
 
@@ -139,7 +121,7 @@ def fit(
     gpu: Gpu | None,
     points: Sequence[MeasuredPoint],
     outgrown: tuple[float, float] = ONE_SIZE,
-) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Estimate], tuple[str, ...]]:
     """Return the estimates at the best evidence level, the narrowest first, and reasons for points left out."""
 
     def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind, sizes: tuple[float, float]) -> Computed:
@@ -155,7 +137,7 @@ def fit_with(
     points: Sequence[MeasuredPoint],
     computed: Callable[[TrainingSetup, MicroBatch, MemoryKind, tuple[float, float]], Computed],
     outgrown: tuple[float, float] = ONE_SIZE,
-) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Estimate], tuple[str, ...]]:
     """Return the same for memory that another formula computes."""
     loss_of = partial(vocab_bytes, coefficients=coefficients)
     usable: list[_Point] = []
@@ -165,7 +147,7 @@ def fit_with(
             refused.append(reason)
             continue
         usable.append(_Point(measured=point, computed=computed(point.setup, point.batch, point.kind, point.outgrown)))
-    candidates: list[Fitted] = []
+    candidates: list[Estimate] = []
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
         if not of_kind:
@@ -188,15 +170,13 @@ def fit_with(
         if others:
             _add(candidates, refused, _from_stack(kind, alike if len(alike) > 1 else others, target, unknown))
     best = min((found.rung for found in candidates), default=EvidenceLevel.NOTHING)
-    chosen = sorted((found for found in candidates if found.rung == best), key=_log_width)
-    return {found.kind: found for found in chosen}, tuple(refused)
+    chosen = sorted(
+        (found for found in candidates if found.rung == best), key=lambda found: math.log(found.high / found.low)
+    )
+    return {found.kind: found for found in chosen if found.kind is not None}, tuple(refused)
 
 
-def _log_width(fitted: Fitted) -> float:
-    return math.log(fitted.found.high / fitted.found.low)
-
-
-def _add(candidates: list[Fitted], refused: list[str], found: Fitted | str) -> None:
+def _add(candidates: list[Estimate], refused: list[str], found: Estimate | str) -> None:
     if isinstance(found, str):
         refused.append(found)
     else:
@@ -222,8 +202,7 @@ def _computed(
     outgrown: tuple[float, float],
 ) -> Computed:
     parts = peak_parts(setup, batch, coefficients)
-    total = parts.total / GIB
-    exact = Range(value=total, low=total, high=total)
+    exact = gib(*[parts.total / GIB] * 3)
     # What the allocator's cache and the driver add, and how far that is from known.
     found = with_cache(upwards(exact, "allocated", setup, parts, gpu, coefficients), outgrown, parts, gpu)[kind]
     driver = contexts(gpu)[0] if kind == "process" else 0.0
@@ -296,18 +275,18 @@ def _same_adapter(one: TrainingSetup, other: TrainingSetup) -> bool:
     return one.rank == other.rank and frozenset(one.target_modules) == frozenset(other.target_modules)
 
 
-def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
+def _observed(kind: MemoryKind, points: list[_Point]) -> Estimate:
     peaks = sorted(point.measured.peak_gib for point in points)
     value = peaks[len(peaks) // 2]
-    sigma, freedom = _scatter([math.log(peak) for peak in peaks], SAME_RUN_ERROR)
-    width = math.exp(half_width(sigma, freedom))
-    return Fitted(
-        kind=kind,
-        found=Range(value=value, low=min(peaks[0], value / width), high=max(peaks[-1], value * width)),
-        rung=EvidenceLevel.SAME_RUN,
-        method=f"observed with these settings and this micro-batch ({plural(len(peaks), 'run')})",
-        names=tuple(point.measured.name for point in points),
-    )
+    width = math.exp(half_width(*_scatter([math.log(peak) for peak in peaks], SAME_RUN_ERROR)))
+    method = f"observed with these settings and this micro-batch ({plural(len(peaks), 'run')})"
+    found = gib(value, min(peaks[0], value / width), max(peaks[-1], value * width))
+    return _fitted(found, kind, points, EvidenceLevel.SAME_RUN, method)
+
+
+def _fitted(found: Estimate, kind: MemoryKind, points: Sequence[_Point], rung: EvidenceLevel, method: str) -> Estimate:
+    names = tuple(point.measured.name for point in points)
+    return replace(found, kind=kind, rung=rung, method=method, evidence=names)
 
 
 def _scatter(logs: Sequence[float], prior_sigma: float) -> tuple[float, int]:
@@ -342,20 +321,15 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
     return f"leave-one-out error is {ours:.0%}, the closed form's {theirs:.0%}"
 
 
-def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> Fitted | str:
-    """Return an estimate from runs of the same model."""
-    names = tuple(point.measured.name for point in points)
+def _from_model(
+    kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]
+) -> Estimate | str:
     found = _line(points, target, unknown)
     if isinstance(found, str):
-        return f"{', '.join(names)}: {found}"
+        return f"{', '.join(point.measured.name for point in points)}: {found}"
     width = half_width(found.spread, _FORMULA_WEIGHT + len(points))
-    return Fitted(
-        kind=kind,
-        found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
-        rung=EvidenceLevel.SAME_MODEL,
-        method=found.words,
-        names=names,
-    )
+    ends = gib(found.value, found.value * math.exp(-width), found.value * math.exp(width))
+    return _fitted(ends, kind, points, EvidenceLevel.SAME_MODEL, found.words)
 
 
 def _line(points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> _Line | str:
@@ -450,21 +424,22 @@ def _corrected(points: list[_Point], target: Computed, unknown: Mapping[str, flo
     return _Line(value=value, spread=scale * math.hypot(target.noise, math.sqrt(max(left, 0.0))) / value, words=words)
 
 
-def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> Fitted | str:
+def _from_stack(
+    kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]
+) -> Estimate | str:
     """Fit one factor on activations for the trainer: the geometric mean over runs of other models."""
     sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
     if not sound:
         refused = ", ".join(point.measured.name for point in points)
         return f"{refused}: activations of {points[0].factor:.2f} times the formula's contradict these settings"
     logs = [math.log(point.factor) for point in sound]
-    names = tuple(point.measured.name for point in sound)
 
     def predict(others: list[_Point], its: Computed) -> float:
         factor = math.exp(math.fsum(math.log(other.factor) for other in others) / len(others))
         return its.resident + factor * its.activations
 
     if len(sound) > 1 and (reason := _worse_than_formula(sound, predict)) is not None:
-        return f"{', '.join(names)}: {reason}"
+        return f"{', '.join(point.measured.name for point in sound)}: {reason}"
     factor = math.exp(math.fsum(logs) / len(logs))
     sigma, freedom = _scatter(logs, SAME_STACK_ERROR)
     value = target.resident + factor * target.activations
@@ -472,10 +447,6 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed, unknow
     doubt = math.hypot(*(unknown[name] for name in names_unstated)) * target.total
     error = math.hypot(target.errors[0], target.drift, sigma * factor * target.activations, doubt)
     width = half_width(error / value, freedom)
-    return Fitted(
-        kind=kind,
-        found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),
-        rung=EvidenceLevel.SAME_STACK,
-        method=f"closed form with a factor on activations ({factor:.2f}) from runs of this trainer",
-        names=names,
-    )
+    ends = gib(value, value * math.exp(-width), value * math.exp(width))
+    words = f"closed form with a factor on activations ({factor:.2f}) from runs of this trainer"
+    return _fitted(ends, kind, sound, EvidenceLevel.SAME_STACK, words)

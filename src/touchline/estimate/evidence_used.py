@@ -51,7 +51,6 @@ class Reason:
     text: str
     """Text with `{}` for each figure."""
     figures: tuple[float, ...] = ()
-    """Figures of this run."""
 
 
 def evidence_used(
@@ -69,7 +68,6 @@ def evidence_used(
     Args:
         others: past runs that were not read, with the reasons.
         time: names of the runs that the times are based on; None if no time was asked for.
-        memory: names of the runs that the memory is based on.
         predict: returns the memory, GiB, that a past run's settings predict without past runs.
     """
     used: dict[PastUse, list[PastRun]] = {"time": [], "memory": []}
@@ -183,7 +181,6 @@ def _figure(
 
 
 def _nearest(point: TimePoint | MeasuredPoint, setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:
-    """Return the setups, those of the point's model first."""
     own = model_key(point.setup.shape)
     return sorted(setups, key=lambda setup: model_key(setup.shape) != own)
 

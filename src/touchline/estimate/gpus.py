@@ -20,7 +20,6 @@ class Gpu:
     """GPU type."""
 
     name: str
-    """Name used by touchline, `A100-80GB`."""
     capacity_gib: float
     """Memory available to the framework."""
     context_gib: float
@@ -28,7 +27,6 @@ class Gpu:
     peak_tflops: float | None
     """Dense tensor throughput in bfloat16. None if it has no such units."""
     bandwidth_gb_s: float
-    """Memory bandwidth."""
 
     @property
     def capacity(self) -> Quantity:

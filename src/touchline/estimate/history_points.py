@@ -19,12 +19,12 @@ from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.units import in_unit
-from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.coefficients import VARIANT_BYTES
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
-from touchline.estimate.outgrown import NOT_TOLD, ONE_SIZE, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.points import CostSample, TimePoint
+from touchline.estimate.spreads import NOT_TOLD, ONE_SIZE, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.work import StepWork
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import MachineFacts, RunRecord
@@ -76,12 +76,7 @@ class PastRun:
 def collect_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[PastRun, ...]:
-    """Return the points of the history.
-
-    Args:
-        records: imported runs and our own.
-        shape_of: the dimensions of a model by the name that a log gives it.
-    """
+    """Return the points of the history."""
     return tuple(
         PastRun(
             name=record.run or record.name,
@@ -274,7 +269,6 @@ def _with_releases(record: RunRecord) -> MemoryCoefficients | None:
 
 
 def _passes(record: RunRecord) -> float | None:
-    """Return the micro-batches of an optimizer step."""
     batching = record.batching
     rows, passes, whole = (
         _first(each)

@@ -15,7 +15,7 @@ from typing import Literal
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import TrainingSetup
 from touchline.core.shape import Linear, ModelShape
-from touchline.estimate.coefficients_memory import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES
+from touchline.estimate.coefficients import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES
 
 Role = Literal["attention_in", "attention_out", "feed_in", "feed_out"]
 FLOAT = 4
@@ -45,13 +45,11 @@ class BlockBytes:
     """Bytes of one block per token; those `per_width` are also multiplied by the sequence length."""
 
     kept: float
-    """Bytes kept by the forward pass."""
     kept_per_width: float
     """Bytes of fully stored attention scores, per token of width."""
     backward: float
     """Peak bytes during the block's backward pass, including what the forward pass kept."""
     backward_per_width: float
-    """Peak bytes of attention scores, per token of width."""
 
 
 def role_of(linear: Linear, shape: ModelShape) -> Role:
@@ -79,12 +77,12 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     rest = _norms(setup, coefficients, element) + _attention(setup, coefficients, element)
     if setup.method == "qlora":
         rest += coefficients.nf4_input_bytes * sum({role_of(one, shape): one.inputs for one in shape.linears}.values())
-    rest += variant_bytes(setup)
+    rest += VARIANT_BYTES[setup.variant] * adapted_outputs(setup)
     inner, outer = element * shape.intermediate_size, element * shape.hidden_size
     # Where the product's gradient splits: gate, its activation and up, and a gradient of each; a float32 adapter on the
     # way out has two more of that width.
     casts = setup.adapter_dtype == "float32" and element < FLOAT and coefficients.float32_adapters != "autocast_shared"
-    widths = (8 if casts and "feed_out" in _adapted_roles(setup) else 6) if shape.gated else 4
+    widths = (8 if casts and any(role == "feed_out" for _, role in _adapted(setup)) else 6) if shape.gated else 4
     through_feed = rest + widths * inner - outer
     # Where the norm behind attention runs backward the feed-forward part is free again.
     through_norm = rest + 8 * outer
@@ -99,18 +97,9 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     )
 
 
-def variant_bytes(setup: TrainingSetup) -> float:
-    """Return the bytes per token that a block of this adapter type keeps more than LoRA."""
-    return float(VARIANT_BYTES[setup.variant] * sum(linear.outputs for linear in _with_adapter(setup)))
-
-
-def _with_adapter(setup: TrainingSetup) -> list[Linear]:
-    return [] if setup.method == "full" else [linear for linear, _ in _adapted(setup)]
-
-
 def adapted_outputs(setup: TrainingSetup) -> int:
     """Return the total outputs of all adapted layers of a block."""
-    return sum(linear.outputs for linear in _with_adapter(setup))
+    return 0 if setup.method == "full" else sum(linear.outputs for linear, _ in _adapted(setup))
 
 
 def is_eager(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
@@ -129,10 +118,6 @@ def _adapted(setup: TrainingSetup) -> Iterator[tuple[Linear, Role]]:
     for linear in setup.shape.linears:
         if setup.method == "full" or linear.name in setup.target_modules:
             yield linear, role_of(linear, setup.shape)
-
-
-def _adapted_roles(setup: TrainingSetup) -> frozenset[Role]:
-    return frozenset(role for _, role in _adapted(setup))
 
 
 def _norms(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
@@ -209,7 +194,6 @@ def _joined(layers: list[tuple[Linear, Role]]) -> list[tuple[Linear, Role]]:
 
 
 def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
-    """Return the distinct inputs of several layers."""
     return {(linear.inputs, role) for linear, role in layers}
 
 

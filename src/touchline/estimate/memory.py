@@ -1,4 +1,4 @@
-"""Peak memory of a training step with its interval and verdict, and the inverse: the largest micro-batch that fits.
+"""Peak memory of a step with its interval and verdict, on a GPU or a CPU, and the largest micro-batch that fits.
 
 The closed form is in `parts`, its uncertainty in `spreads`, estimates from measured runs in `evidence_memory`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import (
@@ -20,15 +21,25 @@ from touchline.core.estimate import (
 )
 from touchline.core.quantity import Measured, MemoryKind, Missing
 from touchline.core.units import GIB
-from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
+from touchline.estimate.coefficients import (
+    CPU_SCRATCH,
+    FACTOR_PRIOR,
+    LOADED_AGAIN,
+    PROCESS_GIB,
+    PROCESS_NOISE,
+    WORKSPACE_BYTES,
+)
+from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit, fit_with
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.outgrown import ONE_SIZE
-from touchline.estimate.parts import peak_parts, vocab_bytes
+from touchline.estimate.parts import peak_parts, vocab_bytes, weight_bytes
 from touchline.estimate.spreads import (
+    NORMAL_95,
+    ONE_SIZE,
     ORDER,
-    Range,
     allocated_range,
+    plus,
     relative_error,
+    times,
     upwards,
     weight_spread,
     with_cache,
@@ -55,14 +66,11 @@ def memory_estimate(
     """Estimate the peak memory of a step on one device.
 
     Args:
-        setup: everything but the batch.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
         outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
-        with_what_ifs: whether changes of the settings are looked at too.
 
-    Raises:
-        ValueError: the batch is empty.
+    Raises ValueError: the batch is empty.
     """
     if batch.rows < 1 or batch.width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
@@ -96,7 +104,7 @@ def memory_estimate(
     )
 
 
-def verdict(process: Range | Estimate, capacity: Measured) -> MemoryVerdict:
+def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return MemoryVerdict.UNKNOWN
@@ -117,7 +125,6 @@ def largest_micro_batch(
     """Return the largest number of sequences with the verdict FITS; 0 if there is none.
 
     Args:
-        setup: everything but the batch.
         width: tokens of a row, padding included.
         label_share: share of them with a loss, 0 to 1.
     """
@@ -181,28 +188,28 @@ def _ranges(
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint],
     outgrown: tuple[float, float],
-) -> tuple[dict[MemoryKind, Range], dict[MemoryKind, Fitted], tuple[str, ...]]:
+) -> tuple[dict[MemoryKind, Estimate], dict[MemoryKind, Estimate], tuple[str, ...]]:
     parts = peak_parts(setup, batch, coefficients)
     fits, refused = fit(setup, batch, coefficients, gpu, evidence, outgrown)
-    narrowest = next(iter(fits.values()), None)
-    if narrowest is None:
+    if not fits:
         plain = allocated_range(setup, batch, coefficients)
         found = upwards(plain, "allocated", setup, parts, gpu, coefficients)
         return with_cache(found, outgrown, parts, gpu), {}, refused
-    found = upwards(narrowest.found, narrowest.kind, setup, parts, gpu, coefficients)
-    if narrowest.kind == "allocated":
+    kind, narrowest = next(iter(fits.items()))
+    found = upwards(narrowest, kind, setup, parts, gpu, coefficients)
+    if kind == "allocated":
         # A peak that was measured in reserved memory has what the allocator kept in it.
         found = with_cache(found, outgrown, parts, gpu)
     # What was measured of a kind tells more of it than another kind does.
-    return found | {kind: fitted.found for kind, fitted in fits.items()}, fits, refused
+    return found | fits, fits, refused
 
 
 def _estimate(
     kind: MemoryKind,
-    found: Range,
+    found: Estimate,
     setup: TrainingSetup,
     coefficients: MemoryCoefficients,
-    fitted: Fitted | None,
+    fitted: Estimate | None,
     refused: tuple[str, ...],
 ) -> Estimate:
     step = {
@@ -220,14 +227,11 @@ def _estimate(
         method = f"{fitted.method} ({fitted.kind} memory), converted to {kind} memory"
     if refused:
         method += f", not used: {', '.join(refused)}"
-    return Estimate(
-        value=found.value,
-        unit="GiB",
-        low=found.low,
-        high=found.high,
+    return replace(
+        found,
         method=method,
         rung=EvidenceLevel.NOTHING if fitted is None else fitted.rung,
-        evidence=() if fitted is None else fitted.names,
+        evidence=() if fitted is None else fitted.evidence,
         extrapolated=(fitted is None or fitted.rung > EvidenceLevel.SAME_MODEL)
         and (
             setup.shape.extrapolated is not None
@@ -235,14 +239,12 @@ def _estimate(
             or setup.shards > 1
             or coefficients.relative_error is None
         ),
-        phase="step",
         kind=kind,
-        aggregation="peak",
     )
 
 
 def _assumption(
-    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Fitted | None
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Estimate | None
 ) -> str:
     """Return the main assumption: the loss if its bytes are uncertain, else the source of the largest error."""
     if fitted is not None and fitted.rung <= EvidenceLevel.SAME_MODEL:
@@ -263,3 +265,78 @@ def _assumption(
     if parts.phase == "loss" and parts.logits > parts.layers:
         return f"the longest micro-batch: logits of {typical:g} bytes per token and vocabulary entry dominate"
     return words
+
+
+def cpu_memory_estimate(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    *,
+    coefficients: MemoryCoefficients,
+    capacity_gib: Measured,
+    evidence: Sequence[MeasuredPoint] = (),
+    with_what_ifs: bool = True,
+) -> MemoryEstimate:
+    """Estimate the resident memory of a training process on a CPU.
+
+    Tensors follow the closed form, without the cuBLAS workspace; kernels and the allocator add scratch memory;
+    libraries take about 0.5 GiB. `reserved` is tensors and scratch, `process` includes the libraries.
+
+    Args:
+        setup: everything but the batch; attention is eager for short rows in our trainer.
+        capacity_gib: memory that the process may take, GiB.
+        evidence: measured peaks of the kind `process`, of runs on CPUs.
+    """
+    parts = peak_parts(setup, batch, coefficients)
+    less = WORKSPACE_BYTES / GIB
+    formula = allocated_range(setup, batch, coefficients)
+    allocated = replace(
+        formula,
+        value=formula.value - less,
+        low=formula.low - less,
+        high=formula.high - less,
+        extrapolated=setup.shape.extrapolated is not None,
+        kind="allocated",
+    )
+    low, typical, high = CPU_SCRATCH
+    method = "closed form plus scratch memory"
+    reserved = replace(times(allocated, typical, low, high), method=method)
+    weights = parts.weights / GIB
+    base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
+    process = replace(plus(reserved, base, base_low, base_high), kind="process", method=f"{method} and libraries")
+
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind, outgrown: tuple[float, float]) -> Computed:
+        del kind, outgrown
+        there, held = peak_parts(other, its, coefficients), weight_bytes(other, coefficients) / GIB
+        beside = [own + times * held for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True)]
+        resident = (there.resident / GIB - less) * typical + beside[1]
+        activations = there.activations / GIB * typical
+        return Computed(
+            resident=resident,
+            activations=activations,
+            errors=((beside[2] - beside[0]) / (2 * NORMAL_95), FACTOR_PRIOR * activations),
+            drift=0.0,
+            noise=PROCESS_NOISE * (resident + activations),
+            tokens=its.tokens,
+        )
+
+    of_processes = [point for point in evidence if point.kind == "process"]
+    fits, _ = fit_with(setup, batch, coefficients, of_processes, computed)
+    if "process" in fits:
+        process = replace(fits["process"], extrapolated=allocated.extrapolated)
+    return MemoryEstimate(
+        allocated=allocated,
+        reserved=reserved,
+        process=process,
+        breakdown={
+            name: (size - (WORKSPACE_BYTES if name == "other" else 0)) / GIB for name, size in parts.by_name().items()
+        },
+        capacity_gib=capacity_gib,
+        verdict=verdict(process, capacity_gib),
+        assumption="the scratch memory of this CPU's kernels",
+        what_ifs=tuple(
+            # What the allocator holds beside tensors is another share here than on a GPU.
+            replace(what, reserved_gib=(what.allocated_gib - less) * typical)
+            for what in (what_ifs(setup, batch, coefficients, None) if with_what_ifs else ())
+            if what.allocated_gib is not None
+        ),
+    )

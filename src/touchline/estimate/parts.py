@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import LossKind, MicroBatch, TrainingSetup
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ADAFACTOR_BYTES,
     FOREACH_COPIES,
     INT8_SCALE_BYTES,
@@ -40,9 +40,7 @@ class PeakParts:
     optimizer: float
     """Optimizer state, and float32 copies of trained weights."""
     gradients: float
-    """Gradients that exist at the peak."""
     layers: float
-    """Activations of the blocks."""
     logits: float
     """Logits, their probabilities and gradients."""
     other: float
@@ -173,7 +171,6 @@ def tokens_with_logits(setup: TrainingSetup, batch: MicroBatch, coefficients: Me
 
 
 def _of_release(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
-    """Return the bytes of the trainer's own loss in the given release."""
     number = tuple(int(part) for part in re.findall(r"\d+", setup.release or "")[:2])
     for release in coefficients.releases if number else ():
         if not release.before or number < release.before:

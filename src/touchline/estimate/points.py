@@ -17,7 +17,6 @@ class CostSample:
 
     seconds: float
     amount: float
-    """Amount that it scales with: tokens, bytes, samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,17 +24,13 @@ class TimePoint:
     """Measured time of a run. Phases that were not measured are None, not zero."""
 
     name: str
-    """Name or id of the run."""
     setup: TrainingSetup
-    """Settings of the run."""
     machine: str
     """`TargetMachine.key` of its machine, or the GPU's name from a log."""
     work: StepWork
-    """Mean optimizer step."""
     seconds_per_step: float
     """Median over its steps after the first ones."""
     steps: int
-    """Number of steps behind the median."""
     whole_seconds_per_step: float | None = None
     """Of a probe of slots: the same step with all threads and nothing next to it, measured just before."""
     clock: Literal["wall", "cpu"] = "wall"

@@ -46,11 +46,8 @@ class Rates:
     power: float
     """Power of the smooth maximum; 1 adds up everything, larger values count only the slower side."""
     model_sigma: float
-    """Standard deviation of a model's overall deviation."""
     rate_sigma: float
-    """Standard deviation of a model's single rates."""
     variant_sigma: float
-    """Standard deviation of a variant of the settings."""
     setting_sigma: float
     """Standard deviation of one setting, common to all its runs."""
     weight: int
@@ -62,13 +59,9 @@ class RegressionSample:
     """Time, measured or to be predicted."""
 
     amounts: tuple[float, ...]
-    """Amount of each term."""
     model: str
-    """Key of the model's deviation."""
     variant: str
-    """Key of the variant's deviation."""
     setting: str
-    """Key of the setting's deviation."""
     noise: float
     """Standard deviation of its logarithm between runs."""
 
@@ -78,9 +71,7 @@ class Fit:
     """Fitted rates."""
 
     rates: Rates
-    """Prior."""
     rows: tuple[RegressionSample, ...]
-    """Measured samples."""
     slopes: Floats
     """Share of each term in each sample; shape [rows, terms]."""
     inverse: Floats
@@ -92,7 +83,6 @@ class Fit:
     scale: float
     """Factor on all standard deviations, from how well the prior fits."""
     freedom: int
-    """Degrees of freedom of that factor."""
 
     def predict(self, row: RegressionSample) -> tuple[float, float]:
         """Return the logarithm of the seconds and its standard deviation for a new run.
@@ -131,7 +121,6 @@ class Fit:
         return logs[0] - logs[1], self.scale * float(np.sqrt(max(variance, one.noise**2 + other.noise**2)))
 
     def _moved(self, row: RegressionSample) -> Floats:
-        """Return the fitted rates for a sample; shape [terms]."""
         if not self.rows:
             return self.rates.means
         shared, whole = _shared([row], self.rows, self.rates)
@@ -302,7 +291,6 @@ def _noise(rows: Sequence[RegressionSample], rates: Rates) -> Floats:
 
 
 def _own(slope: Floats, row: RegressionSample, rates: Rates) -> float:
-    """Return the prior variance of a sample's logarithm, including a new run's noise."""
     each = rates.sigmas**2 + rates.rate_sigma**2
     whole = rates.model_sigma**2 + rates.variant_sigma**2 + rates.setting_sigma**2
     return float(slope @ (each * slope)) + whole + row.noise**2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine, whole_key
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     EVALUATION_STARTUP,
     NETWORK_IMPORTS,
     PART_NOISE,
@@ -24,12 +24,11 @@ from touchline.estimate.coefficients_time import (
     TOKENISING,
     VALIDATION_SIGMA,
 )
-from touchline.estimate.flops import forward_flops, step_flops
+from touchline.estimate.intervals import half_width
 from touchline.estimate.points import CostSample, TimePoint, model_key
 from touchline.estimate.regression import Rates, RegressionSample, fit
-from touchline.estimate.residuals import half_width
 from touchline.estimate.terms import place
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, forward_flops, step_flops
 
 TRAINING = "training"
 """Name of the phase of optimizer steps."""
@@ -45,17 +44,11 @@ class RunTime:
     """Wall-clock time of a run."""
 
     total: Estimate
-    """Total of all known phases."""
     breakdown: Mapping[str, Estimate | Missing]
     """Phases in order; their values sum to the total."""
 
 
-def run_seconds(
-    step: Estimate,
-    steps: int,
-    *,
-    parts: Mapping[str, Estimate | Missing] | None = None,
-) -> RunTime:
+def run_seconds(step: Estimate, steps: int, *, parts: Mapping[str, Estimate | Missing] | None = None) -> RunTime:
     """Return the wall-clock time of a run.
 
     Errors of the steps are correlated, so they grow with their number; errors of the phases are independent and add
@@ -64,41 +57,24 @@ def run_seconds(
     Args:
         parts: what else takes time, each for the whole run; a missing one counts as nothing and is named.
 
-    Raises:
-        ValueError: there is no step.
+    Raises ValueError: there is no step.
     """
     if steps < 1:
         raise ValueError("a run has at least one step")
-    training = Estimate(
-        value=step.value * steps,
-        unit="s",
-        low=step.low * steps,
-        high=step.high * steps,
-        method=f"{steps} steps of {step.value:.3g} s, {step.method}",
-        rung=step.rung,
-        evidence=step.evidence,
-        extrapolated=step.extrapolated,
-        aggregation="sum",
-    )
+    training = _times(step, steps, f"{steps} steps of {step.value:.3g} s")
     breakdown: dict[str, Estimate | Missing] = {TRAINING: training, **(parts or {})}
     known = [part for part in breakdown.values() if isinstance(part, Estimate)]
     unknown = [f"{name}: {part.missing}" for name, part in breakdown.items() if isinstance(part, Missing)]
     value = math.fsum(part.value for part in known)
     names = [name for name, part in breakdown.items() if isinstance(part, Estimate)]
-    return RunTime(
-        total=Estimate(
-            value=value,
-            unit="s",
-            low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
-            high=value + math.hypot(*(part.high - part.value for part in known)),
-            method=" + ".join(names) + (f", not counted: {', '.join(unknown)}" if unknown else ""),
-            rung=step.rung,
-            evidence=step.evidence,
-            extrapolated=step.extrapolated,
-            aggregation="sum",
-        ),
-        breakdown=breakdown,
+    total = replace(
+        training,
+        value=value,
+        low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
+        high=value + math.hypot(*(part.high - part.value for part in known)),
+        method=" + ".join(names) + (f", not counted: {', '.join(unknown)}" if unknown else ""),
     )
+    return RunTime(total=total, breakdown=breakdown)
 
 
 def slurm_time_limit(high_seconds: float) -> int:
@@ -106,29 +82,6 @@ def slurm_time_limit(high_seconds: float) -> int:
     margin for a node that is slower than all that were measured.
     """
     return max(1, math.ceil(high_seconds * (1 + SLURM_MARGIN) / _PER))
-
-
-def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
-    """Return the device-hours of an experiment.
-
-    Errors of the runs are correlated, so the ends of the intervals are added.
-
-    Args:
-        runs: seconds of each job, and its devices.
-    """
-    if not runs:
-        return Missing(missing="no run has an estimate")
-    return Estimate(
-        value=math.fsum(total.value * devices for total, devices in runs) / _PER**2,
-        unit="h",
-        low=math.fsum(total.low * devices for total, devices in runs) / _PER**2,
-        high=math.fsum(total.high * devices for total, devices in runs) / _PER**2,
-        method=f"sum over {len(runs)} jobs, with correlated errors",
-        rung=max(total.rung for total, _ in runs),
-        evidence=tuple(sorted({name for total, _ in runs for name in total.evidence})),
-        extrapolated=any(total.extrapolated for total, _ in runs),
-        aggregation="sum",
-    )
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
@@ -182,12 +135,7 @@ def tokenising_seconds(setup: TrainingSetup, tokens: float) -> Estimate:
 
 
 def saving_seconds(
-    setup: TrainingSetup,
-    size_bytes: float,
-    count: int,
-    *,
-    machine: TargetMachine,
-    points: Sequence[TimePoint] = (),
+    setup: TrainingSetup, size_bytes: float, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
 ) -> Estimate:
     """Estimate the time to save all checkpoints."""
     one = _part(_observed(points, setup, machine, "saving"), size_bytes, SAVING, setup, "typical disk speed")
@@ -208,7 +156,6 @@ def validation_seconds(
 
     Args:
         validation: the work of one: forward passes only.
-        count: how many.
         points: measured runs; those of the same model with validations count, per token.
     """
     own = [
@@ -323,15 +270,5 @@ def _part(
 
 
 def _times(one: Estimate, count: int, words: str) -> Estimate:
-    """Return the estimate of several repetitions with correlated errors."""
-    return Estimate(
-        value=one.value * count,
-        unit=one.unit,
-        low=one.low * count,
-        high=one.high * count,
-        method=f"{words}, {one.method}",
-        rung=one.rung,
-        evidence=one.evidence,
-        extrapolated=one.extrapolated,
-        aggregation="sum",
-    )
+    value, low, high = (each * count for each in (one.value, one.low, one.high))
+    return replace(one, value=value, low=low, high=high, method=f"{words}, {one.method}", aggregation="sum")

@@ -1,17 +1,26 @@
-"""Uncertainty of memory estimates, from allocated tensors over the allocator's cache to the process."""
+"""Uncertainty of memory estimates, from allocated tensors over the allocator's cache to the process.
+
+PyTorch's allocator gives a tensor the smallest free block that holds it, and asks the driver for a new one where none
+does. The blocks that the logits of a smaller micro-batch left are too small for those of a larger one. So each
+micro-batch that outgrows all before it takes new blocks. The old ones stay reserved, and are given back where memory
+runs out. A replay of these rules (`benchmarks/allocator.py`) takes new blocks at no other micro-batch, and at each of
+these as many bytes as its logits need.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from touchline.backends.memory import MemoryCoefficients
-from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     COMPILED_ERROR,
     CONTEXT_GIB,
     EAGER_ERROR,
@@ -28,6 +37,52 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.layers import adapted_outputs, computes_in, size_of
 from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes, weight_bytes
 
+ONE_SIZE: Final = (1.0, 1.0)
+"""Padded tokens of all micro-batches that are larger than every one before them, over those of the largest: usual, and
+most. So where all have one size."""
+NOT_TOLD: Final = (1.0, 2.0)
+"""The same where nothing is known of the lengths: at most one earlier micro-batch that is nearly as large. A choice."""
+USUAL_COUNT: Final = 1000
+"""Micro-batches of an epoch where their number is not known. A choice: ten times as many add 2.3 at most."""
+
+
+def outgrown_of(tokens: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the same of micro-batches in any order: its mean over all orders, for both.
+
+    Of the k largest sizes, the smallest outgrows all before it if it comes first, with probability 1/k. Equal sizes
+    count as one, which comes first as often as there are of it.
+
+    Args:
+        tokens: padded tokens of the micro-batches; shape [micro-batches], at least one.
+    """
+    sizes, counts = np.unique(tokens, return_counts=True)
+    counts = counts[::-1]
+    mean = float((sizes[::-1] * counts / np.cumsum(counts)).sum() / sizes[-1])
+    return mean, mean
+
+
+def lengths_of_mean(longest: int, mean: float, count: int = USUAL_COUNT) -> NDArray[np.int64]:
+    """Return typical lengths with a mean: the longest times a power of numbers between 0 and 1; shape [count]."""
+    power = longest / mean - 1
+    levels = ((np.arange(count) + 0.5) / count) ** power
+    return np.maximum(1, np.ceil(longest * levels)).astype(np.int64)
+
+
+def widths_of(lengths: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return the typical widths of micro-batches of so many rows in a random order; shape [micro-batches].
+
+    The longest of `rows` lengths exceeds a share u of all lengths with probability 1 - u^rows.
+
+    Args:
+        lengths: tokens of the examples; shape [examples], at least one.
+    """
+    count = max(1, len(lengths) // rows)
+    levels = ((np.arange(count) + 0.5) / count) ** (1 / rows)
+    ranks = np.minimum((levels * len(lengths)).astype(np.int64), len(lengths) - 1)
+    ranks[-1] = len(lengths) - 1
+    return np.sort(lengths)[ranks]
+
+
 NORMAL_95: Final = 1.6449
 """Quantile of the normal distribution that 5% exceed, for a two-sided 90% interval."""
 PLAIN_VARIANT: Final = "lora"
@@ -36,30 +91,39 @@ ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
 _ONE_TOKEN: Final = MicroBatch(rows=1, width=1, label_tokens=1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """Value with a lower and an upper end, GiB."""
+def gib(value: float, low: float, high: float) -> Estimate:
+    """Return a peak of a step, of which nothing was measured."""
+    return Estimate(
+        value=value,
+        unit="GiB",
+        low=low,
+        high=high,
+        method="closed form",
+        rung=EvidenceLevel.NOTHING,
+        phase="step",
+        aggregation="peak",
+    )
 
-    value: float
-    """Most likely value."""
-    low: float
-    """Lower end; 5% are below."""
-    high: float
-    """Upper end; 5% are above."""
 
-    def times(self, typical: float, low: float, high: float) -> Range:
-        """Multiply by an independent uncertain factor; variances of logarithms add."""
-        down = math.hypot(math.log(self.value / self.low), math.log(typical / low))
-        up = math.hypot(math.log(self.high / self.value), math.log(high / typical))
-        value = self.value * typical
-        return Range(value=value, low=value * math.exp(-down), high=value * math.exp(up))
+def with_ends(known: Estimate, value: float, low: float, high: float) -> Estimate:
+    """Return an estimate with another value and interval."""
+    return dataclasses.replace(known, value=value, low=low, high=high)
 
-    def plus(self, typical: float, low: float, high: float) -> Range:
-        """Add an independent uncertain value."""
-        value = self.value + typical
-        down = math.hypot(self.value - self.low, typical - low)
-        up = math.hypot(self.high - self.value, high - typical)
-        return Range(value=value, low=value - down, high=value + up)
+
+def times(known: Estimate, typical: float, low: float, high: float) -> Estimate:
+    """Multiply by an independent uncertain factor; variances of logarithms add."""
+    down = math.hypot(math.log(known.value / known.low), math.log(typical / low))
+    up = math.hypot(math.log(known.high / known.value), math.log(high / typical))
+    value = known.value * typical
+    return with_ends(known, value, value * math.exp(-down), value * math.exp(up))
+
+
+def plus(known: Estimate, typical: float, low: float, high: float) -> Estimate:
+    """Add an independent uncertain value."""
+    value = known.value + typical
+    down = math.hypot(known.value - known.low, typical - low)
+    up = math.hypot(known.high - known.value, high - typical)
+    return with_ends(known, value, value - down, value + up)
 
 
 def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, str]:
@@ -82,14 +146,14 @@ def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tu
     return max(found, key=lambda item: item[0])
 
 
-def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
+def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Estimate:
     """Return allocated memory at the peak, without evidence."""
     found, least = (_peak_range(setup, its, coefficients) for its in (batch, _ONE_TOKEN))
     # No peak is below that of the optimizer step, which no batch changes; nor are its ends.
-    return Range(value=found.value, low=max(found.low, least.low), high=max(found.high, least.high))
+    return gib(found.value, max(found.low, least.low), max(found.high, least.high))
 
 
-def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
+def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Estimate:
     """Return the same by the phase of the peak alone."""
     _, low_entry, high_entry = vocab_bytes(setup, coefficients)
     typical = peak_parts(setup, batch, coefficients)
@@ -106,7 +170,7 @@ def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoe
     down = math.hypot(typical.total - low.total * math.exp(-NORMAL_95 * _spread(low, error)), below)
     most = max(parts.total * math.exp(NORMAL_95 * _spread(parts, error)) for parts in highest)
     up = math.hypot(most + _images(setup, batch) - typical.total, above)
-    return Range(value=value, low=max(value - down / GIB, value / 10), high=value + up / GIB)
+    return gib(value, max(value - down / GIB, value / 10), value + up / GIB)
 
 
 def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float]:
@@ -143,7 +207,6 @@ def at_most(
 
 
 def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
-    """Return the uncertainty in bytes of another adapter type than LoRA, 5% beyond."""
     layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
     return VARIANT_SPREAD * adapted_outputs(setup) * layers * batch.tokens
 
@@ -185,33 +248,32 @@ def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
 
 
 def upwards(
-    known: Range,
+    known: Estimate,
     kind: MemoryKind,
     setup: TrainingSetup,
     parts: PeakParts,
     gpu: Gpu | None,
     coefficients: MemoryCoefficients,
-) -> dict[MemoryKind, Range]:
+) -> dict[MemoryKind, Estimate]:
     """Derive all three kinds of memory from the known one."""
     factor, addend = fragmentation(setup, parts, coefficients), contexts(gpu)
     found = {kind: known}
     if kind == "process":
         typical, low, high = addend
-        inner = Range(value=known.value, low=known.low, high=known.high).plus(-typical, -high, -low)
-        found["reserved"] = _positive(inner)
+        found["reserved"] = _positive(plus(known, -typical, -high, -low))
     if kind != "allocated":
         typical, low, high = factor
-        found["allocated"] = found["reserved"].times(1 / typical, 1 / high, 1 / low)
+        found["allocated"] = times(found["reserved"], 1 / typical, 1 / high, 1 / low)
     if kind == "allocated":
-        found["reserved"] = known.times(*factor)
+        found["reserved"] = times(known, *factor)
     if kind != "process":
-        found["process"] = found["reserved"].plus(*addend)
+        found["process"] = plus(found["reserved"], *addend)
     return found
 
 
 def with_cache(
-    found: dict[MemoryKind, Range], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
-) -> dict[MemoryKind, Range]:
+    found: dict[MemoryKind, Estimate], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
+) -> dict[MemoryKind, Estimate]:
     """Add the blocks that the allocator keeps of smaller micro-batches, up to the device's capacity.
 
     These are given back before memory runs out, so they decide no verdict. The value is the middle, as a ratio, of none
@@ -225,10 +287,9 @@ def with_cache(
         plain = found[kind]
         high = min(plain.high + most, max(end, plain.high))
         value = min(math.sqrt(plain.value * (plain.value + usual)), high)
-        grown[kind] = Range(value=value, low=plain.low, high=high)
+        grown[kind] = with_ends(plain, value, min(plain.low, value), high)
     return grown
 
 
-def _positive(found: Range) -> Range:
-    smallest = 1e-6
-    return Range(value=max(found.value, smallest), low=max(found.low, smallest), high=max(found.high, smallest))
+def _positive(found: Estimate) -> Estimate:
+    return with_ends(found, *(max(each, 1e-6) for each in (found.value, found.low, found.high)))

@@ -17,7 +17,7 @@ import numpy as np
 from touchline.core.estimate import TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     CPU_BANDWIDTH,
     CPU_LAUNCH,
     CPU_STEP,
@@ -39,11 +39,10 @@ from touchline.estimate.coefficients_time import (
     SETTING_SIGMA,
     VARIANT_SIGMA,
 )
-from touchline.estimate.flops import passes, step_flops
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.layers import FLOAT, size_of
 from touchline.estimate.regression import Rates
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, passes, step_flops
 
 TERMS: Final = ("step", "launch", "compute", "traffic", "weights")
 _TERA: Final = 1e12

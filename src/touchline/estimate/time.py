@@ -21,7 +21,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import (
+from touchline.estimate.coefficients import (
     COLD_LAUNCH_SIGMA,
     COLD_SIGMA,
     COLD_WEIGHT,
@@ -31,13 +31,11 @@ from touchline.estimate.coefficients_time import (
     REPEAT_SIGMA,
     RUN_SIGMA,
 )
-from touchline.estimate.flops import step_flops
-from touchline.estimate.ladder import Ladder, choose
+from touchline.estimate.intervals import ENOUGH, choose, half_width, spread
 from touchline.estimate.points import TimePoint, as_requested, model_key, stack_key, variant_key
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
-from touchline.estimate.residuals import ENOUGH, half_width, spread
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
-from touchline.estimate.work import StepWork
+from touchline.estimate.work import StepWork, step_flops
 
 _REPEATS = 0.03
 """Tolerance within which two batches are equal; covers means over two orders of the same data."""
@@ -59,15 +57,11 @@ _ABSURD = 25.0
 class StepTime:
     """Seconds per optimizer step."""
 
-    ladder: Ladder
-    """Chosen estimate, and those of all evidence levels."""
+    estimate: Estimate
+    answers: tuple[Estimate, ...]
+    """Estimates of all evidence levels, the best level first."""
     refused: tuple[str, ...]
     """Rejected measurements, with reasons."""
-
-    @property
-    def estimate(self) -> Estimate:
-        """Return the chosen estimate."""
-        return self.ladder.chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +100,6 @@ def seconds_per_step(
     """Estimate the seconds per optimizer step on one device: the median over a run's steps.
 
     Args:
-        setup: everything but the batch.
         points: measured runs of any kind; those that say nothing of this one are left out.
 
     Returns:
@@ -129,7 +122,7 @@ def seconds_per_step(
         answers.append(_fitted(question, [*rest, *others], EvidenceLevel.SAME_MODEL))
     if repeats:
         answers.append(_repeated(question, repeats))
-    return StepTime(ladder=choose(answers), refused=refused)
+    return StepTime(estimate=choose(answers), answers=tuple(reversed(answers)), refused=refused)
 
 
 def in_data_parallel(step: Estimate, kind: Literal["gpu", "cpu"]) -> Estimate:
@@ -153,10 +146,6 @@ def step_curve(
     """Return the seconds of several steps of the same settings by one set of rates, so that they are comparable.
 
     Measured steps are not used directly, since their noise would look like a bend in the curve.
-
-    Args:
-        setup: everything but the batch.
-        works: the steps; at least one.
     """
     asked = time_request(setup, works[0], machine, points)
     if isinstance(asked, Missing):
@@ -179,10 +168,8 @@ def seconds_of_work(
     """Return the seconds of other work than a training step, by the machine's rates.
 
     Args:
-        setup: the settings of the runs.
         amounts_: amount of each term of `terms.TERMS`.
         like: a step of about the same size, to choose the measured runs by.
-        points: measured runs of any kind.
 
     Returns:
         Seconds, standard deviation of their logarithm, its degrees of freedom, and the runs that were used; missing
@@ -244,11 +231,7 @@ def same_model(point: TimePoint, setup: TrainingSetup) -> bool:
 
 
 def _alike(one: StepWork, other: StepWork) -> bool:
-    pairs = (
-        (one.micro_batches, other.micro_batches),
-        (one.tokens, other.tokens),
-        (one.squares, other.squares),
-    )
+    pairs = ((one.micro_batches, other.micro_batches), (one.tokens, other.tokens), (one.squares, other.squares))
     return all(abs(math.log(left / right)) <= _REPEATS for left, right in pairs)
 
 
@@ -260,7 +243,6 @@ def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
 def _believable(
     question: TimeRequest, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[list[TimePoint], tuple[str, ...]]:
-    """Return the plausible points, and why the others were rejected."""
     good: list[TimePoint] = []
     refused: list[str] = []
     for point in points:

@@ -10,9 +10,9 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine, machine_text
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
+from touchline.estimate.coefficients import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
+from touchline.estimate.intervals import half_width, spread
 from touchline.estimate.points import TimePoint, stack_key
-from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.terms import TERMS, place
 from touchline.estimate.time import fit_to, same_model, seconds_per_step, time_request
 from touchline.estimate.work import StepWork
@@ -67,10 +67,6 @@ def gain_side_by_side(
 
     S = K t(1) / t(K): the host's work of a step is done once for all K runs, operations and activations K times, and
     the optimizer steps K times.
-
-    Args:
-        setup: the settings of each run.
-        count: K.
     """
     asked = time_request(setup, work, machine, points)
     if isinstance(asked, Missing):
@@ -113,9 +109,6 @@ def gain_of_slots(
     """Estimate how many times as fast runs train in the slots of a CPU as one after the other with all threads.
 
     S = N t(whole) / t(slot). Only probes that measured both count, with steps of the same model and about this size.
-
-    Args:
-        setup: the settings of each run.
     """
     near = [
         (point.name, math.log(machine.slots * point.whole_seconds_per_step / point.seconds_per_step))

@@ -37,7 +37,6 @@ def totals(
     Args:
         compute: GPUs of one training, and of one evaluation.
         shared: whether all evaluations on one base share a process, as on this machine.
-        cohorts: runs that train side by side.
     """
     together = {name: cohort for cohort in cohorts for name in cohort.runs}
     training = [run.train_seconds for run in runs if run.train is not None and run.name not in together]
@@ -73,7 +72,6 @@ def totals_of(plan: Plan, runs: Sequence[PlannedRun], *, side_by_side: bool = Tr
     """Return the totals of some runs of a plan.
 
     Args:
-        runs: runs of it, as planned or shortened.
         side_by_side: whether cohorts that are whole among the runs train as such; otherwise runs count one by one.
     """
     names = {run.name for run in runs}
@@ -88,17 +86,11 @@ class QueuedJob:
     name: str
     """Name of the run, or of the first one of a cohort."""
     after: str | None
-    """Job that must have ended first."""
     seconds: Measured
-    """Its time."""
 
 
 def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> list[QueuedJob]:
-    """Return the training jobs of runs in order. A parent that is not among them has ended.
-
-    Args:
-        together: cohort of each run that trains side by side with others.
-    """
+    """Return the training jobs of runs in order. A parent that is not among them has ended."""
     jobs: dict[str, QueuedJob] = {}
     for run in runs:
         cohort = together.get(run.name)
@@ -113,22 +105,13 @@ def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> l
 
 
 def time_of_queue(jobs: Sequence[QueuedJob], at_once: int) -> Measured:
-    """Return the time until the last job has ended, where each starts in the first free slot, in order.
-
-    Args:
-        jobs: the jobs in order.
-    """
+    """Return the time until the last job has ended, where each starts in the first free slot, in order."""
     for job in jobs:
         if isinstance(job.seconds, Missing):
             return job.seconds
     known = [job.seconds for job in jobs if isinstance(job.seconds, Quantity)]
     value, low, high = (
-        _end_of_queue(jobs, seconds, at_once)
-        for seconds in (
-            [each.value for each in known],
-            [each.value if each.low is None else each.low for each in known],
-            [each.value if each.high is None else each.high for each in known],
-        )
+        _end_of_queue(jobs, [getattr(each, end) for each in known], at_once) for end in ("value", "lower", "upper")
     )
     coverage = next((each.coverage for each in known if each.coverage is not None), None)
     return Quantity(value=value, unit="s", low=low, high=high, coverage=coverage, aggregation="sum")
@@ -169,8 +152,8 @@ def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
     return Quantity(
         value=math.fsum(part.value for part in found),
         unit=unit,
-        low=math.fsum(part.value if part.low is None else part.low for part in found),
-        high=math.fsum(part.value if part.high is None else part.high for part in found),
+        low=math.fsum(part.lower for part in found),
+        high=math.fsum(part.upper for part in found),
         coverage=next((part.coverage for part in found if part.coverage is not None), None),
         aggregation="sum",
     )
@@ -202,7 +185,6 @@ def _no_less(value: Measured, bound: Quantity | None) -> Measured:
 
 
 def _larger(one: Quantity, other: Quantity) -> Quantity:
-    """Return the larger of two sums, with the larger of each end of the interval."""
     first, second = (one, other) if one.value >= other.value else (other, one)
     ends = [
         None if first_end is None or second_end is None else max(first_end, second_end)

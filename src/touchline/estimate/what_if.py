@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup, WhatIf
 from touchline.core.units import GIB
-from touchline.estimate.coefficients_memory import (
+from touchline.estimate.coefficients import (
     ADAPTER_DTYPE_TIME,
     CHECKPOINT_TIME,
     CHUNKED_LOSS_TIME,
@@ -19,7 +19,7 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
-from touchline.estimate.spreads import Range, upwards
+from touchline.estimate.spreads import gib, upwards
 
 _WORTHWHILE = 0.98
 """Fraction of the memory above which an alternative is not worth listing."""
@@ -47,11 +47,11 @@ def what_ifs(
         if parts.total >= now * _WORTHWHILE:
             continue
         size = parts.total / GIB
-        known = Range(value=size, low=size, high=size)
+        grown = upwards(gib(size, size, size), "allocated", change.setup, parts, gpu, coefficients)
         found.append(
             WhatIf(
                 change=change.words,
-                reserved_gib=upwards(known, "allocated", change.setup, parts, gpu, coefficients)["reserved"].value,
+                reserved_gib=grown["reserved"].value,
                 step_time_factor=change.factor,
                 allocated_gib=size,
                 reason=change.reason,

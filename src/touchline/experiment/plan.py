@@ -18,7 +18,7 @@ from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateC
 from touchline.experiment.labels import LabelSet
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind
 from touchline.experiment.strategy import PlannedStrategy
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 
 PLAN_SCHEMA_VERSION = 2
 

@@ -11,7 +11,7 @@ from touchline.core.units import plural
 from touchline.experiment.test_sets import asked_items
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
-from touchline.statistics.power import (
+from touchline.statistics.closed_forms import (
     ENOUGH_SEEDS,
     USUAL_FLIPS,
     items_for_paired_difference,
@@ -89,7 +89,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    from touchline.statistics.power import smallest_in_points
+    from touchline.statistics.closed_forms import smallest_in_points
 
     if effect is None:
         yield Violation(

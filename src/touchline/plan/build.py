@@ -23,21 +23,20 @@ from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
 from touchline.experiment.strategy import PlannedStrategy
-from touchline.plan.assumptions import assumptions
-from touchline.plan.cohorts import SideBySide, plan_cohorts
+from touchline.plan.at_once import SideBySide, SlotChoice, choose_slots, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
-from touchline.plan.evaluations import with_evaluation_memory
+from touchline.plan.evaluations import takes_over, with_evaluation_memory, without_shared_validation
 from touchline.plan.identity import training_digest
+from touchline.plan.notes import assumptions
 from touchline.plan.power import evaluated_items
-from touchline.plan.run_faults import length_faults, shuffled_lengths
-from touchline.plan.slots import SlotChoice, choose_slots
+from touchline.plan.run_specs import length_faults, shuffled_lengths
 from touchline.plan.times import time_limit
-from touchline.plan.untrained import takes_over, without_shared_validation
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
+from touchline.strategy import strategy_of
 from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of
 from touchline.strategy.explore import explore_faults
-from touchline.strategy.strategy import start_of, strategy_of
+from touchline.strategy.strategy import start_of
 
 _DATA = TypeAdapter(DataConfig)
 
@@ -48,9 +47,7 @@ class PlanInputs:
 
     experiment: Experiment
     experiment_sha256: str
-    """Hash of the experiment file with the overrides applied."""
     overrides: tuple[str, ...]
-    """`key=value` from the command line."""
     specs: tuple[RunSpec, ...]
     """Runs of the experiment, with `data.prompt` filled in."""
     models: Mapping[str, ModelInfo]
@@ -62,19 +59,14 @@ class PlanInputs:
     date: str
     """ISO date of today, or of the plan that is planned again."""
     touchline_version: str
-    """Version of touchline that makes the plan."""
     given: frozenset[str]
-    """Dotted keys that the user wrote."""
     context: PlanningContext
-    """Target machine, and points from past runs."""
     tasks: tuple[EvaluationTask, ...] = ()
     """Tasks of `evaluate.tasks`, and the experiment's own task if it is a file, resolved."""
     recipes: Mapping[str, RecipeFile] = field(default_factory=dict)
     """Recipes in files, by `train.recipe`."""
     labels: tuple[LabelSet, ...] = ()
-    """Labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
-    """One rendered example per dataset."""
     images: Mapping[str, ImageHashes] = field(default_factory=dict)
     """Hashes of the images by `data_key`."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
@@ -108,8 +100,7 @@ def data_key(data: DataConfig) -> str:
 def build_plan(inputs: PlanInputs) -> Plan:
     """Return the plan of runs that have no fault.
 
-    Raises:
-        InputError: the strategy cannot be carried out with these runs.
+    Raises InputError: the strategy cannot be carried out with these runs.
     """
     experiment = inputs.experiment
     decisions = RunResolver(inputs.context, inputs.devices)
@@ -205,8 +196,7 @@ def plan_with_spread(
         spread: spread that was decided; None to ask the past runs.
         past: returns the spread of the past runs for a plan.
 
-    Raises:
-        InputError: the strategy cannot be carried out with these runs.
+    Raises InputError: the strategy cannot be carried out with these runs.
     """
     plan = build_plan(inputs)
     spread = past(plan) if spread is None else spread
@@ -217,14 +207,7 @@ def plan_with_spread(
     return replace(plan, spread=spread)
 
 
-def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:
-    """Return the token lengths of each run's examples, by run."""
-    found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
-    return {name: lengths for name, lengths in found.items() if lengths is not None}
-
-
 def _planned_runs(inputs: PlanInputs, decisions: RunResolver) -> list[PlannedRun]:
-    """Plan the runs, parents first."""
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
         known[spec.name] = _planned(spec, inputs, decisions, None if spec.link is None else known.get(spec.link.parent))
@@ -237,13 +220,13 @@ def plan_runs(inputs: PlanInputs) -> list[PlannedRun]:
 
 
 def _with_evaluations(runs: Sequence[PlannedRun], inputs: PlanInputs) -> list[PlannedRun]:
-    """Return the runs with the predicted memory of their evaluations."""
     datasets = {info.path: info for info in inputs.datasets.values()}
-    return with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, inputs.experiment.compute)
+    found = {spec.name: inputs.lengths.get((spec.model, data_key(spec.data))) for spec in inputs.specs}
+    known = {name: lengths for name, lengths in found.items() if lengths is not None}
+    return with_evaluation_memory(runs, datasets, known, inputs.context, inputs.experiment.compute)
 
 
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
-    """Return a dataset with the hashes of all images that runs use."""
     specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.file].path == info.path]
     found = [inputs.images[key] for spec in specs if (key := data_key(spec.data)) in inputs.images]
     return replace(info, image_sha256={name: sha256 for each in found for name, sha256 in each.files.items()})
@@ -257,7 +240,6 @@ def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
 
 
 def _left_open(experiment: Experiment) -> set[str]:
-    """Return the keys whose value is `auto`, written or by default."""
     train = experiment.train
     settings = {
         "train.micro_batch_size": train.micro_batch_size,
@@ -322,13 +304,11 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
 
 
 def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
-    """Return whether a run has the predictions of the plan with which it started."""
     started = inputs.started.get(run.name)
     return started is not None and started.digest == run.digest
 
 
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
-    """Return the token lengths of a run's training examples."""
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
     lengths = shuffled_lengths(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
     return lengths.within(spec.train.max_seq_len)
@@ -347,14 +327,12 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> Run
 
 
 def _resolved_question(run: PlannedRun, inputs: PlanInputs) -> RunRequest:
-    """Return the request of a planned run, with its training as resolved."""
     spec = inputs.specs_by_name[run.name]
     assert run.train is not None
     return replace(_question(spec, inputs, _lengths(spec, inputs)), train=run.train)
 
 
 def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
-    """Return a control with the predicted time of its evaluation."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
     if lengths is None or any(each.severity is Severity.ERROR for each in length_faults(spec, lengths)):
         return run
@@ -387,7 +365,6 @@ def with_decided_dtype(train: TrainConfig, started: Mapping[str, PlannedRun]) ->
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
-    """Return a training with each `auto` resolved as it was when the run started."""
     if started.train is None:
         return train
     micro = started.train.micro_batch_size if train.micro_batch_size == "auto" else train.micro_batch_size
@@ -397,25 +374,19 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
 
 
 def _evaluation_limit(seconds: Measured, startup: Measured, context: PlanningContext) -> Measured:
-    """Return the time limit for evaluations and the start-up of their process."""
     return time_limit(sum_quantities([seconds, startup], "s"), context.cluster)
 
 
 def _trained(
-    run: PlannedRun,
-    question: RunRequest,
-    decisions: RunResolver,
-    parent: PlannedRun | None,
-    context: PlanningContext,
+    run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None, context: PlanningContext
 ) -> PlannedRun:
-    """Return a run with its batches and predictions."""
     decided = decisions.decide(question, run.seed)
     run = replace(
         run,
         train=decided.train,
         batches=decided.batches,
         packed_reason=decided.packed_reason,
-        micro_batch_reason=decided.micro_batch_reason,
+        micro_batch_reason=decided.micro_batch.reason(decided.memory),
         train_seconds=decided.times.training,
         evaluate_seconds=decided.times.evaluation,
         evaluate_startup_seconds=decided.times.evaluation_startup,

@@ -11,7 +11,7 @@ from touchline.core.table import Column, table_of, text_lines
 from touchline.core.text import shorten
 from touchline.core.units import bare, measured, plural
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.times import spanning
 
 _MOST_ROWS = 20
@@ -74,7 +74,6 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
 
 
 def _extremes(groups: Sequence[list[PlannedRun]], trained: Sequence[list[PlannedRun]]) -> list[list[PlannedRun]]:
-    """Return the heaviest and the lightest condition that trains, and the first one that does not."""
     by_weight = sorted(trained, key=lambda group: (upper(group[0].peak_memory), upper(group[0].train_seconds)))
     return [*by_weight[-1:], *by_weight[:1], *[group for group in groups if group[0].train is None][:1]]
 
@@ -89,7 +88,7 @@ def _needs_column(trained: Sequence[list[PlannedRun]], factor: str) -> bool:
 
 def upper(value: Measured) -> float:
     """Return the upper end of an interval, or the value; 0 if it is missing."""
-    return 0.0 if isinstance(value, Missing) else value.value if value.high is None else value.high
+    return 0.0 if isinstance(value, Missing) else value.upper
 
 
 def factor_level(run: PlannedRun, factor: str) -> str:
@@ -136,7 +135,6 @@ def short_size(value: Measured) -> str:
 
 
 def _state(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> str:
-    """Return how far the runs of a condition are; of those that have not started, whether they fit."""
     own = [marks[run.name] for run in group if run.name in marks]
     done = own.count(RunMark.DONE)
     if done == len(group):

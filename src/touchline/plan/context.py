@@ -11,15 +11,14 @@ from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, PastRunGr
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_used
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.history_points import PastRun
-from touchline.estimate.memory import memory_estimate
-from touchline.estimate.outgrown import ONE_SIZE
+from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 from touchline.estimate.points import TimePoint
+from touchline.estimate.spreads import ONE_SIZE
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.site import SlurmSite
 
@@ -29,21 +28,21 @@ class PlanningContext:
     """Target machine, model dimensions and points from past runs."""
 
     machine: TargetMachine
-    """Machine that the runs will use."""
     gpu: Gpu | Missing
     """GPU type; missing for a CPU and for an unknown GPU."""
     shapes: Mapping[str, ModelShape | Missing]
-    """Dimensions of the models by name."""
     memory_points: tuple[MeasuredPoint, ...] = ()
-    """Measured peaks of past runs."""
     time_points: tuple[TimePoint, ...] = ()
-    """Measured times of past runs."""
     past_runs: tuple[PastRun, ...] = ()
     """Past runs with these points, or with the reasons why they have none."""
     other_runs: tuple[PastRunGroup, ...] = ()
     """Past runs that were not read, with the reasons."""
     cluster: SlurmSite | None = None
     """The user's settings of the cluster that runs the jobs; None on this machine."""
+
+    def shape_of(self, model: str) -> ModelShape | Missing:
+        """Return the dimensions of a model."""
+        return self.shapes.get(model, Missing(missing="its dimensions were not read"))
 
 
 def estimate_memory(
@@ -120,8 +119,6 @@ def estimate_disk(
 
     Args:
         model: its base, whose element type merged weights have.
-        evaluations: checkpoints that are evaluated.
-        answers: answers that each evaluation writes down.
     """
     keep = train.checkpoint.keep
     exports = train.epochs if train.checkpoint.every == "epoch" else _exports(train, steps)
@@ -131,12 +128,11 @@ def estimate_disk(
         save=train.saves,
         checkpoints=kept,
         steps=steps,
-        resumes=False,
         tokenizer_bytes=model.copied_bytes,
         merged_dtype=None if train.trains_all else _DTYPES.get(model.dtype),
         evaluations=evaluations,
         answers=answers,
-    ).total.quantity()
+    ).quantity()
 
 
 def _exports(train: TrainConfig, steps: int) -> int:

@@ -16,16 +16,15 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.outgrown import outgrown_of
+from touchline.estimate.spreads import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.estimate.totals import collect_evidence
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
 from touchline.experiment.test_sets import answers_per_checkpoint, logs_per_checkpoint
-from touchline.plan.cohorts import SideBySide
+from touchline.plan.at_once import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
-from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
-from touchline.plan.remedies import remedies
+from touchline.plan.fitting import LargestStep, MicroBatchChoice, choose_micro_batch, remedies
 from touchline.plan.times import (
     NonStepWork,
     Times,
@@ -43,55 +42,51 @@ error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PackingOption:
-    """Predictions for a training, packed or unpacked."""
+class ResolvedRun:
+    """Training with every setting resolved, and its predictions."""
 
     train: TrainConfig
-    """Training settings, with `packed` and the micro-batch decided."""
+    """Training settings with every `auto` resolved, except the dtype, which the training machine decides."""
     micro_batch: MicroBatchChoice
-    """Micro-batch size and its reason."""
     batches: BatchSummary | None
-    """Batch counts."""
     forecast: BatchForecast | None
-    """Simulated batches."""
     memory: MemoryEstimate | Missing
-    """Peak memory of a step."""
     times: Times
-    """Predicted times."""
     disk: Measured
-    """Predicted disk usage."""
     compile_gain: Measured | None = None
     """How many times as fast steps are as uncompiled; None if the model is not compiled."""
     setup: TrainingSetup | Missing = NO_EVIDENCE
-    """What memory and time depend on besides the batch."""
+    """What memory and time depend on besides the batch; missing where memory is."""
+    packed_reason: str = ""
+    packing: PackingSummary | Missing = NO_EVIDENCE
+    """Packed and unpacked batching side by side; missing until one of them is chosen."""
+    fast_dtype_seconds: Measured | None = None
+    """Wall time of the training in the dtype that the machine is fast at; None if it trains in it."""
 
 
 def choose_packing(
     train: TrainConfig,
-    predict: Callable[[bool], PackingOption],
+    predict: Callable[[bool], ResolvedRun],
     lengths: ExampleLengths,
     devices: int = 1,
     *,
     vision: bool = False,
-) -> tuple[PackingOption, str, PackingSummary | Missing]:
-    """Return the chosen option, the reason, and both options side by side."""
+) -> ResolvedRun:
+    """Return the chosen option, with the reason and both options side by side."""
     packed, apart = predict(True), predict(False)
-    summary = _side_by_side(packed, apart, lengths, devices)
     if train.packed != "auto":
-        chosen = packed if train.packed else apart
-        return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
-    if vision:
-        return apart, "not packed: sequences of a vision-language model are not packed", summary
-    if not get_backend(train.backend).capabilities.packing_keeps_steps:
-        return (
-            apart,
-            "not packed: with this trainer, packing changes the examples per step; packed: true asks for it",
-            summary,
-        )
-    return *_choose(packed, apart), summary
+        chosen, reason = (packed, "packed: as written") if train.packed else (apart, "not packed: as written")
+    elif vision:
+        chosen, reason = apart, "not packed: sequences of a vision-language model are not packed"
+    elif not get_backend(train.backend).capabilities.packing_keeps_steps:
+        chosen = apart
+        reason = "not packed: with this trainer, packing changes the examples per step; packed: true asks for it"
+    else:
+        chosen, reason = _faster(packed, apart)
+    return replace(chosen, packed_reason=reason, packing=_side_by_side(packed, apart, lengths, devices))
 
 
-def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption, str]:
+def _faster(packed: ResolvedRun, apart: ResolvedRun) -> tuple[ResolvedRun, str]:
     first, second = packed.times.training, apart.times.training
     if not isinstance(first, Quantity) or not isinstance(second, Quantity):
         why = first.missing if isinstance(first, Missing) else second.missing if isinstance(second, Missing) else ""
@@ -106,7 +101,7 @@ def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption,
 
 
 def _side_by_side(
-    packed: PackingOption, apart: PackingOption, lengths: ExampleLengths, devices: int
+    packed: ResolvedRun, apart: ResolvedRun, lengths: ExampleLengths, devices: int
 ) -> PackingSummary | Missing:
     """Compare both options, whichever one the settings name. Each has the micro-batch that it would have."""
     if packed.forecast is None or apart.forecast is None:
@@ -134,14 +129,10 @@ class RunRequest:
     train: TrainConfig
     """Training settings as written."""
     evaluate: EvaluateConfig
-    """Evaluation settings."""
     model: ModelInfo
-    """Base model."""
     dataset: DatasetInfo
     data: str
-    """Key of the rendered data."""
     lengths: ExampleLengths
-    """Token lengths of the examples."""
     saved_rank: int | None = None
     """Rank that each checkpoint holds. None for the rank that is trained."""
 
@@ -150,34 +141,6 @@ class RunRequest:
         """The run with the lower and the upper ends of its token lengths; none where they are exact."""
         ends = self.lengths.ends or ()
         return tuple(replace(self, lengths=each, data=f"{self.data} end {number}") for number, each in enumerate(ends))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResolvedRun:
-    """Training with every setting resolved, and its predictions."""
-
-    train: TrainConfig
-    """Training settings with every `auto` resolved, except the dtype, which the training machine decides."""
-    batches: BatchSummary | None
-    """Batch counts."""
-    micro_batch_reason: str
-    """Reason for the micro-batch size."""
-    packed_reason: str
-    """Reason for packing or not packing."""
-    memory: MemoryEstimate | Missing
-    """Peak memory of a step."""
-    disk: Measured
-    """Predicted disk usage."""
-    packing: PackingSummary | Missing
-    """Packed and unpacked batching side by side."""
-    times: Times
-    """Predicted times."""
-    compile_gain: Measured | None = None
-    """How many times as fast steps are as uncompiled; None if the model is not compiled."""
-    fast_dtype_seconds: Measured | None = None
-    """Wall time of the training in the dtype that the machine is fast at; None if it trains in it."""
-    setup: TrainingSetup | Missing = NO_EVIDENCE
-    """What memory and time depend on besides the batch."""
 
 
 class RunResolver:
@@ -217,7 +180,7 @@ class RunResolver:
         """Predict the training of several runs of one base side by side."""
         first, count = questions[0], len(questions)
         backend, machine = get_backend(first.train.backend), self._outlook.machine
-        shape = self._outlook.shapes.get(first.model.name, Missing(missing="its dimensions were not read"))
+        shape = self._outlook.shape_of(first.model.name)
         rows = self._forecast(first.train, first)
         if isinstance(shape, Missing) or isinstance(rows, Missing):
             why = shape if isinstance(shape, Missing) else rows
@@ -244,7 +207,7 @@ class RunResolver:
     def gain_of_slots(self, question: RunRequest, count: int) -> Estimate | Missing:
         """Predict how many times as fast runs train in slots as one after the other with all threads."""
         machine = replace(self._outlook.machine, slots=count)
-        shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        shape = self._outlook.shape_of(question.model.name)
         rows = self._forecast(question.train, question)
         if isinstance(shape, Missing):
             return shape
@@ -282,25 +245,11 @@ class RunResolver:
         capabilities = get_backend(question.train.backend).capabilities
         train = resolve_adapter_dtype(question.train, self._outlook.machine, capabilities)
 
-        def predict(packed: bool) -> PackingOption:
+        def predict(packed: bool) -> ResolvedRun:
             return self._packing_option(replace(train, packed=packed), question)
 
-        chosen, reason, packing = choose_packing(
-            train, predict, question.lengths, self._devices, vision=question.model.vision
-        )
-        return ResolvedRun(
-            train=chosen.train,
-            batches=chosen.batches,
-            micro_batch_reason=chosen.micro_batch.reason(chosen.memory),
-            packed_reason=reason,
-            memory=chosen.memory,
-            disk=chosen.disk,
-            packing=packing,
-            times=chosen.times,
-            compile_gain=chosen.compile_gain,
-            fast_dtype_seconds=self._in_fast_dtype(question, train),
-            setup=NO_EVIDENCE if isinstance(chosen.memory, Missing) else chosen.setup,
-        )
+        chosen = choose_packing(train, predict, question.lengths, self._devices, vision=question.model.vision)
+        return replace(chosen, fast_dtype_seconds=self._in_fast_dtype(question, train))
 
     def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:
         """Return the training time in the dtype that the machine is fast at. None if `train` is in it."""
@@ -319,7 +268,7 @@ class RunResolver:
             return rows
         if not rows.largest.tokens:
             return Missing(missing="no micro-batch is full")
-        shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        shape = self._outlook.shape_of(question.model.name)
         if isinstance(shape, Missing):
             return LargestStep(batch=rows.largest, setup=shape, memory=shape)
         backend, width = get_backend(train.backend), rows.largest.width
@@ -330,7 +279,7 @@ class RunResolver:
         memory = spanning_memory(memory, [each.memory for each in others if isinstance(each, LargestStep)])
         return LargestStep(batch=rows.largest, setup=setup, memory=memory)
 
-    def _packing_option(self, train: TrainConfig, question: RunRequest) -> PackingOption:
+    def _packing_option(self, train: TrainConfig, question: RunRequest) -> ResolvedRun:
         """Return the predictions for a training whose packing is decided, with the micro-batch decided for it."""
         lengths, machine = question.lengths, self._outlook.machine
 
@@ -345,7 +294,7 @@ class RunResolver:
         real = step if isinstance(step, Missing) else step.setup
         if isinstance(real, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
             why = next(each for each in (found, rows, real) if isinstance(each, Missing))
-            return PackingOption(
+            return ResolvedRun(
                 train=train,
                 micro_batch=choice,
                 batches=None if isinstance(found, Missing) else found,
@@ -354,6 +303,7 @@ class RunResolver:
                 times=unknown_times(why),
                 disk=why,
             )
+        memory = step.memory if isinstance(step, LargestStep) else step
         logs = logs_per_checkpoint(question.dataset, question.evaluate)
         times = estimate_times(
             real,
@@ -367,12 +317,12 @@ class RunResolver:
             over_network=self._outlook.cluster is not None,
             data_parallel_size=self._devices,
         )
-        return PackingOption(
+        return ResolvedRun(
             train=train,
             micro_batch=choice,
             batches=found,
             forecast=rows,
-            memory=step.memory if isinstance(step, LargestStep) else step,
+            memory=memory,
             times=spanning_times(times, [self._packing_option(train, end).times for end in question.ends]),
             disk=estimate_disk(
                 replace(real, rank=question.saved_rank or real.rank),
@@ -383,7 +333,7 @@ class RunResolver:
                 answers=round(answers_per_checkpoint(question.dataset, question.evaluate) / logs),
             ),
             compile_gain=self._compile_gain(real, rows, train, question) if train.compile else None,
-            setup=real,
+            setup=NO_EVIDENCE if isinstance(memory, Missing) else real,
         )
 
     def _compile_gain(
@@ -397,10 +347,9 @@ class RunResolver:
         work, uncompiled = (step_work(each, train, question.lengths, sharing) for each in (rows, plain))
         points = self._outlook.time_points
         found = gain_compiled(setup, work, uncompiled, machine=self._outlook.machine, points=points)
-        return found if isinstance(found, Missing) else found.quantity()
+        return found.quantity()
 
     def _forecast(self, train: TrainConfig, question: RunRequest) -> BatchForecast | Missing:
-        """Return the simulated batches, cached by all settings that affect them."""
         key = (
             *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
             *(train.packed, train.lora.dropout > 0, train.neftune_alpha is not None, train.compile),
@@ -413,7 +362,6 @@ class RunResolver:
 
 
 def _costs_alike(train: TrainConfig) -> TrainConfig:
-    """Return the training settings without those that do not affect costs."""
     return replace(
         train,
         learning_rate=1.0,

@@ -7,17 +7,39 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.errors import InputError
-from touchline.core.estimate import Estimate
+from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import parse_duration, seconds_to_minutes
-from touchline.estimate.host_memory import host_memory
+from touchline.core.units import GIB, parse_duration, seconds_to_minutes
+from touchline.estimate.coefficients import HOST_PROCESS_BYTES, HOST_SPREAD, HOST_WORKER_BYTES
 from touchline.estimate.layers import size_of
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
-from touchline.plan.placement.types import Minutes, PlaceJob
+from touchline.plan.placement.problem import Minutes, PlaceJob
 from touchline.slurm.job_view import evaluation_name
 from touchline.slurm.resources import GRAIN
+
+
+def host_memory(weights_bytes: float, *, processes: int = 1, workers: int = 0, saved_bytes: float = 0.0) -> Estimate:
+    """Estimate the host memory of a job.
+
+    Args:
+        weights_bytes: weights of the model, in the dtype in which they are read.
+        processes: processes of the job, each of which reads all weights.
+        saved_bytes: what one process gathers to save it, beyond an adapter.
+    """
+    each = weights_bytes + HOST_PROCESS_BYTES + workers * HOST_WORKER_BYTES
+    value = (processes * each + saved_bytes) / GIB
+    return Estimate(
+        value=value,
+        unit="GiB",
+        low=value / HOST_SPREAD,
+        high=value * HOST_SPREAD,
+        method="loading the weights in each process" if processes > 1 else "loading the weights",
+        rung=EvidenceLevel.NOTHING,
+        aggregation="peak",
+    )
+
 
 CPUS_PER_PROCESS = 2
 """CPUs of a process on a GPU, besides its data workers: one feeds the GPU, one tokenises, saves and writes logs."""
@@ -39,8 +61,7 @@ def place_jobs(
         evaluations: runs to evaluate; all when None.
         evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
 
-    Raises:
-        InputError: with every job that has no estimate, and why.
+    Raises InputError: with every job that has no estimate, and why.
     """
     wanted = {run.name for run in plan.runs if run.train is not None and _among(run, trainings)}
     jobs: list[PlaceJob] = []
@@ -159,7 +180,7 @@ def memory_per_job(plan: Plan, site: SlurmSite, run: PlannedRun, *, evaluates: b
             size = memory if isinstance(memory, Missing) else memory.process.quantity()
         if isinstance(size, Missing):
             return size
-        return Quantity(value=(size.value if size.high is None else size.high) * processes, unit="GiB", method=words)
+        return Quantity(value=size.upper * processes, unit="GiB", method=words)
     found = _gpu_host_memory(plan, run, evaluates=evaluates)
     return Quantity(value=math.ceil(found.high), unit="GiB", method=f"{found.method}; the upper end of the estimate")
 

@@ -7,18 +7,20 @@ and the settings that the experiment varies stay unchanged.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from touchline.core.estimate import EvidenceLevel, MemoryVerdict
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import format_seconds
+from touchline.core.units import format_seconds, minutes_to_seconds, plural
 from touchline.estimate.totals import sum_quantities
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.experiment import CheckpointConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import group_by_reason
-from touchline.plan.placement.types import Placement
+from touchline.plan.placement.problem import Cluster, Placement
 
 OPTIMIZATION_SCHEMA_VERSION = 1
 
@@ -124,9 +126,7 @@ class PlanVariant:
     """Plan with changed settings."""
 
     changes: Changes
-    """Changed settings, by dotted key."""
     plan: Plan
-    """Plan with these changes."""
 
 
 def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
@@ -242,7 +242,6 @@ def _trained(plan: Plan) -> Iterator[PlannedRun]:
 
 
 def _unpredictable(plan: Plan) -> str | None:
-    """Return the reason why variants cannot be compared. None if they can."""
     unknown: dict[str, list[str]] = {}
     for run in _trained(plan):
         if isinstance(run.train_seconds, Missing):
@@ -251,7 +250,6 @@ def _unpredictable(plan: Plan) -> str | None:
 
 
 def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
-    """Return the reason why a variant is rejected. None if it is acceptable."""
     for run in _trained(before):
         other = after.run(run.name)
         if other is None:
@@ -352,3 +350,76 @@ def speedup_text(before: Measured, after: Measured) -> str:
         return ""
     factor = before.value / after.value
     return f"{format_seconds(before.value)} to {format_seconds(after.value)}, {factor:.2g} times as fast"
+
+
+EVERY = "train.checkpoint.every"
+CPUS = "compute.cpus_per_run"
+MEMORY = "compute.memory_gb_per_run"
+_SAVING_SHARE = 0.02
+"""Fraction of the training time that saving may take before a longer interval is proposed."""
+
+
+def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal], list[str]]:
+    """Propose a longer interval between checkpoints if saving takes much of a training. Also return notes on unknowns.
+
+    The plan predicts one save per epoch; saves at intervals are additional.
+    """
+    slowest, unknown = 0.0, 0
+    for run in plan.runs:
+        if run.train is None:
+            continue
+        part = run.time_parts.get("saving")
+        if not isinstance(part, Quantity) or isinstance(run.train_seconds, Missing) or run.batches is None:
+            unknown += 1
+            continue
+        one = part.value / run.train.epochs
+        interval = _interval_seconds(run.train.checkpoint, run.train_seconds.value, run.batches.steps)
+        if interval is not None and one > _SAVING_SHARE * interval:
+            slowest = max(slowest, one)
+    notes = [] if not unknown else [f"save interval of {plural(unknown, 'run')}: the time of a save has no estimate"]
+    if not slowest or EVERY in fixed:
+        return [], notes
+    every = next(run.train.checkpoint.every for run in plan.runs if run.train is not None)
+    assert every != "epoch"
+    proposal = Proposal(
+        key=EVERY,
+        before=f"{{steps: {every.steps}}}" if every.steps else f"{{minutes: {every.minutes:g}}}",
+        after="epoch",
+        why=f"a save takes {format_seconds(slowest)}, more than {_SAVING_SHARE:.0%} of the interval",
+        effect="none on the last checkpoint; there are fewer to choose the best from",
+    )
+    return [proposal], notes
+
+
+def _interval_seconds(checkpoint: CheckpointConfig, total: float, steps: int) -> float | None:
+    every = checkpoint.every
+    if every == "epoch":
+        return None
+    if every.minutes is not None:
+        return minutes_to_seconds(every.minutes)
+    return None if every.steps is None else total * every.steps / max(steps, 1)
+
+
+def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[Proposal]:
+    """Propose CPUs and memory per run, so that as many runs as the GPUs allow run at once."""
+    on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
+    at_once = on_node // plan.devices
+    if at_once < 1:
+        return
+    trainings = sum(run.train is not None for run in plan.runs)
+    at_once = max(min(at_once, trainings), 1)
+    for key, asked, there, unit in (
+        (CPUS, plan.compute.cpus_per_run or site.cpus_per_run, cluster.cpus, "CPUs"),
+        (MEMORY, plan.compute.memory_gb_per_run or site.memory_gb, cluster.memory_gb, "GiB"),
+    ):
+        if there is None:
+            continue
+        share = math.floor(there / at_once)
+        if share >= 1 and (asked is None or asked > share):
+            yield Proposal(
+                key=key,
+                before="not set" if asked is None else f"{asked:g}",
+                after=f"{share:g}",
+                why=f"{there:g} {unit} per node for {at_once} concurrent runs",
+                effect="none",
+            )

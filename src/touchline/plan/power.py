@@ -18,10 +18,10 @@ from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
+from touchline.statistics.closed_forms import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
-from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
-from touchline.statistics.spread_inputs import End, spread_at
+from touchline.statistics.spread import End, spread_at
 from touchline.statistics.strata import tied_factors
 
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
@@ -35,7 +35,6 @@ class Detectable:
     factor: str | None = None
     """Factor whose levels are compared; None for checkpoints against their controls."""
     flips: float | None = None
-    """Assumed fraction of discordant items, of checkpoints."""
     question: str
     design: str
     difference: str
@@ -117,7 +116,6 @@ def _counted_on(plan: Plan) -> Iterator[str]:
 
 
 def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:
-    """Return the difference that a design shows, in points at the counted spread."""
     if seeds < FEWEST_SEEDS:
         return "not testable with one seed"
     if not plan.spread:
@@ -143,7 +141,6 @@ def detectable_points(spreads: Mapping[End, Spread], seeds: int, items: int, fam
 
 
 def _coverage(family: int) -> float:
-    """Return the coverage of the first step of Holm's procedure."""
     return 1 - (1 - COVERAGE) / family
 
 
@@ -204,7 +201,6 @@ def _tied(plan: Plan, runs: Sequence[PlannedRun]) -> tuple[tuple[str, ...], ...]
 
 
 def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
-    """Return the smallest number of seeds of any level."""
     seeds: dict[str, set[int]] = {}
     for run in runs:
         for level in run.levels:

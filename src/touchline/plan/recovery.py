@@ -23,7 +23,6 @@ class Diagnosis:
     lines: tuple[str, ...] = ()
     """Lines of evidence, each as `file:line: text`."""
     out_of_memory: bool = False
-    """Whether a line proves that memory ran out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,15 +30,12 @@ class Failure:
     """Attempt that ended without a complete training."""
 
     state: JobState
-    """Final state of its job."""
     exit_code: int | None
     """Exit code of the work. None if there is no exit record."""
     reason: str
-    """Reason from the exit record or the scheduler."""
     progressed: bool
     """Whether it saved a training state that the previous attempt did not have."""
     diagnosis: Diagnosis
-    """Diagnosis from its output."""
 
     @property
     def signature(self) -> tuple[JobState, int | None, str]:
@@ -71,7 +67,6 @@ class Decision:
 
     step: RecoveryAction
     why: str
-    """Reason, and for STOP what the user can change."""
 
 
 FRUITLESS = 3

@@ -30,14 +30,14 @@ from touchline.experiment.runs import RunKind
 from touchline.plan import power
 from touchline.plan.batch_sections import memory_figures, memory_share
 from touchline.plan.conditions import BEGUN, condition_lines, short_key, short_size, upper
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import learning_rate_notes
-from touchline.plan.placement.deadline import CONFIDENT, chance_within
+from touchline.plan.placement.placing import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, value_text
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.statistics.power import USUAL_FLIPS
-from touchline.strategy.strategy import strategy_of
+from touchline.statistics.closed_forms import USUAL_FLIPS
+from touchline.strategy import strategy_of
 
 WIDTH = 80
 """Columns of the screen where no terminal is narrower."""
@@ -132,7 +132,6 @@ def left_runs(plan: Plan, marks: Mapping[str, RunMark]) -> list[PlannedRun]:
 
 
 def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
-    """Return what all runs take, or what is left to do, against the deadline."""
     left = left_runs(plan, marks)
     if not left:
         return "Left to do", f"nothing, {plural(len(plan.runs), 'run')} done"
@@ -163,7 +162,6 @@ def _of_it_evaluation(plan: Plan, left: Sequence[PlannedRun]) -> str:
 
 
 def _deadline_words(plan: Plan, wall: Measured) -> list[str]:
-    """Return whether a time is within the deadline, with the chance of it; nothing without a deadline."""
     if plan.deadline is None:
         return []
     minutes, limit = to_minutes(wall), seconds_to_minutes(parse_duration(plan.deadline))
@@ -211,7 +209,6 @@ def _tight_memory(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _jobs(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield cohorts, slots, time limits, code of the user's and absent models, where there are any."""
     if plan.cohorts:
         count = sum(len(cohort.runs) for cohort in plan.cohorts)
         saved = sum_quantities([cohort.saved_seconds for cohort in plan.cohorts], "s")
@@ -265,7 +262,6 @@ def _detectable(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _example(plan: Plan, room: int) -> Iterator[tuple[str, str]]:
-    """Yield the end of one rendered prompt, the text that has a loss, and the use of the columns."""
     if not plan.examples:
         return
     example = plan.examples[0]
@@ -306,7 +302,6 @@ def _given(plan: Plan, settings: Sequence[RunSetting], room: int) -> str:
 
 
 def _decided(plan: Plan) -> str:
-    """Return what the planner chose: batches, packing, steps and runs at once."""
     batches = [run.batches for run in plan.runs if run.batches is not None]
     parts = []
     if batches:

@@ -17,26 +17,18 @@ from touchline.estimate.evidence_used import evidence_line
 from touchline.experiment.data_config import shown_split, split_of
 from touchline.experiment.plan import Plan, PlannedRun, Revision
 from touchline.plan import power, tasks
-from touchline.plan.batch_sections import (
-    grouped_rows,
-    memory_figures,
-    memory_section,
-    memory_share,
-    packing_section,
-)
-from touchline.plan.dtypes import dtype_notes
+from touchline.plan.batch_sections import grouped_rows, memory_figures, memory_section, memory_share, packing_section
 from touchline.plan.jobs import evaluation_limit, training_limit
-from touchline.plan.notes import design_line, method_notes, quantization_notes, recipe_notes
+from touchline.plan.notes import design_line, dtype_notes, method_notes, quantization_notes, recipe_notes
 from touchline.plan.screen import has_limits, screen_lines
 from touchline.plan.settings import collect_settings, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.strategy.strategy import strategy_of
+from touchline.strategy import strategy_of
 
 _COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield the cohorts, and those that were considered and refused."""
     refused = [(alone.predicted, "one after the other") for alone in plan.alone if alone.predicted is not None]
     for cohort, trained in (*((cohort, "side by side") for cohort in plan.cohorts), *refused):
         saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
@@ -63,7 +55,6 @@ _RUN_COLUMNS = (
 
 
 def _runs(plan: Plan) -> Section:
-    """Return model, rank, steps, time, memory with its verdict, disk, and the parent where runs have one."""
     rows = []
     for run in plan.runs:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
@@ -221,11 +212,7 @@ NAMES = (*_SECTIONS, CHECKS, ALL)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse unknown names of sections.
-
-    Raises:
-        InputError: there is no section of a name.
-    """
+    """Refuse unknown names of sections. Raises InputError: there is no section of a name."""
     if unknown := [name for name in names if name not in NAMES]:
         raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))
 

@@ -33,7 +33,6 @@ def task_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def _further_sets(plan: Plan, own: EvaluationTask, metric: str | None) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each test set after the one named first."""
     for name, items in set_items(plan)[1:]:
         yield set_label(own.name, name), "the experiment's own", _scores(own, metric), f"{items:,}", "-"
 
@@ -109,14 +108,12 @@ def _prompts(plan: Plan) -> Iterator[str]:
 
 
 def _prompt_of(task: EvaluationTask) -> str:
-    """Return the prompt of a task in a file, as far as the file shows it."""
     built = "the training prompt, from its argument data" if task.takes_data else "its own (known when it runs)"
     prompt = f"the task file builds its own, {' or '.join(map(repr, task.prompts))}" if task.prompts else built
     return prompt + (f", with {'; '.join(dict.fromkeys(task.own_prompt))}" if task.own_prompt else "")
 
 
 def _labels(plan: Plan) -> Iterator[str]:
-    """Yield the labels of each dataset and the score of the majority baseline."""
     for each in plan.labels:
         more = f" and {len(each.labels) - _LABELS_SHOWN} more" if len(each.labels) > _LABELS_SHOWN else ""
         yield f"Labels of {each.dataset}: {', '.join(each.labels[:_LABELS_SHOWN])}{more}"
@@ -137,7 +134,6 @@ def _place(task: EvaluationTask) -> str:
 
 
 def _scores(task: EvaluationTask, metric: str | None) -> str:
-    """Return the task's scores, with the named metric first."""
     if task.name in TASKS:
         ready = get_task(task.name)
         names = [name for name, _ in ready.metrics]

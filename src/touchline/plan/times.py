@@ -47,11 +47,8 @@ class Times:
     """Predicted times of a run."""
 
     step: Measured
-    """Optimizer step."""
     training: Measured
-    """Whole training process."""
     parts: Mapping[str, Measured]
-    """Training time by phase."""
     evaluation: Measured
     """All evaluations, without the start-up of their process."""
     base_evaluation: Measured
@@ -60,18 +57,19 @@ class Times:
     """From the start of an evaluation process to its first prompt."""
 
 
+_SINGLE = ("step", "training", "evaluation", "base_evaluation", "evaluation_startup")
+"""Times apart from the parts."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonStepWork:
     """Work of a run besides its optimizer steps."""
 
     steps: int
-    """Optimizer steps."""
     steps_per_epoch: int
-    """Optimizer steps per epoch."""
     weight_bytes: int
     """Size of the base model's weights on disk."""
     validation_examples: int
-    """Examples of the validation split."""
     evaluated_samples: int
     """Answers generated per checkpoint: items of all test sets and tasks, times repeats."""
     evaluations: int = 1
@@ -80,14 +78,7 @@ class NonStepWork:
 
 def unknown_times(missing: Missing) -> Times:
     """Return times that are all missing for the same reason."""
-    return Times(
-        step=missing,
-        training=missing,
-        parts={},
-        evaluation=missing,
-        base_evaluation=missing,
-        evaluation_startup=missing,
-    )
+    return Times(parts={}, **dict.fromkeys(_SINGLE, missing))
 
 
 def step_work(forecast: BatchForecast, train: TrainConfig, lengths: ExampleLengths, devices: int = 1) -> StepWork:
@@ -113,8 +104,6 @@ def estimate_times(
     """Estimate all times of a run, each with its interval or the reason why it is missing.
 
     Args:
-        forecast: what goes through the model.
-        course: what else happens.
         over_network: whether programs are imported over a network, as on the nodes of a cluster.
         data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
             a step in about the time that one process needs for the whole.
@@ -126,14 +115,8 @@ def estimate_times(
     base = _evaluation(setup, evaluate, None, lengths, course, machine, points)
     startup = evaluation_startup_seconds(setup, course.weight_bytes, over_network=over_network).quantity()
     if isinstance(answered, Missing):
-        return Times(
-            step=answered,
-            training=answered,
-            parts={},
-            evaluation=evaluation,
-            base_evaluation=base,
-            evaluation_startup=startup,
-        )
+        unknown = unknown_times(answered)
+        return replace(unknown, evaluation=evaluation, base_evaluation=base, evaluation_startup=startup)
     step = answered.estimate if data_parallel_size == 1 else in_data_parallel(answered.estimate, machine.kind)
     # Micro-batches of one shape have as many tokens; few of different shapes do.
     shapes = len(np.unique(forecast.micro_batch_tokens))
@@ -142,7 +125,7 @@ def estimate_times(
     return Times(
         step=step.quantity(),
         training=found.total.quantity(),
-        parts={name: _measured(part) for name, part in found.breakdown.items()},
+        parts={name: part.quantity() for name, part in found.breakdown.items()},
         evaluation=evaluation,
         base_evaluation=base,
         evaluation_startup=startup,
@@ -153,13 +136,12 @@ def time_limit(seconds: Measured, cluster: SlurmSite | None, *, saves: bool = Fa
     """Return the time limit to request for a predicted time and its interval.
 
     Args:
-        seconds: predicted time of the whole job.
         cluster: cluster of the job; None on this machine, where no job asks for a limit.
         saves: whether it is signalled before the limit, so that the work has to end before the signal.
     """
     if isinstance(seconds, Missing):
         return seconds
-    limit = minutes_to_seconds(slurm_time_limit(seconds.value if seconds.high is None else seconds.high))
+    limit = minutes_to_seconds(slurm_time_limit(seconds.upper))
     method = "upper end of the interval plus a margin"
     if cluster is not None:
         saving = cluster.signal_seconds + GRAIN if saves else 0
@@ -267,33 +249,22 @@ def _answered_together(
     return limits.rows(evaluate.batch_size, round(float(lengths.prompt.mean())) + evaluate.max_new_tokens)
 
 
-def _measured(found: Estimate | Missing) -> Measured:
-    return found if isinstance(found, Missing) else found.quantity()
-
-
 def spanning(first: Measured, others: Sequence[Measured]) -> Measured:
     """Return a prediction with an interval from the lowest to the highest end of all."""
     if isinstance(first, Missing):
         return first
     known = [first, *(each for each in others if isinstance(each, Quantity))]
-    low = min(each.value if each.low is None else each.low for each in known)
-    high = max(each.value if each.high is None else each.high for each in known)
-    return replace(first, low=low, high=high)
+    return replace(first, low=min(each.lower for each in known), high=max(each.upper for each in known))
 
 
 def spanning_times(first: Times, others: Sequence[Times]) -> Times:
     """Return times with intervals that span those of all."""
-    return Times(
-        step=spanning(first.step, [each.step for each in others]),
-        training=spanning(first.training, [each.training for each in others]),
-        parts={
-            name: spanning(part, [each.parts[name] for each in others if name in each.parts])
-            for name, part in first.parts.items()
-        },
-        evaluation=spanning(first.evaluation, [each.evaluation for each in others]),
-        base_evaluation=spanning(first.base_evaluation, [each.base_evaluation for each in others]),
-        evaluation_startup=spanning(first.evaluation_startup, [each.evaluation_startup for each in others]),
-    )
+    parts = {
+        name: spanning(part, [each.parts[name] for each in others if name in each.parts])
+        for name, part in first.parts.items()
+    }
+    single = {name: spanning(getattr(first, name), [getattr(each, name) for each in others]) for name in _SINGLE}
+    return Times(parts=parts, **single)
 
 
 def spanning_memory(

@@ -31,8 +31,7 @@ from touchline.report.facts import (
     slots_of,
 )
 from touchline.report.findings import answer, claims, is_complete, remarks
-from touchline.report.findings.strategy import strategy_answer, strategy_claims
-from touchline.report.formatting import scale_or_share
+from touchline.report.findings.strategy import strategy_answer, strategy_claims, strategy_sentences
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
@@ -41,7 +40,7 @@ from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
-from touchline.statistics.statements import NextStep
+from touchline.statistics.conclusions import NextStep
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _NOT_RECORDED = Missing(missing="no version was recorded")
@@ -88,7 +87,7 @@ def build_report(gathered: ReportInputs) -> Report:
         verification=gathered.verification,
         claims=found,
         remarks=remarks(
-            gathered, analyses, None if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
+            gathered, analyses, None if strategy is None else strategy_sentences(strategy, analyses, device)
         ),
         packing=packing,
         packing_advice=packing_advice(plan, packing, runs),

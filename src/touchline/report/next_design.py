@@ -9,16 +9,19 @@ from collections.abc import Iterator, Sequence
 from touchline.core.levels import SEEDS, factor_words, level_words
 from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
-from touchline.plan.design.answering import seed_numbers
+from touchline.plan.design import seed_numbers
 from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about
 from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect
+from touchline.statistics.closed_forms import (
+    POWER,
+    detectable_errors,
+    items_for_paired_difference,
+    smallest_seed_difference,
+)
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect, NextStep
 from touchline.statistics.own_score import FEWEST_UNITS, LEVEL
-from touchline.statistics.power import POWER, items_for_paired_difference, smallest_seed_difference
-from touchline.statistics.statements import NextStep
-from touchline.statistics.student import detectable_errors
 
 WANTED_SEEDS = 3
 """Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""

@@ -18,8 +18,7 @@ from touchline.report.next_design import design_steps
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
-from touchline.statistics.conclusions import Analysis
-from touchline.statistics.statements import NextStep
+from touchline.statistics.conclusions import Analysis, NextStep
 
 _FALLING = 0.99
 """Ratio of the last validation loss to the one before it, below which the loss is still falling."""

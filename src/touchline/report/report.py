@@ -20,9 +20,9 @@ from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
-from touchline.statistics.conclusions import Analysis, Conclusion
-from touchline.statistics.statements import NextStep, Statement
+from touchline.statistics.conclusions import Analysis, Conclusion, NextStep, Statement
 from touchline.strategy.report import StrategyReport
+from touchline.strategy.report_sections import strategy_section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +246,7 @@ class Report:
             return None
         words = {run.name: settings_words(run.levels) for run in self.runs if run.phase is Phase.EXPLORE}
         explored = {name: name if text == "-" else text for name, text in words.items()}
-        return self.strategy.section(explored, scale_or_share(self.analyses))
+        return strategy_section(self.strategy, explored, scale_or_share(self.analyses))
 
     def strategy_cards(self) -> list[tuple[str, str]] | None:
         """Return the figures of a strategy with their labels. None without one."""

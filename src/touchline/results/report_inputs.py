@@ -11,8 +11,8 @@ from touchline.experiment.plan import Plan
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis
+from touchline.strategy.state import StrategyStatus
 from touchline.strategy.strategy import Strategy
-from touchline.strategy.text import StrategyStatus
 
 
 class IssueRole(StrEnum):

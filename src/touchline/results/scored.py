@@ -21,12 +21,11 @@ from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.results.run_result import RunResult
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.clustered import clustered_share
-from touchline.statistics.comparisons import TaskScores, compare_together
+from touchline.statistics.analysis import TaskScores, analyse_together, compare_together
+from touchline.statistics.closed_forms import wilson, wilson_of_share
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
+from touchline.statistics.items import clustered_share
 from touchline.statistics.own_score import is_binary, is_share, run_scores
-from touchline.statistics.proportion import wilson, wilson_of_share
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.strata import tied_factors
 

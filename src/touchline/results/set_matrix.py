@@ -21,7 +21,7 @@ from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
 from touchline.results.scored import scale_of_runs
-from touchline.statistics.student import t_quantile
+from touchline.statistics.closed_forms import t_quantile
 
 TRAINING_SET = TRAINING_KEYS[0]
 """Factor whose levels are training sets; its validation file goes with it, and is no condition of its own."""

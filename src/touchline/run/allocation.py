@@ -11,8 +11,8 @@ from touchline.core.units import minutes_to_seconds, parse_duration, plural, sec
 from touchline.experiment.plan import Plan
 from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes, with_planned_type
-from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+from touchline.plan.placement.placing import place
+from touchline.plan.placement.problem import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text

@@ -27,13 +27,13 @@ from touchline.core.files import (
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.experiment.plan import Plan
-from touchline.plan.drift import describe_change
-from touchline.plan.files import plan_from_json, plan_to_json
+from touchline.plan.identity import describe_change, plan_from_json, plan_to_json
 from touchline.run.ledger import LEDGER, LedgerEntry, LedgerReader, damaged_lines, open_jobs, read_ledger
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
+from touchline.strategy import strategy_of
 from touchline.strategy.decisions import StrategyDecision, missing_decision
-from touchline.strategy.strategy import Strategy, started_plan, strategy_of
+from touchline.strategy.strategy import Strategy, started_plan
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(

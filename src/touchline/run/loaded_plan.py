@@ -21,7 +21,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import Site
 from touchline.lint.local.recipes import LIMIT_BYTES
-from touchline.plan.drift import RunMark
+from touchline.plan.identity import RunMark
 from touchline.plan.screen import WIDTH, screen_lines
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import experiment_files, run_files

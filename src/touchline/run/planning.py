@@ -19,16 +19,16 @@ from touchline.experiment.evaluation import decoding_text
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import LoadedExperiment
+from touchline.plan.at_once import SlotChoice
 from touchline.plan.conditions import short_size
-from touchline.plan.drift import RunMark, changed_runs, describe_change, replanned, revise
+from touchline.plan.identity import RunMark, changed_runs, describe_change, replanned, revise
 from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown
-from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.recorded import plan_command
 from touchline.run.scripts.folder import evaluation_config
-from touchline.statistics.spread_types import SpreadInput
+from touchline.statistics.closed_forms import SpreadInput
 
 if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment

@@ -1,4 +1,4 @@
-"""Conclusions from evaluations: comparisons on the same items, factor effects, and their limits.
+"""Conclusions from evaluations: comparisons on the same items, factor effects, their limits, and sentences about them.
 
 Two questions are kept apart. Items answer for checkpoints: "is this checkpoint better than its control?". Training
 seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be separated
@@ -57,26 +57,20 @@ class ScoredRun:
 
     name: str
     model: str
-    """Its base model; runs are compared with the control of their own base."""
     dataset: str
-    """Its dataset's path or name."""
     is_control: bool
     """Whether it is the base model itself, untrained."""
     in_family: bool
     """Whether its comparison with its control is one of those that the experiment declared: fine-tuned runs are, a
     no-op adapter and shuffled labels are not."""
     levels: tuple[Level, ...]
-    """Its level of each factor that varies."""
     seed: int
-    """Its training seed."""
     checkpoint: str
-    """Evaluated checkpoint: `epoch_2`, `base`."""
     comparable: str
     """Hash of the items and of all settings of the evaluation; only equal ones are compared."""
     data: str = ""
     """Hash of the items' texts alone: levels of a factor that changes the evaluation itself are compared on them."""
     items: tuple[str, ...]
-    """The items' ids, in order, each once."""
     scores: tuple[float, ...]
     """The score of each item, 0 to 1 where it is right or wrong; a mean over its repeats where there are several."""
     clusters: tuple[str, ...] | None = None
@@ -366,3 +360,29 @@ class ScoreDifference:
     """Nominal coverage of the interval."""
     method: str = "Newcombe, paired"
     """Method of the interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """Computed sentence, with its numbers and their source files."""
+
+    topic: str
+    """Heading of the sentence: `Against the control`, `train.lora.rank`, `Training efficiency`."""
+    text: str
+    """Sentence with its numbers and intervals; `not established` if that is the result."""
+    shown: Conclusion | None = None
+    """Conclusion of the test; None without a test."""
+    where: tuple[str, ...] = ()
+    """Source files of the numbers, relative to the experiment."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextStep:
+    """Recommended action, computed."""
+
+    title: str
+    """Short title: `Try rank 16`."""
+    why: str
+    """Numbers that justify it."""
+    command: str | None = None
+    """Command that does it, if there is one."""

@@ -22,21 +22,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import clustered_difference, squared_errors
+from touchline.statistics.closed_forms import Interval, normal_quantile, t_quantile
 from touchline.statistics.conclusions import SeedTest, SeedTestKind
+from touchline.statistics.items import Floats, clustered_difference, newcombe_paired, squared_errors
 from touchline.statistics.own_score import is_share
-from touchline.statistics.paired import newcombe_paired
-from touchline.statistics.proportion import Interval, normal_quantile
-from touchline.statistics.student import t_quantile
-
-if TYPE_CHECKING:
-    from touchline.statistics.bootstrap import Floats
 
 _NOTHING = 1e-18
 """Variance that is rounding, of scores up to 1."""
@@ -49,11 +43,9 @@ class Sample:
     second: Floats
     """At the level that is asked about, shape [..., seeds, items]."""
     first: Floats
-    """At the reference, shape [..., seeds, items]."""
     clusters: tuple[str, ...] | None
     """What the items belong to; None if they stand alone."""
     weight: float
-    """Their share of all conditions."""
 
     @property
     def units(self) -> int:
@@ -66,37 +58,26 @@ class ContrastEstimate:
     """Two levels' difference."""
 
     value: float
-    """Mean at the level minus that at the reference."""
     items: Interval
     """Over items alone, for these checkpoints."""
     test: SeedTest | None = None
     """Over training seeds; none with fewer than two of either level."""
     interval: Interval | None = None
-    """Of the test; None if it is not defined."""
     p_value: float | None = None
-    """Of the test; None if it is not defined."""
     wide_error: float = math.nan
     """Standard error with the variation between items."""
     wide_freedom: float = math.nan
-    """Degrees of freedom of the wider test."""
     units: int = 0
-    """Independent items or clusters."""
     wide_p_value: float = math.nan
-    """P value of the wider test."""
 
 
 def difference(
-    samples: Sequence[Sample],
-    kind: SeedTestKind,
-    seeds: Sequence[int],
-    reference_seeds: Sequence[int],
-    coverage: float,
+    samples: Sequence[Sample], kind: SeedTestKind, seeds: Sequence[int], reference_seeds: Sequence[int], coverage: float
 ) -> ContrastEstimate:
     """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 
     Args:
         samples: at least one; weights sum to 1; the seeds are in the order of their rows.
-        coverage: of the intervals.
     """
     second, first = seed_means(samples)
     value = float(second.mean() - first.mean())
@@ -189,16 +170,15 @@ def wide_p_values(values: Floats, variances: Floats, freedoms: Floats) -> Floats
 
 
 def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Interval:
-    """Return the interval over items alone."""
     if len(samples) == 1 and samples[0].units > 1:
         (sample,) = samples
         second, first = sample.second.mean(axis=0), sample.first.mean(axis=0)
         if sample.clusters is None and set(np.unique([second, first])) <= {0.0, 1.0}:
             both, gained, lost = ((second * first).sum(), (second > first).sum(), (second < first).sum())
             table = (int(both), int(gained), int(lost), len(second) - int(both + gained + lost))
-            return Interval(*newcombe_paired(*table, coverage)[1:])
+            return newcombe_paired(*table, coverage)
         if is_share(second) and is_share(first):
-            return Interval(*clustered_difference(second, first, sample.clusters, coverage)[1:])
+            return clustered_difference(second, first, sample.clusters, coverage)
     units = units_of(samples)
     if units < 2:
         return Interval(value, value)
@@ -226,11 +206,8 @@ class SeedTestValues:
     freedom: Floats
     """Degrees of freedom; where the test is not defined, the fewest that it could have had."""
     p_value: Floats
-    """Two-sided."""
     low: Floats
-    """Lower end of the interval of the difference."""
     high: Floats
-    """Upper end."""
 
 
 def seed_test(second: Floats, first: Floats, kind: SeedTestKind, coverage: float) -> SeedTestValues:
@@ -239,14 +216,12 @@ def seed_test(second: Floats, first: Floats, kind: SeedTestKind, coverage: float
     Args:
         second: the level's mean of each seed, shape [..., seeds], at least two.
         first: the reference's; for the paired test of the same seeds in the same order.
-        coverage: of the interval.
 
     Returns:
         Exactly what scipy gives. Where the seeds do not differ scipy divides by 0; then only `error` and `freedom` are
         numbers.
 
-    Raises:
-        ValueError: fewer than two seeds of either level, or pairs of different lengths.
+    Raises ValueError: fewer than two seeds of either level, or pairs of different lengths.
     """
     seeds, others = second.shape[-1], first.shape[-1]
     if min(seeds, others) < 2 or (kind is SeedTestKind.PAIRED and seeds != others):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
@@ -13,13 +13,12 @@ from touchline.core.levels import factor_words, level_words
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
+from touchline.statistics.closed_forms import POWER, detectable_errors, t_quantile
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
 from touchline.statistics.contrasts import ContrastEstimate, Sample, difference
+from touchline.statistics.items import holm
 from touchline.statistics.own_score import FEWEST_UNITS, LEVEL, TOO_FEW, named
-from touchline.statistics.paired import holm
-from touchline.statistics.power import POWER
 from touchline.statistics.strata import DATASET, SEEDS, Strata, Stratum, settings_of, strata_of
-from touchline.statistics.student import detectable_errors, t_quantile
 
 ONE_SEED: Final = "one seed: describes these checkpoints, not the setting"
 NO_SPREAD: Final = "the seeds' means do not differ, so the t-test over seeds is not defined"
@@ -32,13 +31,9 @@ class Tested:
     """Comparison and its result, before the family is known."""
 
     factor: str
-    """The dotted key."""
     level: str
-    """Level that is compared."""
     reference: str
-    """The level it is compared with."""
     strata: Strata
-    """The conditions that both have."""
     difference: ContrastEstimate | None
     """None where there is no condition."""
 
@@ -48,9 +43,7 @@ class Effects:
     """Effects of all factors on one score."""
 
     effects: tuple[FactorEffect, ...]
-    """Every factor with two levels or more among the runs."""
     family: int
-    """Number of tested contrasts over which p values are adjusted."""
     notes: tuple[Note, ...]
 
 
@@ -61,7 +54,6 @@ def factor_effects(
 
     Args:
         groups: runs at one checkpoint each, by score or test set; only those of the family count.
-        factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design; the first of each stands for all.
     """
     owned = [own_runs(runs) for runs in groups]
@@ -90,7 +82,6 @@ def factor_effects(
 def _tests(
     own: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]]
 ) -> dict[str, list[Tested]]:
-    """Compare each later level of every factor with its first one."""
     found: dict[str, list[Tested]] = {}
     for factor, levels in levels_of(own, factors, tied).items():
         reference, *later = levels
@@ -189,66 +180,55 @@ def is_established(by_seeds: float | None, with_items: float, units: int) -> boo
 
 
 def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: int) -> Contrast:
+    """Return the contrast. `adjusted_p` is that of both tests; None where seeds or conditions are too few for them."""
     strata, found = tested.strata, tested.difference
-    contrast = Contrast(
+    shown, with_items, by_seeds = Conclusion.NOT_TESTABLE, None, None
+    reason = strata.reason if found is None else ONE_SEED
+    smallest: Measured = Missing(missing=strata.reason) if found is None else _UNKNOWN_SPREAD
+    if found is not None and adjusted_p is not None:
+        smallest, shown = _smallest(found, family), Conclusion.NOT_ESTABLISHED
+        by_seeds = None if found.p_value is None else adjusted_p[0]
+        with_items = _with_items(found, adjusted_p[1])
+        if is_established(by_seeds, adjusted_p[1], found.units):
+            shown = Conclusion.HIGHER if found.value > 0 else Conclusion.LOWER
+        reason = _reason(strata, found, smallest, shown)
+    interval = None if found is None else found.interval
+    return Contrast(
         factor=tested.factor,
         level=tested.level,
         reference=tested.reference,
-        value=None,
-        low=None,
-        high=None,
-        p_value=None,
-        p_adjusted=None,
+        value=None if found is None else found.value,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        p_value=None if found is None else found.p_value,
+        p_adjusted=by_seeds,
+        test=None if found is None else found.test,
+        with_items=with_items,
         seeds=min(len(strata.seeds), len(strata.reference_seeds)) or min(len(strata.strata), 1),
         strata=len(strata.strata),
-        items_low=None,
-        items_high=None,
-        shown=Conclusion.NOT_TESTABLE,
-        reason=strata.reason,
-        smallest=Missing(missing=strata.reason),
+        items_low=None if found is None else found.items.low,
+        items_high=None if found is None else found.items.high,
+        shown=shown,
+        reason=reason,
+        smallest=smallest,
         coverage=_COVERAGE,
     )
-    if found is None:
-        return contrast
-    contrast = replace(
-        contrast,
-        value=found.value,
-        items_low=found.items.low,
-        items_high=found.items.high,
-        reason=ONE_SEED,
-        smallest=_UNKNOWN_SPREAD,
-    )
-    if found.test is None or adjusted_p is None:
-        return contrast
+
+
+def _with_items(found: ContrastEstimate, p_adjusted: float) -> WithItems:
     arm = t_quantile(0.5 + _COVERAGE / 2, found.wide_freedom) * found.wide_error
-    smallest = _smallest(found, family)
-    shown = Conclusion.NOT_ESTABLISHED
-    if is_established(None if found.p_value is None else adjusted_p[0], adjusted_p[1], found.units):
-        shown = Conclusion.HIGHER if found.value > 0 else Conclusion.LOWER
-    return replace(
-        contrast,
-        low=None if found.interval is None else found.interval.low,
-        high=None if found.interval is None else found.interval.high,
-        p_value=found.p_value,
-        p_adjusted=None if found.p_value is None else adjusted_p[0],
-        test=found.test,
-        with_items=WithItems(
-            error=found.wide_error,
-            freedom=found.wide_freedom,
-            units=found.units,
-            p_value=found.wide_p_value,
-            p_adjusted=adjusted_p[1],
-            low=found.value - arm,
-            high=found.value + arm,
-        ),
-        shown=shown,
-        reason=_reason(strata, found, smallest, shown),
-        smallest=smallest,
+    return WithItems(
+        error=found.wide_error,
+        freedom=found.wide_freedom,
+        units=found.units,
+        p_value=found.wide_p_value,
+        p_adjusted=p_adjusted,
+        low=found.value - arm,
+        high=found.value + arm,
     )
 
 
 def _smallest(found: ContrastEstimate, family: int) -> Measured:
-    """Return the minimum detectable difference at the first step of Holm's procedure."""
     units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
     if found.units < FEWEST_UNITS:
         return Missing(missing=f"{found.units} independent items or clusters: {TOO_FEW}")
@@ -296,7 +276,6 @@ def _points(runs: Sequence[ScoredRun], factor: str, tied: Sequence[str]) -> Iter
 def _tied_levels(
     runs: Sequence[ScoredRun], factor: str, levels: Sequence[str], tied: Sequence[Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the levels of each tied factor, in the order of the factor's own."""
     settings = [settings_of(run) for run in runs]
     return {
         other: tuple(

@@ -38,7 +38,6 @@ def interactions(
 
     Args:
         groups: runs at one checkpoint each, by score or test set; only those of the family count.
-        factors: what varies, with its levels in the design's order.
         tied: groups of factors that change together by design; the first of each stands for all.
     """
     found = [list(_of_group(own_runs(runs), factors, tied)) for runs in groups]
@@ -73,10 +72,7 @@ def _of_group(
 
 
 def _effects(
-    runs: Sequence[ScoredRun],
-    asked: tuple[str, str, str],
-    at: tuple[str, str, str],
-    tied: Sequence[Sequence[str]],
+    runs: Sequence[ScoredRun], asked: tuple[str, str, str], at: tuple[str, str, str], tied: Sequence[Sequence[str]]
 ) -> Iterator[_Effects]:
     """Yield the two effects and their test; nothing where no condition has all four cells."""
     (factor, level, reference), (other, other_level, other_reference) = asked, at
@@ -130,13 +126,11 @@ def _effects(
 
 
 def _condition(stratum: Stratum, held: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return what else the runs of a condition have in common."""
     settings = settings_of(next(iter(stratum.second.values())))
     return tuple(sorted((key, value) for key, value in settings.items() if key not in held))
 
 
 def _only(stratum: Stratum, seeds: Set[int]) -> Stratum:
-    """Return the condition with these seeds alone."""
     return replace(
         stratum,
         second={seed: run for seed, run in stratum.second.items() if seed in seeds},

@@ -1,4 +1,4 @@
-"""Scores of a classification by label."""
+"""Labels of a classification: its scores by label, and derangements for a shuffled control."""
 
 from __future__ import annotations
 
@@ -6,13 +6,45 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_STREAM = 0x5EED1ABE1
+"""Keeps these draws independent of the others of the same seed, such as the order of the examples."""
+
+
+def label_generator(seed: int) -> np.random.Generator:
+    """Return the random generator of a run's shuffled control; `seed` is the run's."""
+    import numpy as np
+
+    return np.random.Generator(np.random.PCG64([_STREAM, seed]))
+
+
+def derangement(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return a permutation of `count` items without fixed points, for two or more.
+
+    Every cyclic permutation is equally likely. Places are deranged and not values: where answers repeat, as the labels
+    of a classification do, some rows get an answer of the same text, as often as chance has it. Were that ruled out,
+    two balanced classes would always be swapped, and a swap is as easy to learn as the truth.
+
+    Returns:
+        Shape [count]; place `i` gets what was at place `result[i]`.
+    """
+    import numpy as np
+
+    order = generator.permutation(count)
+    dealt = np.empty(count, dtype=np.int64)
+    dealt[order] = np.roll(order, -1)
+    return dealt
 
 
 def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]]) -> LabelReport:
     """Return precision, recall and F1 of each label, and what was taken for what.
 
     Args:
-        labels: the labels, in the order of the tables.
         answers: of each answer the right label, and the one that was read; None if none could be read.
     """
     known = list(dict.fromkeys((*labels, *(right for right, _ in answers))))

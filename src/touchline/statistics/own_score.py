@@ -10,10 +10,9 @@ from numpy.random import Generator
 
 from touchline.core.notes import Note, NoteCode
 from touchline.core.units import plural
-from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
-from touchline.statistics.clustered import clustered_share
+from touchline.statistics.closed_forms import Interval, wilson
 from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
-from touchline.statistics.proportion import Interval, wilson
+from touchline.statistics.items import Floats, bootstrap_intervals, clustered_share, resamples_for
 
 LEVEL: Final = 0.05
 """Share of intervals that may miss the truth, and of families of tests that may make a false claim."""
@@ -46,7 +45,6 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
     effective number of items. Any other score: a bootstrap.
 
     Args:
-        runs: at one checkpoint each.
         binary: whether every item of every run is right or wrong, `is_binary`.
     """
     scores = tuple(_score(run, binary, resamples_for(len(runs)), rng) for run in runs)
@@ -107,7 +105,6 @@ def _score(run: ScoredRun, binary: bool, resamples: int, rng: Generator) -> RunS
 def _interval(
     values: Floats, clusters: Sequence[str] | None, coverage: float, resamples: int, rng: Generator
 ) -> tuple[Interval, float, str]:
-    """Return interval, coverage and method of a mean of scores that are not binary."""
     mean = float(values.mean())
     if (len(values) if clusters is None else len(set(clusters))) < 2:
         what = "item" if clusters is None else "cluster"

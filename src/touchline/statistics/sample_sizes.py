@@ -23,9 +23,9 @@ from typing import Final
 
 import numpy as np
 
-from touchline.statistics.bootstrap import Floats
+from touchline.statistics.closed_forms import COVERAGE, POWER
+from touchline.statistics.items import Floats
 from touchline.statistics.own_score import FEWEST_UNITS
-from touchline.statistics.power import COVERAGE, POWER
 
 Cost = Callable[[Floats, Floats], Floats]
 """Cost of numbers of seeds and items, elementwise; it does not fall as either grows."""

@@ -21,7 +21,6 @@ class Stratum:
     """Condition of all other factors, at two levels of one."""
 
     condition: tuple[tuple[str, str | None], ...]
-    """Levels of the other factors that vary."""
     second: Mapping[int, ScoredRun]
     """The run at the level that is asked about, by seed."""
     first: Mapping[int, ScoredRun]
@@ -35,13 +34,10 @@ class Strata:
     strata: tuple[Stratum, ...]
     """The conditions, all with the same seeds wherever that leaves two or more."""
     kind: SeedTestKind
-    """The test over seeds: paired where the two levels were trained with the same ones."""
     seeds: tuple[int, ...]
     """Training seeds of the level; None if conditions share fewer than two."""
     reference_seeds: tuple[int, ...]
-    """Training seeds of the reference."""
     confounded_with: tuple[str, ...]
-    """Other settings that differ between the two levels."""
     left_out: int
     """Runs of the two levels that have no counterpart."""
     reason: str
@@ -64,7 +60,6 @@ def tied_factors(levels: Sequence[Mapping[str, str]], factors: Sequence[str]) ->
 
     Args:
         levels: level of each factor, of every fine-tuned run of the design, evaluated or not.
-        factors: what varies, in the design's order.
     """
     groups: list[list[str]] = []
     for factor in factors:
@@ -86,12 +81,6 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
 
     Where nothing else stays alike because another factor always changes with this one, the two are taken together, and
     the result names both.
-
-    Args:
-        runs: fine-tuned runs of the family.
-        factor: the dotted key.
-        level: the level that is asked about.
-        tied: factors that change with it by design.
     """
     own = [(run, settings) for run in runs if (settings := settings_of(run)).get(factor) in (level, reference)]
     others = list(dict.fromkeys(key for _, settings in own for key in settings if key not in (factor, *tied)))

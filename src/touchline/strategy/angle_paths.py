@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.statistics.bootstrap import Floats
+from touchline.statistics.items import Floats
 
 MOST_SEEDS: Final = 64
 """Seeds at a last look; beyond them bounds of the normal distribution would do."""
@@ -35,11 +35,9 @@ class Paths:
     """Paths up to a look, without a true effect."""
 
     seeds: int
-    """Seeds so far."""
     edges: Floats
     """Edges of the cells, increasing: those of the grid, and the two bounds."""
     masses: Floats
-    """Probability of each cell."""
 
     def ratios(self, effect: float) -> Floats:
         """Return how many times as likely the paths of each cell are with an effect, in standard deviations."""
@@ -140,7 +138,6 @@ def _alone(seeds: int, angles: Floats) -> Floats:
 
 @lru_cache(maxsize=MOST_SEEDS)
 def _all_steps(seeds: int) -> Floats:
-    """Return the chances of one step from every cell of the grid to below every edge."""
     return _step(seeds, _points(seeds, _grid()), _grid())
 
 
@@ -166,7 +163,6 @@ def _phi(seeds: int) -> tuple[Floats, Floats]:
 
 @lru_cache(maxsize=1024)
 def _ratios(seeds: int, effect: float) -> Floats:
-    """Return the likelihood ratios of the cells of the grid."""
     return _likelihood_ratios(_points(seeds, _grid()), seeds, effect)
 
 

@@ -11,19 +11,12 @@ from typing import Final
 import numpy as np
 
 from touchline.experiment.plan import PlannedRun
-from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import squared_errors
 from touchline.statistics.conclusions import ScoredRun, SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, difference
+from touchline.statistics.items import Floats, squared_errors
 from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.strategy.decisions import ContrastLook, Look, SeedPair
-from touchline.strategy.group_sequential import (
-    LEVEL,
-    checked_looks,
-    corrected_effect,
-    efficacy_bounds,
-    futility_bounds,
-)
+from touchline.strategy.group_sequential import LEVEL, checked_looks, corrected_effect, efficacy_bounds, futility_bounds
 from touchline.strategy.state import ContrastCell, State, cells_of, runs_of_look
 
 _COVERAGE: Final = 0.95
@@ -89,7 +82,6 @@ class _Scores:
 
 
 def _evidence(name: str, cells: Sequence[ContrastCell], seeds: Sequence[int], scores: _Scores) -> Evidence:
-    """Return the mean scores of both sides by seed, each condition with the same weight."""
     pairs = tuple(
         SeedPair(
             seed=seed,
@@ -188,7 +180,6 @@ class Evidence:
     """Scores of one contrast at a look."""
 
     contrast: str
-    """Its name."""
     pairs: tuple[SeedPair, ...]
     """Mean scores of both sides, one pair per seed, in the order of the seeds."""
     wide_error: float | None
@@ -226,8 +217,7 @@ def take_look(
         effect: promised difference in standard deviations of a seed's paired difference, for the futility bounds;
             None for the one that these looks show with 80 % power. Efficacy bounds do not depend on it.
 
-    Raises:
-        ValueError: differences that are not one finite number per seed of this look; looks or `effect` out of range.
+    Raises ValueError: differences that are not one finite number per seed of this look; looks or `effect` out of range.
     """
     looks = checked_looks(looks)
     for each in evidence:

@@ -102,12 +102,7 @@ def next_points(state: State) -> dict[str, int | None]:
 
 
 def decide_cut(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses: Sequence[RunLoss]) -> Cut:
-    """Return the cut at a point.
-
-    Args:
-        runs: runs that continued so far, in the plan's order.
-        losses: validation loss of each at the point.
-    """
+    """Return the cut at a point."""
     loss_of = {each.run: math.nan if each.loss is None else each.loss for each in losses}
     compared = {run.name: loss_of[run.name] for run in _candidates(strategy, runs)}
     gone = set(compared) - set(halving(compared, _explore(strategy).keep))
@@ -123,7 +118,6 @@ def decide_choice(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses:
     """Return the choice after explore: the conditions with the lowest final losses, of equal ones the earlier.
 
     Args:
-        runs: runs that were not cut, in the plan's order.
         losses: final validation loss of each. One that diverged is not chosen.
     """
     loss_of = {each.run: each.loss for each in losses}
@@ -142,7 +136,6 @@ def decide_choice(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses:
 
 
 def _candidates(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return the runs that may be cut: all but the reference."""
     return [run for run in runs if not matches(run.levels, strategy.reference)]
 
 

@@ -16,16 +16,33 @@ from touchline.core.units import plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
-from touchline.strategy.costs import StrategyCosts, explore_hours, likely_runs, strategy_costs
+from touchline.strategy.costs import (
+    StrategyCosts,
+    expected_lines,
+    explore_hours,
+    explore_section,
+    likely_runs,
+    strategy_costs,
+    strategy_sections,
+)
 from touchline.strategy.decisions import Continuation, DecisionKind, Stop, StopReason, StrategyDecision
 from touchline.strategy.design import design_digest
 from touchline.strategy.evidence import look_at, scored_runs
 from touchline.strategy.explore import continuing_runs, decide_choice, decide_cut, next_points, point_steps
-from touchline.strategy.plan_sections import expected_lines, explore_section, strategy_sections
 from touchline.strategy.report import StrategyReport, design_words, strategy_report
-from touchline.strategy.state import State, continued, diverged_in, of_phase, state_of
+from touchline.strategy.state import (
+    State,
+    StrategyStatus,
+    budget_text,
+    continued,
+    decision_line,
+    diverged_in,
+    first_names,
+    of_phase,
+    state_of,
+    status_of,
+)
 from touchline.strategy.strategy import RunsSoFar, Strategy
-from touchline.strategy.text import StrategyStatus, budget_text, decision_line, first_names, status_of
 
 
 class ExploreConfirm(Strategy):
@@ -123,7 +140,6 @@ class ExploreConfirm(Strategy):
         return StrategyDecision(kind=DecisionKind.CUT, number=len(state.cuts), design=design, cut=cut)
 
     def _unfinished(self, runs: RunsSoFar) -> list[PlannedRun]:
-        """Return the runs that the coming look waits for."""
         return [run for run in self.to_do(runs) if run.phase is not None and not runs.is_finished(run)]
 
     # ---- the budget ----
@@ -145,7 +161,6 @@ class ExploreConfirm(Strategy):
         )
 
     def _continuation(self, stop: Stop, runs: RunsSoFar) -> Continuation | None:
-        """Return the continuation of a strategy that a smaller budget stopped; None if the budget is not enough yet."""
         budget = self.state.strategy.budget_device_hours
         if not stop.is_below(budget):
             return None
@@ -203,7 +218,6 @@ class ExploreConfirm(Strategy):
 
 
 def _next_hours(state: State) -> float | None:
-    """Return the predicted device-hours of explore, or of the runs that the coming look adds; None if unknown."""
     if state.is_exploring:
         return explore_hours(state.plan)
     hours = totals_of(state.plan, state.newest)["gpu_hours"]

@@ -27,16 +27,8 @@ from typing import Final
 
 import numpy as np
 
-from touchline.statistics.student import detectable_errors
-from touchline.strategy.angle_paths import (
-    MOST_SEEDS,
-    Cumulative,
-    Paths,
-    angle_of_t,
-    arrivals,
-    between,
-    first_angle,
-)
+from touchline.statistics.closed_forms import detectable_errors
+from touchline.strategy.angle_paths import MOST_SEEDS, Cumulative, Paths, angle_of_t, arrivals, between, first_angle
 
 LEVEL: Final = 0.025
 """One-sided level of a family of claims: half of the 5 % of a two-sided report."""
@@ -57,9 +49,7 @@ class StoppingChances:
     """Chances of a contrast's end at each look, for one true effect."""
 
     looks: tuple[int, ...]
-    """Seeds at each look."""
     established: tuple[float, ...]
-    """Chance to be established at the look."""
     given_up: tuple[float, ...]
     """Chance to be given up as out of reach at the look; 0 at the last."""
 
@@ -113,8 +103,7 @@ def efficacy_bounds(looks: Sequence[int], level: float = LEVEL) -> tuple[float, 
     reaches any of them without a difference is `level`.
     The bound of one look alone is the quantile of the t-test. A smaller level has a larger bound at every look.
 
-    Raises:
-        ValueError: looks that do not increase from 2 to at most 64, or a level outside 1e-6 to below 0.5.
+    Raises ValueError: looks that do not increase from 2 to at most 64, or a level outside 1e-6 to below 0.5.
     """
     return _efficacy(checked_looks(looks), _checked_level(level))
 
@@ -131,8 +120,7 @@ def futility_bounds(looks: Sequence[int], effect: float | None = None, *, level:
         effect: promised difference in standard deviations of a seed's paired difference; None for the one that these
             looks show with 80 % power.
 
-    Raises:
-        ValueError: an argument outside its limits.
+    Raises ValueError: an argument outside its limits.
     """
     looks, level = checked_looks(looks), _checked_level(level)
     if effect is not None and not (math.isfinite(effect) and effect > 0):
@@ -171,8 +159,7 @@ def stopping_chances(
         efficacy: values of t at or above which it is established, one per look.
         futility: values of t at or below which it is given up, one per look; None if it never is.
 
-    Raises:
-        ValueError: looks outside their limits, an effect that is not finite, or bounds of another number.
+    Raises ValueError: looks outside their limits, an effect that is not finite, or bounds of another number.
     """
     looks = checked_looks(looks)
     if not math.isfinite(effect):

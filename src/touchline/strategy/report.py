@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from touchline.core.levels import SEEDS, level_words
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.scale import Scale
-from touchline.core.table import Section
 from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
-from touchline.statistics.conclusions import Verdict
-from touchline.statistics.statements import NextStep, Statement
+from touchline.statistics.conclusions import NextStep, Verdict
 from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StopReason, StrategyDecision
 from touchline.strategy.state import State, of_phase, references, runs_of_look
 
@@ -153,32 +151,8 @@ class StrategyReport:
         if self.is_confirming:
             yield f"{looks}/{len(self.planned.looks)}", "looks taken"
 
-    def section(self, explored: Mapping[str, str], scale: Scale) -> Section:
-        """Return cuts and looks; `explored` are the conditions of explore by run."""
-        from touchline.strategy.tables import strategy_section
-
-        return strategy_section(self, explored, scale)
-
-    def sentences(self, scale: Scale, device: str) -> Iterator[Statement]:
-        """Yield every contrast with its last look, then cuts, choice and cost."""
-        from touchline.strategy.sentences import strategy_sentences
-
-        return strategy_sentences(self, scale, device)
-
-    def answer(self, scale: Scale) -> Statement:
-        """Return the answer with its numbers."""
-        from touchline.strategy.sentences import strategy_answer
-
-        return strategy_answer(self, scale)
-
     def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextStep]:
-        """Yield the next decision with its command, or what the end of the strategy leaves open.
-
-        Args:
-            left: runs at work that are not complete.
-            device: name of the devices, `GPU`.
-            is_local: whether runs are started on this machine.
-        """
+        """Yield the next decision with its command, or what the end of the strategy leaves open."""
         if self.stop is None:
             yield self._next_decision(left, "resume" if is_local else "submit")
             return
@@ -200,7 +174,6 @@ class StrategyReport:
             )
 
     def _next_decision(self, left: Sequence[str], command: str) -> NextStep:
-        """Return the step that leads to the next point of explore or the next look."""
         if self.planned.explore is not None and self.chosen is None:
             points, done = len(self.planned.explore.at), len(self.cuts)
             title = f"Train to point {done + 1} of {points}" if done < points else "Finish explore"

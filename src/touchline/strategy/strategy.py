@@ -18,7 +18,7 @@ from touchline.strategy.decisions import RunLoss, StrategyDecision
 if TYPE_CHECKING:
     from touchline.strategy.costs import StrategyCosts
     from touchline.strategy.report import StrategyReport
-    from touchline.strategy.text import StrategyStatus
+    from touchline.strategy.state import StrategyStatus
 
 
 class RunsSoFar(Protocol):
@@ -88,7 +88,6 @@ class Strategy:
     # ---- next runs ----
 
     decisions: tuple[StrategyDecision, ...] = ()
-    """Decisions that have been taken, in order."""
     cut: Mapping[str, int] = {}
     """Cut runs with the step at which they were."""
     chosen: Collection[str] = ()
@@ -138,16 +137,6 @@ class Strategy:
     def report(self, spent: Measured) -> StrategyReport | None:
         """Return what the report says of it; None of a grid."""
         return None
-
-
-def strategy_of(plan: Plan, decisions: Sequence[StrategyDecision] = ()) -> Strategy:
-    """Return the strategy of a plan after some decisions."""
-    if plan.strategy is None:
-        return Strategy(plan)
-    # Its statistics load only where there is something to decide.
-    from touchline.strategy.explore_confirm import ExploreConfirm
-
-    return ExploreConfirm(plan, decisions)
 
 
 def started_plan(strategy: Strategy) -> Plan:

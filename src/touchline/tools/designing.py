@@ -17,21 +17,20 @@ from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.recorded import unused_override_lines
-from touchline.plan.design.answer import DesignAnswer
-from touchline.plan.design.answering import (
+from touchline.plan.design import (
     PLANNED_SEEDS,
+    DesignAnswer,
     DesignCosts,
     answer_design,
     design_costs,
     refuse_unanswerable,
     seed_numbers,
 )
-from touchline.plan.local.past_scores import past_scores
+from touchline.plan.local.context import past_scores
 from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import resolve
-from touchline.statistics.spread import ItemScores
-from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread import ItemScores, spread_inputs
 from touchline.tools.optimising import has_begun, yaml_diff
 
 _SAME_BASIS = 1.25

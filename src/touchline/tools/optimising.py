@@ -26,12 +26,13 @@ from touchline.plan.optimize import (
     compare,
     list_variants,
     proposals,
+    saving_proposals,
+    share_proposals,
     training_seconds,
     written_value,
 )
-from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Placement
-from touchline.plan.save_interval import saving_proposals, share_proposals
+from touchline.plan.placement.placing import place
+from touchline.plan.placement.problem import Cluster, Placement
 from touchline.run.allocation import deadline_minutes, jobs_left
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan

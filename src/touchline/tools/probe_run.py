@@ -31,9 +31,9 @@ from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
+from touchline.plan.at_once import slots_to_try
 from touchline.plan.context import PlanningContext, estimate_memory
 from touchline.plan.local.context import formula_context
-from touchline.plan.slots import slots_to_try
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.tools.probing import describe, error_of, free_host_bytes, probe, require_packages, try_batch

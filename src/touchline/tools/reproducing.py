@@ -13,7 +13,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import anchored
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.files import plan_to_json
+from touchline.plan.identity import plan_to_json
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan, read_planned
 

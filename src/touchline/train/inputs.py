@@ -21,7 +21,7 @@ from touchline.data.image_hashes import refuse_changed_images
 from touchline.data.models import load_model, load_renderer, locate_model
 from touchline.data.packing.batches import BatchPlan, plan_batches
 from touchline.data.rendering.chat import ChatRenderer
-from touchline.statistics.derangement import derangement, label_generator
+from touchline.statistics.labels import derangement, label_generator
 
 CONFIG_LIMIT_BYTES = 1 << 20
 _ACCEPT = "touchline plan, or touchline prepare --accept if the change is intended"

@@ -1,7 +1,7 @@
 """Facts about torchtune: the program that starts it, behaviour that rules depend on, coefficients of its memory.
 
-Its README and public logs of it are also evidence of the priors in `estimate/coefficients_time.py` (overhead and
-launches of a step, gradient checkpointing, saving a merged model) and `estimate/coefficients_memory.py` (resident
+Its README and public logs of it are also evidence of the priors in `estimate/coefficients.py` (overhead and
+launches of a step, gradient checkpointing, saving a merged model) and the same file (resident
 memory after init, torch.compile, time with checkpointing and with a chunked loss).
 """
 

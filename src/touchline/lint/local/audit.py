@@ -30,7 +30,7 @@ from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows,
 from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_splits, is_dataset
 from touchline.lint.local.lookup import rows_of
 from touchline.lint.rule import check_view
-from touchline.statistics.proportion import wilson
+from touchline.statistics.closed_forms import wilson
 
 REPORTED_BY_LOADER = frozenset({"DA301", "DA304", "DA312", "DA376"})
 """Codes of findings that the loader of experiments reports itself, as DA104, DA105 and DA106."""

@@ -38,7 +38,6 @@ from touchline.experiment.tasks.text_answers import EXACT_MATCH
 from touchline.lint.local.data_places import findings_of_files, place_of_data
 from touchline.lint.local.recipes import read_recipe
 from touchline.plan.build import data_key
-from touchline.plan.learning_rate import with_learning_rates
 from touchline.plan.local.lengths import training_lengths
 from touchline.plan.local.target import (
     Target,
@@ -49,6 +48,7 @@ from touchline.plan.local.target import (
     resolve_target,
     slot_findings,
 )
+from touchline.plan.run_specs import with_learning_rates
 
 MODEL_NOT_HERE = "CK100"
 

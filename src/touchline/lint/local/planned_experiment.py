@@ -48,14 +48,13 @@ from touchline.lint.local.inputs import (
     see_lengths,
 )
 from touchline.lint.views import TrainingView
+from touchline.plan.at_once import SlotChoice
+from touchline.plan.batch_sections import memory_findings
 from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, with_decided_dtype
-from touchline.plan.dtypes import dtype_findings
-from touchline.plan.local.context import build_planning_context
-from touchline.plan.local.past_scores import past_spread
-from touchline.plan.memory_findings import memory_findings
-from touchline.plan.run_faults import run_faults
-from touchline.plan.slots import SlotChoice
-from touchline.statistics.spread_types import SpreadInput
+from touchline.plan.local.context import build_planning_context, past_spread
+from touchline.plan.notes import dtype_findings
+from touchline.plan.run_specs import run_faults
+from touchline.statistics.closed_forms import SpreadInput
 
 NOT_CHECKED = "EX016"
 

@@ -33,22 +33,22 @@ from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
-from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.coefficients import VARIANT_BYTES
 from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.evidence_used import evidence_line
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.local.past_runs import PastRuns, past_runs
 from touchline.estimate.memory import batch_of, largest_micro_batch, most, most_that_could_fit
-from touchline.estimate.outgrown import widths_of
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
+from touchline.estimate.spreads import widths_of
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
 from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
-from touchline.plan.local.given_lengths import outgrown_by, read_lengths
+from touchline.plan.local.lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
 
 _AUTO = "auto"
@@ -115,11 +115,7 @@ class EstimateRequest:
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
-    """Estimate memory, largest micro-batch and time.
-
-    Raises:
-        InputError: with every option that is wrong.
-    """
+    """Estimate memory, largest micro-batch and time. Raises InputError: with every option that is wrong."""
     machine, gpu, notes = _device(request)
     lengths = _lengths(request)
     if isinstance(lengths, np.ndarray):
@@ -190,7 +186,6 @@ def _lengths(request: EstimateRequest) -> NDArray[np.int64] | Finding | None:
 def _setup(
     request: EstimateRequest, settings: UserConfig, machine: TargetMachine, known: Sequence[Finding]
 ) -> tuple[TrainingSetup, MemoryCoefficients]:
-    """Return the training setup of the options, or raise all their errors together, with those that are known."""
     faults = list(known)
     for option, value, allowed in (
         ("--method", request.method, get_args(Method)),
@@ -298,11 +293,7 @@ def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Find
 
 
 def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
-    """Return the target machine, its GPU type, and a note if there is none.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Return the target machine, its GPU type, and a note if there is none. Raises InputError: an unknown name."""
     target = target_named(request.gpu, "--gpu")
     machine, found = target.machine, target.gpu
     if not isinstance(found, Missing):

@@ -18,7 +18,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
 from touchline.core.units import parse_duration, plural, seconds_to_minutes
-from touchline.plan.placement.types import Minutes, PlaceJob
+from touchline.plan.placement.problem import Minutes, PlaceJob
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
 """Size limit; enough for ten thousand jobs with long names."""
@@ -43,11 +43,7 @@ _EXPECTED = {
 
 
 def read_jobs(path: Path) -> list[PlaceJob]:
-    """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`.
-
-    Raises:
-        InputError: with every fault of the file.
-    """
+    """Read the jobs of a file: a JSON list, or `{"jobs": [...]}`. Raises InputError: with every fault of the file."""
     jobs: list[PlaceJob] = []
     found: list[Finding] = []
     adapter = TypeAdapter(PlaceJob)
@@ -67,11 +63,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
 
 
 def parse_deadline(deadline: str | None) -> float | None:
-    """Return the minutes of a duration such as `6h`.
-
-    Raises:
-        InputError: it is no duration.
-    """
+    """Return the minutes of a duration such as `6h`. Raises InputError: it is no duration."""
     return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
 
 

@@ -1,4 +1,4 @@
-"""Token lengths of a training split on this machine: exact, or with ends where the model's tokenizer is not here."""
+"""Token lengths of a training split, with ends where its tokenizer is not here, and lengths given as an option."""
 
 from __future__ import annotations
 
@@ -7,14 +7,52 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
+from touchline.core.files import read_bytes
 from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
+from touchline.estimate.spreads import NOT_TOLD, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.experiment.experiment import DataConfig
+
+
+def read_lengths(text: str) -> NDArray[np.int64] | str:
+    """Return the lengths in a file or in the text itself, shape [examples]; or what is wrong with them.
+
+    Args:
+        text: a file of numbers apart by spaces, commas or line ends, or such numbers.
+    """
+    if not text.isdecimal():
+        try:
+            text = read_bytes(Path(text).expanduser()).decode("utf-8")
+        except (OSError, UnicodeDecodeError, RuntimeError, ValueError):
+            if "," not in text:
+                return "it is not a text file"
+    words = text.replace(",", " ").split()
+    wrong = next((word for word in words if not word.isdecimal() or not 1 <= int(word) < 1 << 31), None)
+    if wrong is not None:
+        return f"{wrong[:20]!r} is not a number of tokens"
+    return np.array([int(word) for word in words]) if words else "it has no number"
+
+
+def outgrown_by(
+    lengths: NDArray[np.int64] | None, *, longest: int, mean: float | None, count: int | None, rows: int
+) -> tuple[float, float]:
+    """Return what `outgrown_of` does, by the lengths, by their mean, or by neither.
+
+    Args:
+        lengths: tokens of the examples, shape [examples]; None if they are not given.
+    """
+    if lengths is None and mean is None:
+        return NOT_TOLD
+    if lengths is None:
+        assert mean is not None
+        lengths = lengths_of_mean(longest, mean, count or USUAL_COUNT * rows)
+    return outgrown_of(rows * widths_of(np.minimum(lengths, longest), rows))
 
 
 def training_lengths(
@@ -29,15 +67,7 @@ def training_lengths(
 
     What is asked there may be longer than what is trained.
 
-    Args:
-        model: whose tokenizer and chat template.
-        data: the dataset; its prompt filled in.
-        base: folder that the dataset's path is relative to.
-        date: ISO date frozen in the plan.
-        on_progress: receives the number of tokenized rows and their total.
-
-    Raises:
-        InputError: dataset, tokenizer or chat template cannot be used.
+    Raises InputError: dataset, tokenizer or chat template cannot be used.
     """
     other = find_other_tokenizer(model.name, settings.models_dir) if "tokenizer" in model.absent else None
     cache = settings.cache_dir
@@ -61,7 +91,6 @@ def training_lengths(
 
 
 def _together(tests: Sequence[ExampleLengths]) -> ExampleLengths | None:
-    """Return the lengths of the items of all test files. None if there are none."""
     if not sum(len(each.prompt) for each in tests):
         return None
     return ExampleLengths(

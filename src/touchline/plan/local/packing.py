@@ -1,34 +1,40 @@
-"""Packing of a dataset: token lengths, simulated batches packed and unpacked, and export of the packed order."""
+"""Packing of a dataset: token lengths, batches packed and unpacked, the packed order, and the isolation self-test."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
-from touchline.core.errors import InputError
+from touchline.core.errors import HostError, InputError, install_hint
 from touchline.core.files import write_atomic
 from touchline.core.packing import PackingSummary
 from touchline.data.datasets import load_rows
 from touchline.data.lengths import read_lengths
+from touchline.data.machine import absent_packages
 from touchline.data.models import load_model
 from touchline.data.packing.assign import pack
 from touchline.data.packing.compare import compare as side_by_side
 from touchline.data.packing.forecast import Batching, BatchSettings
 from touchline.data.packing.handoff import Handoff, hand_off
+from touchline.data.packing.isolation import IsolationCheck
 from touchline.data.packing.ours import OurBatching
 from touchline.data.planned_models import load_planned_model
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
+from touchline.data.worker import told_faults
 from touchline.experiment.experiment import DataConfig
 from touchline.plan.local.lengths import training_lengths
 
@@ -87,8 +93,7 @@ def assume_lengths(
 ) -> tuple[ExampleLengths, tuple[str, ...]]:
     """Return the token lengths, also of a model whose tokenizer is not here, and a line on what is assumed then.
 
-    Raises:
-        InputError: as `load_lengths`.
+    Raises InputError: as `load_lengths`.
     """
     if request.lengths is not None:
         return load_lengths(request, settings, on_progress), ()
@@ -121,8 +126,7 @@ def _counted(
 def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str] = ()) -> PackingSummary:
     """Simulate both packed and unpacked batching. The verdict comes first among the advice, then what is `assumed`.
 
-    Raises:
-        InputError: that trainer's batching is unknown.
+    Raises InputError: that trainer's batching is unknown.
     """
     batching: Batching = OurBatching() if request.backend == OURS else batching_of(request.backend)
     wanted = BatchSettings(
@@ -149,8 +153,7 @@ def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str
 def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> Handoff:
     """Write the training examples in the order in which next-fit reproduces our packed sequences.
 
-    Raises:
-        InputError: an example is longer than a row, or the dataset cannot be used.
+    Raises InputError: an example is longer than a row, or the dataset cannot be used.
     """
     total = lengths.total
     too_long = np.flatnonzero(total > request.max_seq_len)
@@ -187,3 +190,41 @@ def data_config(request: PackRequest) -> DataConfig:
         if column is not None
     }
     return with_columns(stated, given, Path(), None)
+
+
+_PROGRAM = "touchline.train.leaks"
+_NEEDED = ("torch", "transformers")
+_LIMIT_SECONDS = 600.0
+_CHECK = TypeAdapter(IsolationCheck)
+_USAGE = 2
+
+
+def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
+    """Check whether examples in one packed sequence attend to each other, in the architecture of a config.json.
+
+    Raises:
+        InputError: no small model of it can be made.
+        HostError: the packages that train are not installed, or the test did not end.
+    """
+    absent = absent_packages(_NEEDED)
+    if absent:
+        raise HostError(
+            f"the self-test needs {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not installed",
+            hint=install_hint("train"),
+        )
+    command = [sys.executable, "-m", _PROGRAM]
+    try:
+        done = subprocess.run(  # noqa: S603 (fixed arguments)
+            command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, input=json.dumps(config)
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(f"the self-test did not finish within {_LIMIT_SECONDS:.0f} s") from None
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    faults = told_faults(done.stderr)
+    if done.returncode == _USAGE:
+        raise InputError((faults or lines or ["no answer"])[-1])
+    try:
+        return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
+    except (ValidationError, IndexError):
+        last = (faults or lines or ["no word"])[-1]
+        raise HostError(f"the self-test failed with exit code {done.returncode}: {last}") from None

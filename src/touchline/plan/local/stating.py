@@ -45,10 +45,8 @@ def read_stated(
 
     Args:
         facts: values by key of `history/run_facts.py`; files of facts beside the logs are read in any case.
-        on_progress: called as the work advances.
 
-    Raises:
-        InputError: a path or a stated fact is wrong.
+    Raises InputError: a path or a stated fact is wrong.
     """
     groups = group_files(readable(paths))
     stating = load_stating(groups, facts)
@@ -63,11 +61,7 @@ def read_stated(
 def past_runs_with(
     logs: Sequence[Path], facts: Mapping[str, str], setup: TrainingSetup, settings: UserConfig
 ) -> PastRuns:
-    """Return points from the history and from the given logs.
-
-    Raises:
-        InputError: a log is missing, or has no run.
-    """
+    """Return points from the history and from the given logs. Raises InputError: a log is missing, or has no run."""
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     records: list[RunRecord] = []
     to_measure = ""
@@ -101,8 +95,7 @@ def past_runs_with(
 def load_stating(groups: Sequence[FileGroup], facts: Mapping[str, str]) -> Stating:
     """Return the validated stated facts of these groups.
 
-    Raises:
-        InputError: a key, a value, a GPU or a dataset's path is wrong; with all of them.
+    Raises InputError: a key, a value, a GPU or a dataset's path is wrong; with all of them.
     """
     stating = Stating(facts)
     stating.load(groups, _faults)

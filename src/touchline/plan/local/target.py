@@ -53,11 +53,9 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
     """Return the machine that an experiment's runs will use.
 
     Args:
-        site: the user's settings for the cluster.
         commands: how SLURM is asked what it offers; the programs on PATH when None.
 
-    Raises:
-        InputError: with a finding: a GPU that is not known, or none named where a scheduler starts the runs.
+    Raises InputError: with a finding: a GPU that is not known, or none named where a scheduler starts the runs.
     """
     if not compute.gpus or compute.gpu.lower() == CPU:
         return _on_cpu(compute, site)
@@ -76,8 +74,7 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
 def refuse_elsewhere(plan: Plan) -> None:
     """Refuse to train on this machine a plan for a GPU that it does not have.
 
-    Raises:
-        PolicyError: `compute.gpu` names another machine, and the runs would be started on this one.
+    Raises PolicyError: `compute.gpu` names another machine, and the runs would be started on this one.
     """
     if plan.executor != "local" or plan.machine.source != SETTING:
         return
@@ -93,8 +90,7 @@ def refuse_elsewhere(plan: Plan) -> None:
 def target_named(name: str, where: str) -> Target:
     """Return the machine for an option: a GPU by name, or `auto` for this machine.
 
-    Raises:
-        InputError: the name is not known.
+    Raises InputError: the name is not known.
     """
     return local_target(1) if name.lower() == AUTO else gpu_target(name, 1, where)
 
@@ -102,8 +98,7 @@ def target_named(name: str, where: str) -> Target:
 def gpu_target(name: str, gpus: int, where: str = SETTING) -> Target:
     """Return the machine with the named GPU, or with its CPU only.
 
-    Raises:
-        InputError: the name is not known; with the names that are.
+    Raises InputError: the name is not known; with the names that are.
     """
     if name.lower() == CPU:
         return Target(machine=machine_here(0), gpu=Missing(missing="planned for the CPU"))
@@ -141,7 +136,6 @@ def device_findings(
 
     Args:
         machine: the machine that is planned for; None where it is not known.
-        where: the place of `compute.gpus_per_run`.
     """
     wanted = compute.gpus_per_run
     if not wanted and compute.gpu.lower() not in (AUTO, CPU):
@@ -280,8 +274,7 @@ def _on_cpu(compute: ComputeConfig, site: SlurmSite) -> Target:
 def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
     """Return the GPU of the cluster's `gpu_type`, with the words of the constraint if a type is sold with two memories.
 
-    Raises:
-        InputError: no single known GPU.
+    Raises InputError: no single known GPU.
     """
     setting = f"{compute.executor}.gpu_type"
     words = re.findall(r"[\w.-]+", compute.constraint or site.constraint or "")
@@ -301,7 +294,6 @@ def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
 
 
 def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -> None:
-    """Refuse a planned GPU if the jobs request another type."""
     asked = () if compute.executor == "local" or site.gpu_type is None else similar_gpus(site.gpu_type)
     if asked and found.machine.name not in asked:
         raise _fault(
@@ -312,7 +304,6 @@ def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -
 
 
 def _offered(commands: Commands, partition: str | None) -> tuple[str, str]:
-    """Return what the cluster offers, as text, and the hint."""
     asked = ask_partitions(commands)
     anything = f"compute.gpu={_EXAMPLE}, or another of {', '.join(gpu_names())}"
     if isinstance(asked, Missing):
@@ -344,10 +335,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
 
 def _not_named(executor: str, offer: str, hint: str) -> InputError:
     also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
-    return _fault(
-        f"compute.executor is {executor}, but the GPU of the nodes is not given; {offer}",
-        hint + also,
-    )
+    return _fault(f"compute.executor is {executor}, but the GPU of the nodes is not given; {offer}", hint + also)
 
 
 def _machine(gpu: Gpu, gpus: int, source: str) -> TargetMachine:

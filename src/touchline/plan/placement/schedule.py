@@ -25,9 +25,7 @@ class Schedule:
     makespan: float
     """End of the last job, in ticks."""
     starts: tuple[float, ...]
-    """Start of each job, in ticks."""
     nodes: tuple[int, ...]
-    """Node of each job."""
     gpus: tuple[tuple[int, ...], ...] | None
     """GPUs of each job. None if any free GPUs of the node will do."""
 

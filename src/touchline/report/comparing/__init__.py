@@ -22,8 +22,7 @@ from touchline.report.comparing.settings import DEVICE, MODEL, SEED, matching_ke
 from touchline.report.formatting import scale_of
 from touchline.results.run_result import RunResult
 from touchline.results.scored import in_order
-from touchline.statistics.analysis import analyse_together
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.analysis import TaskScores, analyse_together
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 Condition = tuple[tuple[str, str], ...]

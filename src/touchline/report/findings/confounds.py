@@ -12,8 +12,7 @@ from touchline.report.facts import is_asked_about
 from touchline.report.formatting import level_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, Setting
-from touchline.statistics.conclusions import Analysis
-from touchline.statistics.statements import Statement
+from touchline.statistics.conclusions import Analysis, Statement
 
 _SETTINGS = (
     ("effective_batch_size", "global batch size"),

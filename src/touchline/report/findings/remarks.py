@@ -13,8 +13,7 @@ from touchline.report.findings.confounds import confounders
 from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Comparison
-from touchline.statistics.statements import Statement
+from touchline.statistics.conclusions import Analysis, Comparison, Statement
 
 CONTROLS, LIMITS = "Other controls", "Limits"
 

@@ -10,7 +10,8 @@ from touchline.core.units import plural
 from touchline.report.findings.answer import short
 from touchline.report.formatting import scale_or_share
 from touchline.report.report import Answer, Claim
-from touchline.statistics.conclusions import Analysis, Conclusion, Verdict
+from touchline.statistics.conclusions import Analysis, Conclusion, Statement, Verdict
+from touchline.strategy import report_sections
 from touchline.strategy.report import ContrastCourse, StrategyReport
 
 STRATEGY = "strategy"
@@ -19,8 +20,13 @@ STRATEGY = "strategy"
 
 def strategy_answer(strategy: StrategyReport, analyses: Sequence[Analysis]) -> Answer:
     """Return the answer of the looks with the numbers of the first contrast."""
-    first = strategy.answer(scale_or_share(analyses))
+    first = report_sections.strategy_answer(strategy, scale_or_share(analyses))
     return Answer(topic=STRATEGY, text=_text(strategy), details=(first.text,), shown=first.shown)
+
+
+def strategy_sentences(strategy: StrategyReport, analyses: Sequence[Analysis], device: str) -> list[Statement]:
+    """Return every contrast with its last look, then cuts, choice and cost."""
+    return list(report_sections.strategy_sentences(strategy, scale_or_share(analyses), device))
 
 
 def strategy_claims(strategy: StrategyReport, analyses: Sequence[Analysis]) -> list[Claim]:

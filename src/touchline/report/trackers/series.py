@@ -21,7 +21,7 @@ from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult, Setting
-from touchline.statistics.proportion import wilson
+from touchline.statistics.closed_forms import wilson
 
 EVALUATION = "evaluation/"
 """Prefix of the names of scores."""

@@ -288,7 +288,7 @@ def _packing(texts: Sequence[str], _: Interview) -> bool | str:
 
 
 def _seeds_default(interview: Interview) -> Defaulted:
-    from touchline.statistics.power import smallest_seed_difference
+    from touchline.statistics.closed_forms import smallest_seed_difference
 
     rows = interview.split_rows("test")
     shown = smallest_seed_difference(3) or 0.0

@@ -1,4 +1,6 @@
-"""Statistical power: the items or seeds that a difference needs, and the minimum detectable difference.
+"""Quantiles, the interval of a share, statistical power, and the types of the spread that it counts on.
+
+Light: numpy and scipy load where they are used.
 
 Items answer for two fixed models that answer the same ones (McNemar's test; what counts is the share of items that flip
 from right to wrong or back). Seeds answer for the recipe: the means of
@@ -12,11 +14,121 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from statistics import NormalDist
-from typing import Final
+from typing import Final, NamedTuple
 
-from touchline.statistics.proportion import normal_quantile
-from touchline.statistics.student import detectable_errors
+from touchline.core.quantity import Quantity
+
+
+class SpreadKind(StrEnum):
+    """Quantity that a design counts on."""
+
+    SEEDS = "spread between seeds"
+    FLIPS = "items that flip between seeds"
+    EFFECT = "items that a level changes"
+
+
+class SpreadSource(StrEnum):
+    """Source of a value."""
+
+    OWN_RUNS = "this experiment's runs"
+    HISTORY = "history"
+    PRIOR = "prior range, not measured"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpreadInput:
+    """Value with its interval and source."""
+
+    kind: SpreadKind
+    """Quantity."""
+    quantity: Quantity
+    """Standard deviation of a condition's mean score in points, or share of the items in %."""
+    source: SpreadSource
+    """Source."""
+    basis: str
+    """Description of its sample."""
+
+
+class Interval(NamedTuple):
+    """Both ends of an interval, in the unit of what it is about."""
+
+    low: float
+    high: float
+
+
+def normal_quantile(coverage: float) -> float:
+    """Return z such that a normal value lies within plus or minus z with probability `coverage`; 1.96 for 0.95.
+
+    Raises ValueError unless 0 < coverage < 1.
+    """
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage is {coverage}, expected between 0 and 1")
+    return NormalDist().inv_cdf(0.5 + coverage / 2)
+
+
+def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
+    """Return Wilson's interval of the share k of n; both ends lie within 0 and 1 and enclose k / n.
+
+    Wilson 1927; Brown, Cai and DasGupta 2001 recommend it. Near 100%, a mean plus or minus its standard error covers
+    far less than it says.
+
+    Raises ValueError unless 0 <= k <= n and n > 0: a share of nothing has no interval.
+    """
+    if n <= 0 or not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a share")
+    return wilson_of_share(k / n, n, coverage)
+
+
+def wilson_of_share(share: float, n: float, coverage: float = 0.95) -> Interval:
+    """Return Wilson's interval of a share of a possibly fractional number of items.
+
+    Where items go together, or are right in part, n is the number of independent items, right or wrong each, with
+    the same information (Korn and Graubard 1998, Survey Methodology 24:193-201).
+
+    Raises ValueError for other than a share of something.
+    """
+    if not n > 0 or not 0 <= share <= 1:
+        raise ValueError(f"{share} of {n} is not a share")
+    z = normal_quantile(coverage)
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
+    # At the edges the ends are 0 and 1 by algebra; rounding must not move them off k / n.
+    low = 0.0 if share == 0 else min(max(0.0, centre - half), share)
+    high = 1.0 if share == 1 else max(min(1.0, centre + half), share)
+    return Interval(low, high)
+
+
+@functools.lru_cache(maxsize=4096)
+def t_quantile(probability: float, freedom: float) -> float:
+    """Return the quantile of Student's t.
+
+    Raises ValueError for a probability outside 0.5 to below 1, or less than one degree of freedom.
+    """
+    if not 0.5 <= probability < 1 or freedom < 1:
+        raise ValueError(f"no quantile at {probability} for {freedom} degrees of freedom")
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
+
+
+@functools.lru_cache(maxsize=1024)
+def detectable_errors(freedom: float, *, power: float, coverage: float) -> float | None:
+    """Return the smallest effect that a two-sided t-test detects, in standard errors of the effect.
+
+    The noncentral t with these degrees of freedom exceeds the critical value of the test with probability `power`.
+    None where the value lies beyond what scipy can compute. Raises ValueError for a power outside 0.5 to below 1.
+    """
+    if not 0.5 <= power < 1:
+        raise ValueError(f"power is {power}, expected between 0.5 and 1")
+    from scipy.special import nctdtrinc
+
+    found = float(nctdtrinc(freedom, 1 - power, t_quantile(0.5 + coverage / 2, freedom)))
+    return found if math.isfinite(found) and found > 0 else None
+
 
 POWER: Final = 0.8
 """The usual chance to see a difference that is there."""
@@ -37,8 +149,7 @@ def items_for_paired_difference(difference: float, flips: float, *, coverage: fl
     Connor 1987, Biometrics 43:207-211, for McNemar's test, from the share `flips` of items that the two do not judge
     alike; no fewer than `difference` can.
 
-    Raises:
-        ValueError: not 0 < difference <= flips <= 1.
+    Raises ValueError: not 0 < difference <= flips <= 1.
     """
     if not 0 < difference <= flips <= 1:
         raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
@@ -102,15 +213,13 @@ def smallest_shown(items: int, flips: float, *, coverage: float = COVERAGE) -> f
     Where so few flips cannot show anything, as few as can are taken, all in one direction.
 
     Args:
-        items: items that both models answer.
         flips: share of them that the two do not judge alike.
         coverage: one minus the level of the test, that of the family divided by the number of its tests.
 
     Returns:
         A share; None if so few items can show nothing.
 
-    Raises:
-        ValueError: no items, or flips that are no share.
+    Raises ValueError: no items, or flips that are no share.
     """
     if items < 1 or not 0 <= flips <= 1:
         raise ValueError(f"{items} items of which a share of {flips} flips")
@@ -139,13 +248,10 @@ def mcnemar_power(items: int, difference: float, flips: float, *, level: float) 
     Summed over the number of flips, which is binomial; as many of them are losses as leave a gain significant.
 
     Args:
-        items: items that both models answer.
         difference: true difference, above 0.
         flips: share of the items that the two do not judge alike, at least the difference.
-        level: of the two-sided test.
 
-    Raises:
-        ValueError: not 0 <= difference <= flips <= 1, or no flips.
+    Raises ValueError: not 0 <= difference <= flips <= 1, or no flips.
     """
     import numpy as np
     from scipy.special import bdtr
