@@ -384,10 +384,10 @@ def experiment_page() -> str:
 
 def defaults_page() -> str:
     """Every default with its reason."""
-    from touchline.experiment.defaults import DEFAULTS
+    from touchline.experiment.settings import DEFAULTS
 
     lines = [
-        NOTE.format(source="src/touchline/experiment/defaults.py") + "# Defaults, and why",
+        NOTE.format(source="src/touchline/experiment/settings.py") + "# Defaults, and why",
         "",
         "No time, memory size or disk size has a default: such numbers come from measured runs, or they are missing.",
         "",

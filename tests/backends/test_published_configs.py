@@ -22,8 +22,8 @@ from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
-from touchline.experiment.overlay import setting
 from touchline.experiment.read import read_experiment
+from touchline.experiment.validate import setting
 from touchline.run.imports.carrier import dotted, leaves
 from touchline.run.imports.importing import ImportReport
 

@@ -29,7 +29,7 @@ ALIASES = {"llamafactory": "llama[-_ ]?factory", "litgpt": "lit[-_ ]?gpt", "swif
 BACKEND = re.compile(r"^peft$|backends?[.:/ ]+peft")
 
 ALLOWED = {
-    ("experiment/defaults.py", "peft"): "the default of `train.backend`",
+    ("experiment/training.py", "peft"): "the default of `train.backend`",
     ("data/public.py", "unsloth"): "the end of names of models",
     ("history/scan.py", "swift"): "a word of ordinary English",
     ("evaluate/checkpoint.py", "peft"): "the library",

@@ -27,8 +27,8 @@ from touchline.experiment.expand import expand
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
-from touchline.experiment.overlay import setting
 from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.validate import setting
 from touchline.experiment.write import to_yaml
 from touchline.run.imports.carrier import LocalPlaces, dotted, leaves, left_over
 from touchline.run.imports.design import design_of

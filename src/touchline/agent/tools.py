@@ -22,11 +22,11 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import without_controls
 from touchline.data.models import find_models
 from touchline.data.user_config import load_settings
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.lint.audited import DataAudit
 from touchline.lint.check import CheckReport
 from touchline.lint.checked import CheckRequest

@@ -13,11 +13,11 @@ from touchline.core.levels import SEEDS, STAGE, Level, level_text
 from touchline.experiment.document import Path, YamlDocument, error
 from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, with_fields
 from touchline.experiment.names import Condition, ModelLabel, control_names, refuse_taken, run_names, stage_run_names
-from touchline.experiment.overlay import setting, with_settings
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind, RunSpec
+from touchline.experiment.settings import value_of
 from touchline.experiment.stages import chain_faults, stage_settings
 from touchline.experiment.strategy import ConfirmConfig, StrategyConfig
-from touchline.experiment.validate import adapter
+from touchline.experiment.validate import adapter, with_settings
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
@@ -171,7 +171,7 @@ def _matches(configured: Experiment, model: str, seed: int, key: str, value: obj
         return model in wanted
     if key == "seeds":
         return seed in wanted
-    found = setting(configured, key)
+    found = value_of(configured, key)
     return found == value or found in wanted
 
 

@@ -18,12 +18,10 @@ from touchline.core.model_size import split_name
 from touchline.experiment.document import YamlDocument, error
 from touchline.experiment.experiment import DATASET_KEYS, Experiment, TrainConfig
 from touchline.experiment.runs import RUN_NAME, Phase, RunSpec
+from touchline.experiment.settings import LEADING, SETTING, value_of
 
-_SHORT = {
-    **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
-    **{"backend": "", "optimizer": ""},
-}
-"""Short names of settings in run names; empty where the value alone identifies the setting."""
+_IN_PATTERNS = (*LEADING, "train.lora.dropout", "train.method", "train.packed")
+"""Settings that a pattern may name in any experiment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +97,13 @@ def _varying(conditions: Sequence[Condition]) -> Iterator[str]:
         yield "model"
     for key in dict.fromkeys(key for c in conditions for key in c.settings):
         if key != "models" and len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) > 1:
-            last = key.rsplit(".", 1)[-1]
-            yield "data" if key in DATASET_KEYS else f"lora_{last}" if key.startswith("train.lora.") else last
+            yield "data" if key in DATASET_KEYS else _part_name(key)
+
+
+def _part_name(key: str) -> str:
+    """Return the name of a setting in a pattern: `epochs`, `lora_rank`."""
+    last = key.rpartition(".")[2]
+    return f"lora_{last}" if key.startswith("train.lora.") else last
 
 
 def _trained(train: TrainConfig) -> str:
@@ -228,8 +231,8 @@ def _method(train: TrainConfig, several: bool) -> str:
 
 
 def _part(key: str, value: object) -> str:
-    last = key.rsplit(".", 1)[-1]
-    short = _SHORT.get(last, last.replace("_", ""))
+    short = SETTING[key].short if key in SETTING else None
+    short = key.rpartition(".")[2].replace("_", "") if short is None else short
     if isinstance(value, bool):
         return short if value else f"no{short}"
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
@@ -244,19 +247,13 @@ def _from_pattern(
     named: list[str] = []
     for c in conditions:
         label = labels[c.model]
-        train = c.experiment.train
         parts: dict[str, object] = {
             "model": label.name,
             "model_size": label.size,
             "model_family": label.family,
             "data": data[c.experiment.data.file],
             "seed": c.seed,
-            **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
-            "method": train.method,
-            **{
-                key: getattr(train, key)
-                for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")
-            },
+            **{_part_name(key): value_of(c.experiment, key) for key in _IN_PATTERNS},
             **{key.rsplit(".", 1)[-1]: value for key, value in c.settings.items()},
         }
         unknown = [name for name in re.findall(r"\{(\w+)\}", pattern) if name not in parts]

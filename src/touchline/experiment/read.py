@@ -17,11 +17,10 @@ from touchline.core.units import parse_duration, plural
 from touchline.experiment.document import YamlDocument, error, parse, parse_value, single_fault
 from touchline.experiment.expand import FACTOR_ROOTS
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.runs import RUN_NAME
 from touchline.experiment.stages import stage_faults, stage_settings
 from touchline.experiment.strategy_faults import strategy_faults
-from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key
+from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key, with_settings
 from touchline.slurm.site_options import value_fault
 
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})

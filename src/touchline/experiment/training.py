@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le, Lt, MinLen
 
-from touchline.experiment import defaults
 from touchline.experiment.quantization import Quantization
 from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
+DEFAULT_BACKEND: Final = "peft"
+LORA_RANK: Final = 64
+LORA_ALPHA_PER_RANK: Final = 2
+LORA_TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MICRO_BATCH_TOKENS: Final = 4096
+"""Most padded tokens of a micro-batch that `auto` takes."""
+VISION_TOWERS: Final = r".*\b(visual|vision_tower|vision_model)\b.*"
+"""Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
 CheckpointKind = Literal["adapter", "merged", "full"]
 """Contents of a checkpoint: adapter only, merged model, or the whole model as trained."""
 
@@ -22,13 +29,13 @@ class LoraConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    rank: PositiveInt = defaults.LORA_RANK
+    rank: PositiveInt = LORA_RANK
     """Rank of the adapter's matrices."""
     alpha: PositiveFloat | None = None
     """Numerator of the adapter's scale (default: 2 x rank)."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout on the adapter's input."""
-    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
+    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = LORA_TARGET_MODULES
     """Linear layers that get an adapter."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the adapter's weights and of their optimizer state. `auto` is float32, or the base model's dtype if the
@@ -51,7 +58,7 @@ class LoraConfig:
     @property
     def resolved_alpha(self) -> float:
         """Return the scale numerator, with the default."""
-        return float(defaults.LORA_ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha)
+        return float(LORA_ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +73,7 @@ class CheckpointConfig:
     """When checkpoints are saved: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
     keep: Literal["all", "best"] | PositiveInt = "all"
     """Checkpoints to keep: all, the best by validation loss (and the last), or the last N."""
-    resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
+    resume_minutes: PositiveFloat = 10.0
     """Minutes between saves of the training state, which a killed run resumes from."""
 
 
@@ -112,9 +119,9 @@ class TrainConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    epochs: Annotated[int, Ge(1), Le(10_000)] = defaults.EPOCHS
+    epochs: Annotated[int, Ge(1), Le(10_000)] = 1
     """Passes over the training split."""
-    global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
+    global_batch_size: PositiveInt = 16
     """Examples per optimizer step. Never changed to fit memory."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Examples per device and forward pass. `auto` takes the largest divisor of the global batch within the token limit
@@ -124,15 +131,15 @@ class TrainConfig:
     models."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning rate schedule after warmup."""
-    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
+    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: PositiveInt | None = None
     """Warmup as a number of steps. Replaces `warmup_fraction`."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's decoupled weight decay."""
-    max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
+    max_seq_len: PositiveInt = 2048
     """Longest example in tokens. A longer example is an error and is not truncated."""
     packed: bool | Literal["auto"] = "auto"
     """Whether several examples share a sequence. `auto` packs if that is predicted to be faster and fits."""
@@ -184,7 +191,7 @@ class TrainConfig:
     """Adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints: content and interval."""
-    backend: Text = defaults.DEFAULT_BACKEND
+    backend: Text = DEFAULT_BACKEND
     """Trainer."""
     recipe: Text | None = None
     """Program of a trainer that has several: one of its own recipes by name, or a Python file of yours (a path with

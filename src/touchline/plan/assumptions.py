@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from touchline.experiment import defaults
 from touchline.experiment.plan import Assumption, PlannedRun
+from touchline.experiment.settings import DEFAULTS
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
 """Settings that only apply if the dataset's file has no splits of its own."""
@@ -20,7 +20,7 @@ def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_ma
         splits_made: whether a dataset had to be split.
     """
     found = []
-    for row in defaults.DEFAULTS:
+    for row in DEFAULTS:
         if row.key in given or (row.key in _FROM_THE_FILE and not splits_made):
             continue
         values = dict.fromkeys(text for run in runs if (text := _value(run, row.key)) is not None)

@@ -22,6 +22,7 @@ from touchline.experiment.experiment import DataConfig, Experiment, TrainConfig
 from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
+from touchline.experiment.settings import SETTINGS, value_of
 from touchline.experiment.strategy import PlannedStrategy
 from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
@@ -258,13 +259,8 @@ def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
 
 def _left_open(experiment: Experiment) -> set[str]:
     """Return the keys whose value is `auto`, written or by default."""
-    train = experiment.train
-    settings = {
-        "train.micro_batch_size": train.micro_batch_size,
-        "train.packed": train.packed,
-        "train.learning_rate": train.learning_rate,
-    }
-    return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
+    keys = {setting.key for setting in SETTINGS if setting.decided_in is not None}
+    return {key for key in keys - experiment.factors.keys() if value_of(experiment, key) == "auto"}
 
 
 def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:

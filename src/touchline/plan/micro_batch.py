@@ -11,8 +11,8 @@ from touchline.core.quantity import Missing
 from touchline.core.units import measured
 from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.throughput import knee, shows_the_knee
-from touchline.experiment import defaults
 from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import MICRO_BATCH_TOKENS
 from touchline.plan.context import PlanningContext
 
 
@@ -77,7 +77,7 @@ def _fastest(
     whole: int, predict: Callable[[int], LargestStep | Missing], lengths: ExampleLengths, context: PlanningContext
 ) -> tuple[int, str]:
     """Return the size beyond which throughput no longer grows, and the basis: past runs, or a default."""
-    most = defaults.MICRO_BATCH_TOKENS
+    most = MICRO_BATCH_TOKENS
     size, reason = whole, f"throughput no longer grows beyond about {most:,} computed tokens per forward pass"
     step = predict(size)
     if (rows := _by_past_runs(whole, step, predict, lengths, context)) is not None:

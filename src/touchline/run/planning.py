@@ -19,9 +19,9 @@ from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.evaluation import decoding_text
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
+from touchline.experiment.validate import with_settings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
 from touchline.plan.conditions import short_size
