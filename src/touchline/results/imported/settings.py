@@ -47,8 +47,9 @@ _SAME: Mapping[str, str] = {
 """Top-level config keys of any trainer, and their names here."""
 _IN_SECTIONS = frozenset({"lora_rank", "lora_alpha", "lr"})
 _MEASURED = {
-    **{name: name for name in COLLECTED if name not in ("model", "seed", "packed")},
-    **{"batch_size": "micro_batch_size", "effective_batch_size": "global_batch_size"},
+    **{"batch_size": "micro_batch_size", "gradient_accumulation_steps": "gradient_accumulation_steps"},
+    **{"effective_batch_size": "global_batch_size"},
+    **{key: key for key in COLLECTED if key not in ("model", "seed", "packed", "batch_size", "effective_batch_size")},
     **{"steps": "steps_total", "gpus": "gpus"},
 }
 """Settings that a log states, and their fields of a reading."""
