@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from touchline.core.finding import Location
-from touchline.experiment.learning_rate import RuleRate
+from touchline.experiment.training import RuleRate
 
 T = TypeVar("T", covariant=True)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from touchline.core.levels import Level
 from touchline.experiment.experiment import DataConfig, EvaluateConfig, TrainConfig
-from touchline.experiment.learning_rate import RuleRate
+from touchline.experiment.training import RuleRate
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""

@@ -12,8 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_type_hints
 
 from touchline.experiment.experiment import Experiment, as_written
-from touchline.experiment.learning_rate import RULE
-from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS
+from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS, RULE
 
 
 @dataclass(frozen=True, slots=True)

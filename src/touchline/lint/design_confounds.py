@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
-from touchline.experiment.learning_rate import UNLIKE, RuleRate, rate_text
 from touchline.experiment.runs import RunSpec
 from touchline.experiment.settings import SETTINGS
+from touchline.experiment.training import UNLIKE, RuleRate, rate_text
 from touchline.lint.design import (
     MODEL,
     DesignView,
