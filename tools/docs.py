@@ -70,7 +70,7 @@ FORMATS = (
     ),
     Format(
         schema="packing",
-        type="core.packing:PackingSummary",
+        type="core.estimate:PackingSummary",
         what="what `touchline pack --json` prints",
     ),
     Format(
@@ -469,7 +469,7 @@ def load(type_: str) -> Any:
 
 def schema_text(format_: Format) -> str:
     """The JSON Schema of a format."""
-    from touchline.core.json_answer import answer_version
+    from touchline.core.json_text import answer_version
 
     kind = load(format_.type)
     adapter: TypeAdapter[Any] = TypeAdapter(list[kind] if format_.many else kind)

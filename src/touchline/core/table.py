@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from touchline.core.markup import code, escape, fence
-from touchline.core.markup import table as markdown_table
 from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, finite
-from touchline.core.text import shorten, without_controls
+from touchline.core.text import code, escape, fence, shorten, without_controls
+from touchline.core.text import table as markdown_table
 from touchline.core.units import bare, measured
 
 

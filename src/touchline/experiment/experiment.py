@@ -20,7 +20,6 @@ from typing import Annotated, ClassVar, Final, Literal, Required, TypedDict, Unp
 from annotated_types import Ge, Gt, Le, MinLen
 
 from touchline.experiment.data_config import DATASET_KEYS, TRAINING_KEYS, DataConfig, is_test
-from touchline.experiment.quantization import Quantization
 from touchline.experiment.strategy import StrategyConfig
 from touchline.experiment.training import (
     CheckpointConfig,
@@ -29,7 +28,7 @@ from touchline.experiment.training import (
     LoraConfig,
     TrainConfig,
 )
-from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Quantization, Text
 
 MAX_NEW_TOKENS: Final = 24
 CPU = "cpu"
@@ -312,7 +311,7 @@ class Experiment(_Origin):
         Raises:
             InputError: keys or values are wrong; all are listed.
         """
-        from touchline.experiment.authored import read_keys
+        from touchline.experiment.read import read_keys
 
         experiment, written = read_keys(keys)
         for item in fields(Experiment):
@@ -351,7 +350,7 @@ class Experiment(_Origin):
         Raises:
             InputError: keys or values are wrong; all are listed.
         """
-        from touchline.experiment.authored import with_keys
+        from touchline.experiment.read import with_keys
 
         return with_keys(self, values, self.folder if folder is None else folder)
 

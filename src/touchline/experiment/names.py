@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.errors import InputError
-from touchline.core.model_size import split_name
+from touchline.core.shape import split_name
 from touchline.experiment.document import YamlDocument, error
 from touchline.experiment.experiment import DATASET_KEYS, Experiment, TrainConfig
 from touchline.experiment.runs import RUN_NAME, Phase, RunSpec

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from touchline.experiment.document import Path, parse
-from touchline.experiment.edit import literal
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, apply_overrides, override_path, settings_digest
 from touchline.experiment.validate import adapter, build, dotted_keys
+from touchline.experiment.write import literal
 
 ALLOW = "allow"
 """Key of ignored codes. They change no run, so that losing one starts nothing."""

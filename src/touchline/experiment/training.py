@@ -1,4 +1,4 @@
-"""Settings of experiment.yaml under `train`, key by key."""
+"""Settings of experiment.yaml under `train`, key by key, and the published rule for `learning_rate: auto`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le, Lt, MinLen
 
-from touchline.experiment.quantization import Quantization
-from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Quantization, Text
 
 DEFAULT_BACKEND: Final = "peft"
 LORA_RANK: Final = 64
@@ -243,7 +242,8 @@ class TrainConfig:
 
 
 RULE: Final = "LoRA Without Regret, 2025"
-"""Source of the rule, as plans and files name it."""
+"""Source of the rule as plans name it: Schulman and Thinking Machines Lab, September 2025, in the form of
+tinker-cookbook's `get_lr` (version of 2026-08-19). It was fitted to Llama and Qwen models with AdamW."""
 FAR: Final = 3.0
 """Factor from the rule's rate beyond which a rate is a warning."""
 UNLIKE: Final = 2.0
@@ -271,7 +271,9 @@ class RuleRate:
 def rule_rate(
     model_type: str, hidden_size: int, num_parameters: int | None, *, trains_all: bool = False, optimizer: str = "adamw"
 ) -> RuleRate:
-    """Return the rule's learning rate for a model and a method.
+    """Return the rule's learning rate: for LoRA 5e-4 x (2000 / hidden size)^p, for all weights a tenth of it.
+
+    Llama has p = 0.781, Qwen 0.0775; other decoders get Llama's p.
 
     Args:
         model_type: `model_type` of config.json.

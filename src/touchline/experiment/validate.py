@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from touchline.core.finding import Finding
-from touchline.core.near import did_you_mean, near_names
-from touchline.core.removed import RemovedKind, find_removed
+from touchline.core.near import RemovedKind, did_you_mean, find_removed, near_names
 from touchline.core.text import shorten
 from touchline.experiment.document import Key, YamlDocument, error
 from touchline.experiment.experiment import Experiment, as_written

@@ -10,8 +10,7 @@ from touchline.backends.planning import dtypes_of, resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PastRunsUsed, TrainingSetup
-from touchline.core.packing import PackingSummary
+from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PackingSummary, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
@@ -19,9 +18,9 @@ from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.outgrown import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.estimate.totals import collect_evidence
+from touchline.experiment.evaluation import answers_per_checkpoint, logs_per_checkpoint
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
-from touchline.experiment.test_sets import answers_per_checkpoint, logs_per_checkpoint
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from touchline.backends.registry import all_traits
 from touchline.core.finding import Severity
 from touchline.core.levels import Level, factor_words
-from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Quantity
+from touchline.core.shape import size_text
 from touchline.experiment.settings import COLLECTED, COLLECTED_AS, FACTORS, SETTING
 from touchline.history.reading import OptionalText, RunReading, SourcedText
 from touchline.results.imported.logs import SideFile
