@@ -23,7 +23,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.read import read_experiment
-from touchline.experiment.validate import setting
+from touchline.experiment.settings import value_of
 from touchline.run.imports.carrier import dotted, leaves
 from touchline.run.imports.importing import ImportReport
 
@@ -72,7 +72,7 @@ def test_every_setting_means_the_same(file: Path, tmp_path: Path) -> None:
     """Field by field, the defaults of both tools included."""
     _, experiment = imported(file, tmp_path)
     wanted: Mapping[str, object] = EXPECTED[file]["settings"]
-    found = {key: plain(setting(experiment, key)) for key in wanted}
+    found = {key: plain(value_of(experiment, key)) for key in wanted}
     assert found == wanted
 
 

@@ -28,7 +28,7 @@ from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
 from touchline.experiment.read import LoadedExperiment, read_experiment
-from touchline.experiment.validate import setting
+from touchline.experiment.settings import value_of
 from touchline.experiment.write import to_yaml
 from touchline.run.imports.carrier import LocalPlaces, dotted, leaves, left_over
 from touchline.run.imports.design import design_of
@@ -164,7 +164,7 @@ def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str,
 
 
 def setting_of(run: Any, key: str) -> object:
-    value = setting(run, key)
+    value = value_of(run, key)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -257,9 +257,7 @@ class Example:
     id: str
     """Stable within its split: `test-17`."""
     prompt: tuple[Message, ...]
-    """Messages shown to the model."""
     answer: str
-    """Expected answer."""
     cluster: str | None = None
     """What it shares with other rows, a source document or a template; None if it stands alone, or was not asked."""
 

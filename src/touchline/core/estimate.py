@@ -110,15 +110,12 @@ class TrainingSetup:
     """Settings apart from the batch that decide the memory and time of a step."""
 
     shape: ModelShape
-    """The base model."""
     backend: str
     """The trainer, a folder of `backends/`."""
     method: Method
-    """Method: trained parameters, and the form of the base."""
     rank: int
     """Rank of the adapter; 0 when all is trained."""
     target_modules: tuple[str, ...]
-    """The layers that have an adapter."""
     base_dtype: Dtype
     """Element type of a frozen base, and of what is computed."""
     adapter_dtype: Dtype
@@ -126,13 +123,9 @@ class TrainingSetup:
     optimizer: str = "adamw"
     """`adamw`, `paged_adamw_8bit`, `adafactor`, `sgd` ..."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass."""
     attention: Attention = "fused"
-    """Kind of kernel."""
     compiled: bool = False
-    """Whether torch.compile fuses the model."""
     dropout: float = 0.0
-    """Dropout on the adapter's input, which keeps a mask."""
     accumulates: bool = False
     """Whether gradients stay in memory together with the activations of the next micro-batch."""
     loss: LossKind | None = None
@@ -152,7 +145,6 @@ class TrainingSetup:
     dynamic_4bit: bool = False
     """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
-    """Image tokens per sequence."""
     gradient_buckets: bool = False
     """Whether torch's DistributedDataParallel holds all gradients a second time, in its buckets."""
     shards: int = 1

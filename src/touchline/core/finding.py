@@ -104,7 +104,6 @@ class Note:
     """Note on a run or an analysis."""
 
     code: NoteCode
-    """Kind of the note."""
     data: Mapping[str, object] = field(default_factory=dict)
     """Values of the sentence, by name."""
 

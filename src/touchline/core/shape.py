@@ -21,7 +21,6 @@ class Linear:
     outputs: int
     """Rows of its matrix."""
     bias: bool = False
-    """Whether a bias is added."""
 
     @property
     def parameters(self) -> int:
@@ -38,11 +37,8 @@ class VisionTower:
     """Image encoder in front of a language model."""
 
     num_layers: int
-    """Blocks."""
     hidden_size: int
-    """Width of its residual stream."""
     intermediate_size: int
-    """Width inside its feed-forward part."""
     patch_size: int
     """Pixels of a patch's side."""
     merge_size: int
@@ -67,19 +63,13 @@ class ModelShape:
     """A decoder of equal blocks."""
 
     name: str
-    """The model's name, `Llama-3.2-1B`."""
     model_type: str
     """`model_type` of config.json, `llama`."""
     num_layers: int
-    """Blocks."""
     hidden_size: int
-    """Width of the residual stream."""
     intermediate_size: int
-    """Width inside the feed-forward part."""
     num_heads: int
-    """Attention heads."""
     num_kv_heads: int
-    """Heads of keys and values."""
     head_dim: int
     """Width of one head; heads x head_dim need not be the hidden size."""
     vocab_size: int

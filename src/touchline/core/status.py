@@ -218,7 +218,6 @@ class Attempt:
     """Attempt at a job, built from its files."""
 
     start: AttemptStart
-    """Start record."""
     exit: AttemptExit | None
     """Exit record; None while it runs, or if it was killed without one."""
     heartbeat_unix: float | None

@@ -209,7 +209,6 @@ class Scale:
     """Format of an analysis's scores: shares in per cent and points, all others unchanged."""
 
     share: bool
-    """Whether the scores are shares of right answers."""
 
     def value(self, score: float) -> str:
         """Return `90.5%`, or `0.905`."""

@@ -29,7 +29,6 @@ class ModelLabel:
     """Parts of a model's label for run names."""
 
     name: str
-    """The folder's name."""
     size: str
     """`135M`."""
     family: str
@@ -45,11 +44,8 @@ class Condition:
     settings: dict[str, object]
     """Levels of the factors, by dotted key."""
     experiment: Experiment
-    """The experiment with these settings."""
     seed: int
-    """The replicate."""
     phase: Phase | None = None
-    """Phase of a strategy; None without one."""
 
 
 def label_of(model: str) -> ModelLabel:

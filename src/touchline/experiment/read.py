@@ -47,7 +47,6 @@ class LoadedExperiment:
 
     experiment: Experiment
     document: YamlDocument
-    """The text, for places in later findings."""
     overrides: tuple[str, ...]
     """`key=value` from the command line."""
     sha256: str

@@ -22,7 +22,6 @@ class Setting:
     key: str
     """Dotted key of experiment.yaml; of a computed or fixed setting the key that it would have."""
     name: str
-    """Name in the table of settings."""
     reason: str = ""
     """Reason for the default; empty without a default."""
     default: str = ""
@@ -39,7 +38,6 @@ class Setting:
     short: str | None = None
     """Word in names of runs (default: the key's last part); empty where the value alone identifies the setting."""
     also: tuple[str, ...] = ()
-    """Further names in configs of other tools."""
     changes_speed: bool = False
     """Whether times and rates are comparable only at equal values."""
     tuned_per_model: bool = False

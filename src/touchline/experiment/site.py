@@ -55,8 +55,6 @@ class Site:
     python: str
     """The interpreter that has touchline, absolute."""
     slurm: SlurmSite = SlurmSite()
-    """Cluster configuration."""
     cache_dir: str | None = None
     """The folder of caches that runs share; none: as the user's environment says."""
     models_dir: str | None = None
-    """The folder of models."""

@@ -35,7 +35,6 @@ class SettingSource:
     """Source of a setting's value."""
 
     where: Location
-    """The place."""
     is_default: bool = False
     """Whether it is not set in the file."""
 

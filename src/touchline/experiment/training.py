@@ -260,7 +260,6 @@ class RuleRate:
     """Learning rate that the rule gives a model."""
 
     value: float
-    """Peak learning rate."""
     extrapolated: str = ""
     """Why the rule was not fitted to this; empty if it was."""
 

@@ -52,9 +52,7 @@ class _Found:
 
     label: str
     start: int
-    """Its first token."""
     stop: int
-    """The token behind it."""
     denied: bool
     """Whether it is named only to be denied."""
 
