@@ -7,12 +7,13 @@ disk size has a default: those come from measured runs, or they are missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Final, get_type_hints
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Final, get_type_hints
 
 from touchline.experiment.experiment import Experiment, as_written
-from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS, RULE
+from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS, RULE, TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Setting:
     also: tuple[str, ...] = ()
     changes_speed: bool = False
     """Whether times and rates are comparable only at equal values."""
+    is_free: bool = False
+    """Whether it changes neither time nor memory nor disk."""
+    is_per_run: bool = False
+    """Whether runs that train side by side on one base may differ in it."""
     tuned_per_model: bool = False
     """Whether it should be chosen for each model."""
 
@@ -78,13 +83,22 @@ def value_of(experiment: object, key: str) -> object:
     return node
 
 
+def with_defaults(train: TrainConfig, settings: Iterable[Setting]) -> TrainConfig:
+    """Return a training in which these settings have their defaults."""
+    values: dict[str, dict[str, Any]] = {"train": {}, "train.lora": {}}
+    for setting in settings:
+        values[setting.key.rpartition(".")[0]][setting.field] = _default_of(setting.key)
+    return replace(train, **values["train"], lora=replace(train.lora, **values["train.lora"]))
+
+
+@functools.cache
 def _default_of(key: str) -> object:
     """Return the default that a dataclass has for a dotted key."""
     node: type = Experiment
     *groups, last = key.split(".")
     for group in groups:
         node = get_type_hints(node)[group]
-    (found,) = (each for each in fields(node) if as_written(each.name) == last)
+    found = next(each for each in fields(node) if as_written(each.name) == last)
     assert found.default is not MISSING, key
     return found.default
 
@@ -98,6 +112,8 @@ SETTINGS: Final = (
         short="lr",
         also=("lr",),
         tuned_per_model=True,
+        is_free=True,
+        is_per_run=True,
     ),
     Setting(
         "train.epochs",
@@ -148,12 +164,20 @@ SETTINGS: Final = (
         decided_in="packed_reason",
         changes_speed=True,
     ),
-    Setting("train.lora.rank", "LoRA rank", "high enough for most tasks, and costs little memory", also=("lora_r",)),
+    Setting(
+        "train.lora.rank",
+        "LoRA rank",
+        "high enough for most tasks, and costs little memory",
+        also=("lora_r",),
+        is_per_run=True,
+    ),
     Setting(
         "train.lora.alpha",
         "LoRA alpha",
         "keeps the adapter's scale the same when the rank varies",
         default=f"{LORA_ALPHA_PER_RANK} x rank",
+        is_free=True,
+        is_per_run=True,
     ),
     Setting("train.lora.dropout", "LoRA dropout", "off: try some if the validation loss rises", since=2),
     Setting(
@@ -197,13 +221,21 @@ SETTINGS: Final = (
         "train.sharding", "sharding over devices", "off: each device holds the whole model (data parallel)", since=3
     ),
     Setting("train.loss", "loss"),
-    Setting("train.schedule", "learning rate schedule", "decays to zero at the last step", tuned_per_model=True),
+    Setting(
+        "train.schedule",
+        "learning rate schedule",
+        "decays to zero at the last step",
+        tuned_per_model=True,
+        is_free=True,
+    ),
     Setting(
         "train.warmup_fraction",
         "warmup",
         "a fraction of the steps, so that short runs are not all warmup",
         unit="of all steps",
         tuned_per_model=True,
+        is_free=True,
+        is_per_run=True,
     ),
     Setting(
         "train.warmup_steps",
@@ -211,9 +243,24 @@ SETTINGS: Final = (
         "the fraction decides unless you give a number of steps",
         computed="as given, or warmup fraction x steps, rounded up",
         tuned_per_model=True,
+        is_free=True,
+        is_per_run=True,
     ),
-    Setting("train.weight_decay", "weight decay", "off: short runs at low rank need none", since=2),
-    Setting("train.max_grad_norm", "gradient clipping (norm)", "clips only unusually large gradients", default="1.0"),
+    Setting(
+        "train.weight_decay",
+        "weight decay",
+        "off: short runs at low rank need none",
+        since=2,
+        is_free=True,
+        is_per_run=True,
+    ),
+    Setting(
+        "train.max_grad_norm",
+        "gradient clipping (norm)",
+        "clips only unusually large gradients",
+        default="1.0",
+        is_free=True,
+    ),
     Setting(
         "train.gradient_checkpointing",
         "gradient checkpointing",
@@ -353,6 +400,8 @@ DEFAULTS: Final = tuple(
     )
 )
 """Settings with a default, in the order in which plans list what was not given; later ones come last."""
+FREE: Final = tuple(setting for setting in SETTINGS if setting.is_free)
+PER_RUN: Final = tuple(setting for setting in SETTINGS if setting.is_per_run)
 LEADING: Final = (
     *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.max_seq_len"),
     *("train.lora.rank", "train.lora.alpha"),

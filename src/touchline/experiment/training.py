@@ -18,6 +18,7 @@ MICRO_BATCH_TOKENS: Final = 4096
 """Most padded tokens of a micro-batch that `auto` takes."""
 VISION_TOWERS: Final = r".*\b(visual|vision_tower|vision_model)\b.*"
 """Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
+AGAINST_DIVERGENCE: Final = "a lower train.learning_rate, a longer warmup, or base_dtype: float32"
 CheckpointKind = Literal["adapter", "merged", "full"]
 """Contents of a checkpoint: adapter only, merged model, or the whole model as trained."""
 

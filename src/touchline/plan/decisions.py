@@ -21,6 +21,7 @@ from touchline.estimate.totals import collect_evidence
 from touchline.experiment.evaluation import answers_per_checkpoint, logs_per_checkpoint
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
+from touchline.experiment.settings import FREE, with_defaults
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
@@ -190,7 +191,7 @@ class RunResolver:
 
     def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
         """Resolve `auto` settings and predict costs."""
-        costs = _costs_alike(question.train)
+        costs = with_defaults(question.train, FREE)
         key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
             self._known[key] = self._with_remedies(replace(question, train=costs))
@@ -409,20 +410,6 @@ class RunResolver:
             backend = get_backend(train.backend)
             self._forecasts[key] = backend.forecast(train, question.lengths, ORDER_SEED, self._devices)
         return self._forecasts[key]
-
-
-def _costs_alike(train: TrainConfig) -> TrainConfig:
-    """Return the training settings without those that do not affect costs."""
-    return replace(
-        train,
-        learning_rate=1.0,
-        schedule="constant",
-        warmup_fraction=0.0,
-        warmup_steps=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lora=replace(train.lora, alpha=None),
-    )
 
 
 def _course(question: RunRequest, batches: BatchSummary) -> NonStepWork:
