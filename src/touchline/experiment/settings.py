@@ -15,6 +15,8 @@ from typing import Any, Final, get_type_hints
 from touchline.experiment.experiment import Experiment, as_written
 from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS, RULE, TrainConfig
 
+SINCE_0_1: Final = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -31,7 +33,7 @@ class Setting:
     unset: str = "-"
     """Text for a value that is not set."""
     since: int = 1
-    """First version of the defaults in plan.json that lists it."""
+    """First version of the defaults in plan.json that lists it; 1 and 2 are of touchline 0.1.0."""
     computed: str | None = None
     """Rule by which the planner computes it in every run."""
     decided_in: str | None = None
@@ -242,6 +244,7 @@ SETTINGS: Final = (
         "warmup steps",
         "the fraction decides unless you give a number of steps",
         computed="as given, or warmup fraction x steps, rounded up",
+        since=4,
         tuned_per_model=True,
         is_free=True,
         is_per_run=True,
@@ -298,12 +301,13 @@ SETTINGS: Final = (
         "recipe",
         "the trainer's recipe for these settings, named in the plan",
         unset="the trainer's own",
+        since=4,
     ),
     Setting("models", "base model"),
     Setting("data.path", "dataset"),
-    Setting("data.train", "training data"),
-    Setting("data.validation", "validation data"),
-    Setting("data.test", "test data"),
+    Setting("data.train", "training data", since=4),
+    Setting("data.validation", "validation data", since=4),
+    Setting("data.test", "test data", since=4),
     Setting("data.input", "input column", "found by the column names", since=2),
     Setting("data.output", "answer column", "found by the column names", since=2),
     Setting("data.messages", "chat column", unset="none"),
