@@ -7,26 +7,21 @@ runs that may become necessary; decisions make some of them active and stand in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from itertools import combinations
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
-from touchline.experiment.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Text
-
-if TYPE_CHECKING:
-    from touchline.core.levels import Level
-import json
-from collections.abc import Iterator
-from itertools import combinations
-
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
-from touchline.core.levels import SEEDS, level_text
+from touchline.core.levels import SEEDS, Level, level_text
 from touchline.core.near import near_names
 from touchline.core.units import parse_device_hours
 from touchline.experiment.document import Key, YamlDocument, error
+from touchline.experiment.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 # ---- as written ------------------------------------------------------------------------------------------------------
 # What concerns several keys is checked in `strategy_faults`, where an error of one key hides none of another.
