@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
@@ -20,8 +20,10 @@ from touchline.core.finding import Finding
 from touchline.core.levels import SEEDS, Level, level_text
 from touchline.core.near import near_names
 from touchline.core.units import parse_device_hours
-from touchline.experiment.document import Key, YamlDocument, error
 from touchline.experiment.value_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Text
+
+if TYPE_CHECKING:
+    from touchline.experiment.document import YamlDocument
 
 # ---- as written ------------------------------------------------------------------------------------------------------
 # What concerns several keys is checked in `strategy_faults`, where an error of one key hides none of another.
@@ -155,7 +157,7 @@ def matches(levels: Sequence[Level], wanted: Mapping[str, str]) -> bool:
     return all(own.get(factor) == value for factor, value in wanted.items())
 
 
-_Path = tuple[Key, ...]
+_Path = tuple[str | int, ...]
 _Levels = Mapping[str, Sequence[str]]
 
 _MODELS = "models"
@@ -331,6 +333,8 @@ def _numbers(node: object) -> list[int | float]:
 
 def _fault(message: str, document: YamlDocument, path: _Path, hint: str | None, key: _Path | None = None) -> Finding:
     """Return an error of a place; `key` is named in its message, where that is not the place."""
+    from touchline.experiment.document import error
+
     subject = ".".join(map(str, path))
     named = subject if key is None else ".".join(map(str, key))
     return error("EX003", subject, f"{named}: {message}", document.where(path), hint)

@@ -22,8 +22,8 @@ from touchline.experiment.evaluation import (
 )
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.experiment.site import Site
 from touchline.experiment.validate import adapter
+from touchline.experiment.value_types import Site
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
