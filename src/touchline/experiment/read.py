@@ -16,10 +16,11 @@ from touchline.core.errors import InputError, error_count, with_notes
 from touchline.core.finding import Finding, Location
 from touchline.core.near import drop_removed
 from touchline.core.units import parse_duration, plural
-from touchline.experiment.document import YamlDocument, error, parse, parse_value, single_fault
+from touchline.experiment.document import Key, YamlDocument, error, parse, parse_value, single_fault
 from touchline.experiment.expand import FACTOR_ROOTS
-from touchline.experiment.experiment import DataConfig, Experiment, with_fields
+from touchline.experiment.experiment import ComputeConfig, DataConfig, Experiment, with_fields
 from touchline.experiment.runs import RUN_NAME
+from touchline.experiment.settings import value_of
 from touchline.experiment.stages import stage_faults, stage_settings
 from touchline.experiment.strategy import strategy_faults
 from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key, with_settings
@@ -197,7 +198,7 @@ def override_path(key: str) -> tuple[str, ...]:
     return ("factors", key[len("factors.") :]) if key.startswith("factors.") else tuple(key.split("."))
 
 
-def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
+def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[Key, ...], dict[str, object]]]:
     """Return the mappings under `factors`, `pairs` or `exclude` with their places; skip invalid entries."""
     node = data.get(key)
     if isinstance(node, dict):
@@ -230,7 +231,7 @@ def one_for_all(key: str, where: Location) -> Finding:
 
 def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDocument) -> list[Finding]:
     """Find invalid levels of factors and pairs, each tried alone so that the finding has its place."""
-    levels: list[tuple[str, object, tuple[str | int, ...]]] = []
+    levels: list[tuple[str, object, tuple[Key, ...]]] = []
     for path, entry in _entries(data, "factors"):
         for key, values in entry.items():
             if isinstance(values, list):
@@ -248,57 +249,44 @@ def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDo
 def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
     """Find errors of the design as a whole: duplicate levels, names, durations."""
     findings: list[Finding] = []
+
+    def fault(key: str, message: str, path: Sequence[Key] = (), hint: str | None = None, code: str = "EX003") -> None:
+        findings.append(error(code, key, message, document.where(path or key.split(".")), hint))
+
     if not RUN_NAME.fullmatch(experiment.name):
-        findings.append(
-            error(
-                "EX006",
-                "name",
-                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, "
-                "a letter or digit first",
-                document.where(["name"]),
-            )
-        )
+        expected = "letters, digits, `.`, `_` and `-`, at most 80, a letter or digit first"
+        fault("name", f"name {experiment.name!r}: expected {expected}", code="EX006")
     if not experiment.models and not any("models" in pair for pair in experiment.pairs):
-        findings.append(
-            error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list")
-        )
+        fault("models", "models is missing", hint="touchline models list", code="EX004")
     for key, levels in experiment.factors.items():
         shown = [json.dumps(level, sort_keys=True) for level in levels]
         for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
-            where = document.where(["factors", key, index])
-            findings.append(error("EX003", key, f"factor {key}: level {shown[index]} is given twice", where))
+            fault(key, f"factor {key}: level {shown[index]} is given twice", ("factors", key, index))
     for index, pair in enumerate(experiment.pairs):
         models = pair.get("models")
         if models is not None and not (isinstance(models, str) or (isinstance(models, list) and len(models) == 1)):
-            where = document.where(["pairs", index, "models"])
-            findings.append(error("EX003", "models", "expected one model in each entry of pairs", where))
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        findings.append(error("EX003", "seeds", "a seed is given twice", document.where(["seeds"])))
-    if len(set(experiment.models)) != len(experiment.models):
-        findings.append(error("EX003", "models", "a model is given twice", document.where(["models"])))
-    durations: dict[tuple[str, ...], str | None] = {
-        ("compute", "deadline"): experiment.compute.deadline,
-        ("compute", "time_limit"): experiment.compute.time_limit,
-        ("compute", "evaluation", "time_limit"): experiment.compute.evaluation.time_limit,
-    }
-    for path, duration in durations.items():
-        try:
-            parse_duration("1h" if duration is None else duration)
-        except InputError as fault:
-            key = ".".join(path)
-            message = f"{key}: {fault.message}, expected {fault.expected}"
-            findings.append(error("EX003", key, message, document.where(path)))
-    compute = experiment.compute
-    words = {f"compute.{key}": getattr(compute, key) for key in ("partition", "account", "qos", "constraint")}
-    words |= {f"compute.evaluation.{key}": getattr(compute.evaluation, key) for key in ("partition", "constraint")}
-    for key, value in words.items():
-        if value is not None and (wrong := value_fault(value)) is not None:
-            findings.append(error("EX003", key, f"{key}: {wrong}", document.where(key.split("."))))
+            fault("models", "expected one model in each entry of pairs", ("pairs", index, "models"))
+    for key, values in (("seed", experiment.seeds), ("model", experiment.models)):
+        if len(set(values)) != len(values):
+            fault(f"{key}s", f"a {key} is given twice")
+    for key, message in _compute_faults(experiment.compute):
+        fault(key, f"{key}: {message}")
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
-        findings.append(
-            error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))
-        )
+        fault("run_names", "expected names in braces, `{model_size}`")
     return findings
+
+
+def _compute_faults(compute: ComputeConfig) -> Iterator[tuple[str, str]]:
+    """Yield (key, message) of durations that cannot be read, and of words that the scheduler cannot be told."""
+    for key in ("deadline", "time_limit", "evaluation.time_limit"):
+        try:
+            parse_duration(str(value_of(compute, key) or "1h"))
+        except InputError as refused:
+            yield f"compute.{key}", f"{refused.message}, expected {refused.expected}"
+    for key in ("partition", "account", "qos", "constraint", "evaluation.partition", "evaluation.constraint"):
+        value = value_of(compute, key)
+        if isinstance(value, str) and (wrong := value_fault(value)) is not None:
+            yield f"compute.{key}", wrong
 
 
 _NAME = "Experiment"
