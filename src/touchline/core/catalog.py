@@ -9,17 +9,9 @@ from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 
 COPIED_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json"),
 )
 """Files for rebuilding the tokenizer and the image processor; those of the base model are copied into checkpoints."""
 

@@ -37,15 +37,8 @@ class JobState(StrEnum):
 
 _ENDED = frozenset(
     {
-        JobState.COMPLETED,
-        JobState.FAILED,
-        JobState.CANCELLED,
-        JobState.TIMEOUT,
-        JobState.DEADLINE,
-        JobState.NODE_FAIL,
-        JobState.BOOT_FAIL,
-        JobState.PREEMPTED,
-        JobState.OUT_OF_MEMORY,
+        *(JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT, JobState.DEADLINE),
+        *(JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED, JobState.OUT_OF_MEMORY),
     }
 )
 
