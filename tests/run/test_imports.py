@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
 from tests.cases import parametrize, refusal, write
 from tests.faults.case import base, changed
-from tests.hostile.values import VALUES
+from tests.hostile.harness import VALUES
 from tests.tiers import examples
 
 from touchline import api
