@@ -77,7 +77,11 @@ def run_names(
             raise InputError(f"{document.path}: run names are not unique", findings=[fault])
         return names
     model = model_parts([c.model for c in conditions], labels)
-    parts = [f"{model[c.model]}_{_trained(c.experiment.train)}" for c in conditions]
+    trained = [c.experiment.train for c in conditions]
+    parts = [
+        f"{model[c.model]}_{'full' if train.trains_all else f'rank{train.lora.rank}'}"
+        for c, train in zip(conditions, trained, strict=True)
+    ]
     for part in _further_parts(conditions):
         if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
             break
@@ -100,11 +104,6 @@ def _part_name(key: str) -> str:
     """Return the name of a setting in a pattern: `epochs`, `lora_rank`."""
     last = key.rpartition(".")[2]
     return f"lora_{last}" if key.startswith("train.lora.") else last
-
-
-def _trained(train: TrainConfig) -> str:
-    """Return what is trained, as in names: `rank4`, or `full`."""
-    return "full" if train.trains_all else f"rank{train.lora.rank}"
 
 
 def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[str, str]]:

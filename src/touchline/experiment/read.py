@@ -57,7 +57,6 @@ class LoadedExperiment:
 
 
 def _stand_in(data: Mapping[str, object]) -> Experiment:
-    """Return the stand-in for a file with errors: with separate files of rows if it names some."""
     keys = data.get("data")
     separate = isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
     return with_fields(_STAND_IN, data=DataConfig(train="x")) if separate else _STAND_IN
@@ -104,6 +103,8 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         )
         hint = f"touchline check --explain {findings[0].code}" if findings else None
         raise InputError(error_count(path, findings), findings=findings, hint=hint)
+    of_stages = [set(stage_settings(stage)) for stage in experiment.stages]
+    of_all_stages = set.intersection(*of_stages) if of_stages else set()
     return LoadedExperiment(
         experiment=experiment,
         document=document,
@@ -111,7 +112,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         sha256=settings_digest(data),
         given=frozenset(_written(data))
         | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
-        | _given_by_stages(experiment),
+        | of_all_stages,
     )
 
 
@@ -124,12 +125,6 @@ def apply_overrides(file: Mapping[str, object], overrides: Sequence[str]) -> tup
 def settings_digest(data: Mapping[str, object]) -> str:
     """Return the hash of settings; comments and layout do not count."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _given_by_stages(experiment: Experiment) -> frozenset[str]:
-    """Return the keys that every stage sets."""
-    each = [frozenset(stage_settings(stage)) for stage in experiment.stages]
-    return frozenset.intersection(*each) if each else frozenset()
 
 
 def _written(node: object, prefix: str = "") -> Iterator[str]:
