@@ -16,6 +16,7 @@ from touchline.experiment.experiment import Experiment, as_written
 from touchline.experiment.training import LORA_ALPHA_PER_RANK, MICRO_BATCH_TOKENS, RULE, TrainConfig
 
 SINCE_0_1: Final = 2
+"""Largest `Setting.since` of touchline 0.1.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Setting:
     unset: str = "-"
     """Text for a value that is not set."""
     since: int = 1
-    """First version of the defaults in plan.json that lists it; 1 and 2 are of touchline 0.1.0."""
+    """First version of the defaults in plan.json that lists it."""
     computed: str | None = None
     """Rule by which the planner computes it in every run."""
     decided_in: str | None = None
@@ -41,6 +42,7 @@ class Setting:
     short: str | None = None
     """Word in names of runs (default: the key's last part); empty where the value alone identifies the setting."""
     also: tuple[str, ...] = ()
+    """Further names in configs of other tools."""
     changes_speed: bool = False
     """Whether times and rates are comparable only at equal values."""
     is_free: bool = False

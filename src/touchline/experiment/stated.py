@@ -111,7 +111,6 @@ def stated_settings(
         place: where a dotted key, `train.epochs`, gets its value; `model`, `seed` and the like as well.
         devices: data-parallel size; None where the file does not say it.
     """
-
     every, micro, validates = train.checkpoint.every, train.micro_batch_size, train.validate_every_steps
     keep, is_qlora = train.checkpoint.keep, train.quantization == "nf4"
     interval = every if isinstance(every, CheckpointInterval) else None
