@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from touchline.core.estimate import MemoryEstimate, PackingSide
+from touchline.core.estimate import MemoryEstimate
+from touchline.core.packing import PackingSide
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
 from touchline.core.units import measured

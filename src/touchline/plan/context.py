@@ -21,7 +21,7 @@ from touchline.estimate.memory import memory_estimate
 from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.points import TimePoint
 from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.value_types import SlurmSite
+from touchline.experiment.site import SlurmSite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
-from touchline.core.near import drop_removed
+from touchline.core.removed import drop_removed
 from touchline.experiment.anchors import relative_datasets
 from touchline.experiment.plan import PLAN_SCHEMA_VERSION, Plan
 

@@ -14,7 +14,7 @@ from touchline.estimate.host_memory import host_memory
 from touchline.estimate.layers import size_of
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.value_types import SlurmSite
+from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.slurm.job_view import evaluation_name
 from touchline.slurm.resources import GRAIN

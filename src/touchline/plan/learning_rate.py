@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.catalog import ModelInfo
+from touchline.experiment.learning_rate import RULE, RuleRate, rate_text, rule_rate, two_digits
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.runs import RunKind, RunSpec
-from touchline.experiment.training import RULE, RuleRate, rate_text, rule_rate, two_digits
 
 
 def with_learning_rates(

@@ -8,8 +8,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from touchline.backends.registry import recipe_text
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
+from touchline.experiment.learning_rate import rate_text
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.training import rate_text
 
 
 def design_line(plan: Plan) -> str:

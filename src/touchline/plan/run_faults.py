@@ -9,8 +9,8 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
+from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
-from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.statistics.derangement import derangement, label_generator
 
 

@@ -34,7 +34,8 @@ from touchline.plan.drift import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import learning_rate_notes
 from touchline.plan.placement.deadline import CONFIDENT, chance_within
-from touchline.plan.settings import Origin, RunSetting, collect_settings, value_text
+from touchline.plan.settings import collect_settings, value_text
+from touchline.plan.settings_table import Origin, RunSetting
 from touchline.statistics.power import USUAL_FLIPS
 from touchline.strategy.strategy import strategy_of
 

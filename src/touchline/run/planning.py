@@ -19,9 +19,9 @@ from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.evaluation import decoding_text
+from touchline.experiment.overlay import with_settings
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
-from touchline.experiment.validate import with_settings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
 from touchline.plan.conditions import short_size
@@ -29,7 +29,7 @@ from touchline.plan.drift import RunMark, changed_runs, describe_change, replann
 from touchline.plan.local.context import free_space
 from touchline.plan.screen import WIDTH, screen_lines
 from touchline.plan.sections import runs_plan_markdown
-from touchline.plan.settings import flat_settings
+from touchline.plan.settings_table import flat_settings
 from touchline.run.folders import ExperimentFolder
 from touchline.run.marks import run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
@@ -77,7 +77,7 @@ class LoadedPlan:
         return self.screen()
 
     def _repr_html_(self) -> str:
-        from touchline.core.notebook import notebook_html
+        from touchline.core.html import notebook_html
 
         screen = Section(title="", blocks=(("", self.screen()),), lines=self.notes)
         return notebook_html(f"Plan of {self.plan.experiment}", [screen], str(self.folder.plan_json))

@@ -12,7 +12,7 @@ from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_bytes
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.value_types import Site
+from touchline.experiment.site import Site
 from touchline.lint.local.recipes import LIMIT_BYTES
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files

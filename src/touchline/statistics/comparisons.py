@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from touchline.core.finding import Note
+from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, squared_errors

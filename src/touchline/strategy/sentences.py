@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.core.quantity import Missing, Quantity, finite
+from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
-from touchline.core.units import Scale, between, device_hours, hours_unit, percent, plural
+from touchline.core.units import between, device_hours, hours_unit, percent, plural
 from touchline.statistics.conclusions import Conclusion, Verdict
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
 from touchline.statistics.power import most_unseen

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from touchline.core.quantity import Missing
+from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital
-from touchline.core.units import Scale, plural
+from touchline.core.units import plural
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import Cut, StopReason
 from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
