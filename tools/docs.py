@@ -70,7 +70,7 @@ FORMATS = (
     ),
     Format(
         schema="packing",
-        type="core.packing:PackingSummary",
+        type="core.estimate:PackingSummary",
         what="what `touchline pack --json` prints",
     ),
     Format(
@@ -384,10 +384,10 @@ def experiment_page() -> str:
 
 def defaults_page() -> str:
     """Every default with its reason."""
-    from touchline.experiment.defaults import DEFAULTS
+    from touchline.experiment.settings import DEFAULTS
 
     lines = [
-        NOTE.format(source="src/touchline/experiment/defaults.py") + "# Defaults, and why",
+        NOTE.format(source="src/touchline/experiment/settings.py") + "# Defaults, and why",
         "",
         "No time, memory size or disk size has a default: such numbers come from measured runs, or they are missing.",
         "",
@@ -469,7 +469,7 @@ def load(type_: str) -> Any:
 
 def schema_text(format_: Format) -> str:
     """The JSON Schema of a format."""
-    from touchline.core.json_answer import answer_version
+    from touchline.core.json_text import answer_version
 
     kind = load(format_.type)
     adapter: TypeAdapter[Any] = TypeAdapter(list[kind] if format_.many else kind)

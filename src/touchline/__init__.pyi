@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback
 from touchline.core.errors import HostError as HostError, InputError as InputError, PolicyError as PolicyError, RunsFailedError as RunsFailedError, TouchlineError as TouchlineError
+from touchline.core.estimate import PackingSummary
 from touchline.core.finding import Finding
-from touchline.core.packing import PackingSummary
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment as Experiment
 from touchline.experiment.plan import Plan

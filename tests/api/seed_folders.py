@@ -10,7 +10,7 @@ from tests.results.made_seed002 import B1, B3, Base, write_model
 
 from tools.tiny_model import write_tiny_model
 from touchline.data.user_config import UserConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 
 LETTERS = (5, 9, 13)
 BASES = {"1B": replace(B1, vocabulary=128_256), "3B": replace(B3, vocabulary=128_256)}

@@ -9,7 +9,7 @@ from tests.cases import refusal
 from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.placement.problem import Cluster
 from touchline.run.allocation import MEGA, Placed, PlaceRequest, allocation_of, place_experiment, write_allocation
 from touchline.run.folders import ExperimentFolder

@@ -24,7 +24,7 @@ from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.read import read_experiment
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.tools import environments
 from touchline.tools.interview.answers import Defaulted, Question
 from touchline.tools.interview.interview import Interview

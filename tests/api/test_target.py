@@ -15,7 +15,7 @@ from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.local.target import device_findings, request_type, resolve_target
 from touchline.slurm.local.commands import CommandResult
 

@@ -22,8 +22,8 @@ from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
-from touchline.experiment.overlay import setting
 from touchline.experiment.read import read_experiment
+from touchline.experiment.settings import value_of
 from touchline.tools.imports.carrier import dotted, leaves
 from touchline.tools.imports.importing import ImportReport
 
@@ -72,7 +72,7 @@ def test_every_setting_means_the_same(file: Path, tmp_path: Path) -> None:
     """Field by field, the defaults of both tools included."""
     _, experiment = imported(file, tmp_path)
     wanted: Mapping[str, object] = EXPECTED[file]["settings"]
-    found = {key: plain(setting(experiment, key)) for key in wanted}
+    found = {key: plain(value_of(experiment, key)) for key in wanted}
     assert found == wanted
 
 

@@ -30,8 +30,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
-from touchline.plan.settings import collect_settings
-from touchline.plan.settings_table import Origin
+from touchline.plan.settings import Origin, collect_settings
 from touchline.tools.imports.carrier import dotted, leaves
 from touchline.tools.imports.importing import ImportReport
 

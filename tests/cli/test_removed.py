@@ -10,7 +10,7 @@ from touchline import api
 from touchline.backends.registry import get_backend
 from touchline.cli.main import main
 from touchline.core.errors import InputError
-from touchline.core.removed import REMOVED, Removed, RemovedKind, drop_removed, find_removed
+from touchline.core.near import REMOVED, Removed, RemovedKind, drop_removed, find_removed
 from touchline.experiment.read import read_experiment
 from touchline.lint.rule_pages import RETIRED
 

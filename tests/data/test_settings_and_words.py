@@ -14,7 +14,7 @@ from touchline.data.datasets import load_dataset
 from touchline.data.user_config import config_path, load_settings
 from touchline.data.words import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, load_words
 from touchline.experiment.experiment import DataConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 
 pytestmark = pytest.mark.planning
 

@@ -7,7 +7,7 @@ from tests.cases import refusal
 from tests.tiers import examples
 
 from touchline.experiment.document import parse
-from touchline.experiment.edit import with_values
+from touchline.experiment.write import with_values
 
 pytestmark = pytest.mark.planning
 

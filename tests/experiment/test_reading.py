@@ -144,11 +144,7 @@ def test_names_come_from_the_factors() -> None:
     """Size and rank always; the first seed has no part, so that adding a seed renames nothing."""
     assert names_of(GOOD) == ["135M_rank4", "135M_rank64", "135M_base"]
     assert names_of(GOOD + "seeds: [1, 2]\n") == [
-        "135M_rank4",
-        "135M_rank4_seed2",
-        "135M_rank64",
-        "135M_rank64_seed2",
-        "135M_base",
+        *("135M_rank4", "135M_rank4_seed2", "135M_rank64", "135M_rank64_seed2", "135M_base"),
     ]
 
 
@@ -256,11 +252,7 @@ def test_a_value_from_the_command_line_is_not_looked_for_in_the_file() -> None:
     text = "name: a\nmodels: [m]\ndata: {path: d.json}\ntrain: {learning_rate: 1e-3, epochs: 1}\n"
     for override in (
         *(
-            "train.learning_rate=abc",
-            "models=3",
-            "train.epochs=10001",
-            "models=[m, m]",
-            "seeds=[1, x]",
+            *("train.learning_rate=abc", "models=3", "train.epochs=10001", "models=[m, m]", "seeds=[1, x]"),
             "train={epochs: x}",
         ),
         *("factors.train.lora.rank=x", "compute.deadline=soon", "evaluate.samples={}"),

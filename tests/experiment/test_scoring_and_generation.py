@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from tests.cases import parametrize, refusal
 
 from touchline.core.errors import InputError
-from touchline.core.model_size import size_class, size_label, size_of_name
+from touchline.core.shape import size_class, size_label, size_of_name
 from touchline.data.public import public_models
 from touchline.experiment.answer_batches import BatchSize, batch_limits, shares_batches
-from touchline.experiment.tasks.capitalization import dataset_file_name, generate_capitalization, split_sizes
 from touchline.experiment.tasks.classification import LISTED_LABELS, indistinct, label_prompt, read_label
-from touchline.experiment.tasks.protocol import Scores, score_text
-from touchline.experiment.tasks.ready_made import TASKS, get_task
-from touchline.experiment.tasks.text_answers import chosen, numbers
+from touchline.experiment.tasks.protocol import Scores, chosen, numbers, score_text
+from touchline.experiment.tasks.ready_made import (
+    TASKS,
+    dataset_file_name,
+    generate_capitalization,
+    get_task,
+    split_sizes,
+)
 from touchline.statistics.labels import label_report
 
 pytestmark = pytest.mark.planning

@@ -31,20 +31,11 @@ from typing import Any, NoReturn
 from tests.forking.sitecustomize import BYTES, NO, SERVER, SIGNALS
 
 LIBRARIES = (
-    "torch",
-    "transformers.models.llama.modeling_llama",
-    "peft",
-    "peft.utils.transformers_weight_conversion",
-    "inspect_ai._cli.main",
-    "inspect_ai.agent._acp.server",
-    "IPython",
+    *("torch", "transformers.models.llama.modeling_llama", "peft", "peft.utils.transformers_weight_conversion"),
+    *("inspect_ai._cli.main", "inspect_ai.agent._acp.server", "IPython"),
 )
 LATER = (
-    "altair",
-    "vl_convert",
-    "transformers.trainer",
-    "trl.trainer.sft_trainer",
-    "torch.profiler._cupti_monitor",
+    *("altair", "vl_convert", "transformers.trainer", "trl.trainer.sft_trainer", "torch.profiler._cupti_monitor"),
     "ruamel.yaml",
 )
 """What may load bitsandbytes, unlike peft before it."""

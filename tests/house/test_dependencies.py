@@ -66,14 +66,7 @@ TOOLS = {
 
 PEERS = frozenset(
     {
-        "axolotl",
-        "lightbinpack",
-        "llamafactory",
-        "nemo",
-        "ortools",
-        "sentencepiece",
-        "tiktoken",
-        "torchdata",
+        *("axolotl", "lightbinpack", "llamafactory", "nemo", "ortools", "sentencepiece", "tiktoken", "torchdata"),
         "torchtune",
     }
 )

@@ -48,7 +48,7 @@ def test_every_command_says_what_it_does() -> None:
 
 def test_every_default_is_a_key_that_exists() -> None:
     """A default for a key that was renamed would be a lie."""
-    from touchline.experiment.defaults import DEFAULTS
+    from touchline.experiment.settings import DEFAULTS
 
     page = docs.experiment_page()
     assert len(DEFAULTS) == len({row.key for row in DEFAULTS})

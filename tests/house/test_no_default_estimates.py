@@ -199,23 +199,12 @@ def test_no_script_text_asks_slurm_for_a_fixed_time_or_memory() -> None:
 def test_the_checker_catches(subtests: pytest.Subtests) -> None:
     """Each way of making up a time or a size is found."""
     for source in [
-        "TIME_LIMIT = 60",
-        "default_minutes: int = 30",
-        "class A:\n    train_seconds: float = 1800.0",
-        "class A:\n    peak_memory_gib: float = field(default=16.0)",
-        "def f(hours=2): ...",
-        "def f(*, memory_gb: float = 24.0): ...",
-        "plan(time_limit='01:00:00')",
-        "x = {'time_limit': '2h'}",
-        "x = {'memory': '80G'}",
-        "run.minutes = 5",
-        "train_seconds = measured or 600",
-        "eval_minutes = 4 * 60",
-        "disk_gib = 3 if big else rest",
-        "x = Quantity(value=60.0, unit='s')",
-        "x = Quantity(unit='GiB', value=2 ** 4)",
-        "seconds = -1",
-        "train_seconds = TYPICAL_TRAINING",
+        *("TIME_LIMIT = 60", "default_minutes: int = 30", "class A:\n    train_seconds: float = 1800.0"),
+        *("class A:\n    peak_memory_gib: float = field(default=16.0)", "def f(hours=2): ..."),
+        *("def f(*, memory_gb: float = 24.0): ...", "plan(time_limit='01:00:00')", "x = {'time_limit': '2h'}"),
+        *("x = {'memory': '80G'}", "run.minutes = 5", "train_seconds = measured or 600", "eval_minutes = 4 * 60"),
+        *("disk_gib = 3 if big else rest", "x = Quantity(value=60.0, unit='s')"),
+        *("x = Quantity(unit='GiB', value=2 ** 4)", "seconds = -1", "train_seconds = TYPICAL_TRAINING"),
         "memory_gib: float = defaults.TYPICAL_MEMORY",
     ]:
         with subtests.test(source=source):
@@ -225,16 +214,9 @@ def test_the_checker_catches(subtests: pytest.Subtests) -> None:
 def test_the_checker_lets_pass(subtests: pytest.Subtests) -> None:
     """Numbers of the recipe, and numbers that come from somewhere, are not found."""
     for source in [
-        "epochs: int = 1",
-        "deadline: str | None = None",
-        "train_seconds: Measured = NO_EVIDENCE",
-        "seconds = steps * measured.value",
-        "seconds = 0",
-        "x = Quantity(value=measured, unit='s')",
-        "x = Quantity(value=64, unit='1')",
-        "hours = float(text)",
-        "max_seq_len = 2048",
-        "items = 24",
+        *("epochs: int = 1", "deadline: str | None = None", "train_seconds: Measured = NO_EVIDENCE"),
+        *("seconds = steps * measured.value", "seconds = 0", "x = Quantity(value=measured, unit='s')"),
+        *("x = Quantity(value=64, unit='1')", "hours = float(text)", "max_seq_len = 2048", "items = 24"),
         "executor = 'local'",
     ]:
         with subtests.test(source=source):

@@ -190,11 +190,8 @@ def test_every_printed_command_is_parsed() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "hint: touchline evaluate . --epoks all",
-        "`touchline evaluate`, then `touchline evalute .`",
-        "touchline prepare DIR --run RUN --acept",
-        "use `touchline report --deeper`",
-        "touchline frobnicate .",
+        *("hint: touchline evaluate . --epoks all", "`touchline evaluate`, then `touchline evalute .`"),
+        *("touchline prepare DIR --run RUN --acept", "use `touchline report --deeper`", "touchline frobnicate ."),
         "touchline models fetch X",
     ],
 )

@@ -1,10 +1,12 @@
-"""What a user or another program wrote is opened in one place, and read as JSON in one place.
+"""What others wrote is opened in one place and read as JSON in one place; commands print by cli/output.py alone.
 
 `touchline.core.files` opens regular files only, so that no command waits for a pipe; `touchline.core.json_text` refuses
-nesting without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
+nesting without end; `cli/output.py` keeps from a terminal what it would obey. The checkers walk the syntax trees for
+every other way.
 """
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
@@ -88,3 +90,31 @@ def test_the_checker_sees_every_way_to_open() -> None:
     source = "open('a'); p.open(); p.read_text(); os.fdopen(3); json.loads(t); json.load(f); np.fromfile('a'); x.read()"
     assert _calls(ast.parse(source)) == {"open", "read_text", "fdopen", "loads", "load", "fromfile"}
     assert _calls(ast.parse("json.loads(kind.dump_json(a)); read_bytes(path); open_regular(path)")) == set()
+
+
+WRITER = "cli/output.py"
+PROGRAMS = {
+    *("train/parallel.py", "train/process.py", "train/leaks.py", "train/export_smollm2.py", "run/attempt.py"),
+    *("evaluate/__main__.py", "evaluate/job.py", "data/worker.py", "data/template_worker.py", "agent/work.py"),
+    "report/local/draw_process.py",
+}
+"""Programs of their own, whose output goes to a log or to the process that started them."""
+PRINTS = re.compile(r"(print|input|echo|secho|prompt|Console)|.*\.(print|echo|secho|prompt|confirm|Console)")
+STREAMS = re.compile(r"sys\.std(out|err)\.(buffer\.)?write")
+DRAWN = re.compile(r".*\((rich_text\(.*|stderr=True)\)", re.DOTALL)
+"""What rich may draw: cleaned text."""
+
+
+def prints(text: str) -> bool:
+    """Whether a module prints past the writer."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    names = [ast.unparse(call.func) for call in calls if not DRAWN.fullmatch(ast.unparse(call))]
+    return any(PRINTS.fullmatch(name) or STREAMS.fullmatch(name) for name in names)
+
+
+def test_nothing_prints_past_the_writer() -> None:
+    modules = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
+    assert {name for name, text in modules.items() if prints(text)} == PROGRAMS | {WRITER}
+    past = ("print(1)", "typer.echo(1)", "sys.stderr.write('')", "live.console.print(Text(name))", "Console().print(1)")
+    assert all(map(prints, past))
+    assert not prints("from touchline.cli.output import confirm\nconfirm('x'), live.print(rich_text(x))")

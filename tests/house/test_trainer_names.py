@@ -29,7 +29,7 @@ ALIASES = {"llamafactory": "llama[-_ ]?factory", "litgpt": "lit[-_ ]?gpt", "swif
 BACKEND = re.compile(r"^peft$|backends?[.:/ ]+peft")
 
 ALLOWED = {
-    ("experiment/defaults.py", "peft"): "the default of `train.backend`",
+    ("experiment/training.py", "peft"): "the default of `train.backend`",
     ("data/public.py", "unsloth"): "the end of names of models",
     ("history/scan.py", "swift"): "a word of ordinary English",
     ("evaluate/checkpoint.py", "peft"): "the library",
@@ -42,21 +42,8 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
-            "block_masks",
-            "compiling",
-            "machine",
-            "untrained",
-            "hf_recorder",
-            "isolation",
-            "lineage",
-            "loop",
-            "model",
-            "probe_steps",
-            "selftest_checks",
-            "selftest_model",
-            "setup",
-            "side_by_side",
-            "target_loss",
+            *("block_masks", "compiling", "machine", "untrained", "hf_recorder", "isolation", "lineage", "loop"),
+            *("model", "probe_steps", "selftest_checks", "selftest_model", "setup", "side_by_side", "target_loss"),
         )
     },
 }

@@ -1,4 +1,4 @@
-"""One version of everything, written once: what is asked for, what is pinned, and what the Makefile installs agree."""
+"""One version of everything, written once: what is asked for, pinned and installed agree; and budgets of lines."""
 
 import re
 import tomllib
@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 from tests.cases import some
 
 import touchline
+from tools.line_budgets import faults
 from touchline.report.trackers.exporting import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,3 +85,21 @@ def test_what_runs_before_a_change_lands_can_be_run() -> None:
     assert "set -euo pipefail" in text
     assert "make check" in text
     assert "make test" in text
+
+
+@pytest.mark.parametrize(
+    ("budgets", "found", "told"),
+    [
+        ({"plan": 200, "run": 100}, {"plan": 200, "run": 100}, []),
+        ({"plan": 200, "run": 100}, {"plan": 201, "run": 99}, ["plan: 201 lines, the budget is 200"]),
+        ({"plan": 200}, {"plan": 1, "run": 1}, ["run: no budget in budgets.toml"]),
+        ({"plan": 220, "run": 80}, {"plan": 210, "run": 80}, []),
+        ({"plan": 220, "run": 100}, {"plan": 1}, ["the rooms' budgets rose from 300 to 320; lower others by as much"]),
+        ({"plan": 200, "run": 100, "tests": 60}, {"tests": 60}, []),
+    ],
+)
+def test_a_room_over_budget_and_a_sum_that_rises_are_faults(
+    budgets: dict[str, int], found: dict[str, int], told: list[str]
+) -> None:
+    earlier = {"plan": 200, "run": 100, "tests": 50}
+    assert faults(budgets, earlier, found) == told

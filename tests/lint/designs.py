@@ -17,7 +17,7 @@ from touchline.experiment.experiment import with_fields
 from touchline.experiment.names import label_of
 from touchline.experiment.read import read_experiment
 from touchline.experiment.stages import chain_faults
-from touchline.experiment.tasks.capitalization import split_sizes
+from touchline.experiment.tasks.ready_made import split_sizes
 from touchline.experiment.write import to_yaml
 from touchline.lint.design import DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.rule import check_view

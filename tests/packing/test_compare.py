@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.packing.drawn import problems
 
-from touchline.core.estimate import MicroBatch
+from touchline.core.estimate import MicroBatch, PackingSummary
 from touchline.core.finding import Severity
-from touchline.core.packing import PackingSummary
 from touchline.data.packing.advice import Case, advise
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, BatchSettings

@@ -22,11 +22,11 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
 from touchline.experiment.expand import expand
-from touchline.experiment.learning_rate import RuleRate, rate_text, rule_rate
 from touchline.experiment.names import label_of
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.training import RuleRate, rate_text, rule_rate
 from touchline.lint.rule import check_view
 from touchline.lint.views import Surroundings, TrainingView
 from touchline.plan.run_specs import with_learning_rates

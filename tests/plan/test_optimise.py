@@ -9,7 +9,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, Mem
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
     CPUS,

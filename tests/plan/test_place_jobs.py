@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.placing import place

@@ -7,15 +7,14 @@ from tests.cases import some
 from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.estimate import PastRunsUsed
-from touchline.core.markup import escape
 from touchline.core.quantity import Quantity
-from touchline.experiment.defaults import DEFAULTS
+from touchline.core.text import escape
 from touchline.experiment.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
+from touchline.experiment.settings import DEFAULTS
 from touchline.experiment.validate import dotted_keys
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text
-from touchline.plan.settings_table import Origin, RunSetting
+from touchline.plan.settings import Origin, RunSetting, collect_settings, leading_text, setting_cell, setting_text
 
 pytestmark = pytest.mark.planning
 

@@ -14,7 +14,7 @@ from tests.tiers import THOROUGH
 
 from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from touchline.data.scores import AskedItem
-from touchline.plan.settings_table import Origin, RunSetting
+from touchline.plan.settings import Origin, RunSetting
 from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.figures import figure_script

@@ -13,11 +13,11 @@ from tests.report import made_gathered as made
 from tests.run.made_plans import made_plan
 
 from touchline.core.finding import Severity
+from touchline.core.json_text import answer
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
-from touchline.report.findings import answer
 from touchline.report.findings import claims as report_claims
 from touchline.report.findings.answer import MOST_WORDS, words
 from touchline.report.formatting import p_text, relative

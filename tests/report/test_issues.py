@@ -6,8 +6,7 @@ import pytest
 from tests.api.made_runs import STEP
 from tests.report import made_gathered as made
 
-from touchline.core.finding import Severity
-from touchline.core.notes import Note, NoteCode
+from touchline.core.finding import Note, NoteCode, Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.report.build import build_report

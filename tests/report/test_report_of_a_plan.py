@@ -8,8 +8,8 @@ import pytest
 from tests.report import made_gathered as made
 from tests.run.made_plans import CPU, GPU, made_control, made_plan, made_run
 
-from touchline.core.notes import Note, NoteCode
-from touchline.core.packing import PackingSide, PackingSummary
+from touchline.core.estimate import PackingSide, PackingSummary
+from touchline.core.finding import Note, NoteCode
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.table import Column, value_text

@@ -13,8 +13,7 @@ from tests.report import made_gathered as made
 from tests.report.made_report import fifty, made_report, thousand
 from tests.report.test_golden import CASES, text_of
 
-from touchline.core.finding import Severity
-from touchline.core.notes import Note
+from touchline.core.finding import Note, Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.table import Column, value_text

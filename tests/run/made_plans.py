@@ -10,7 +10,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.runs import ParentLink, RunKind
-from touchline.experiment.site import Site, SlurmSite
+from touchline.experiment.value_types import Site, SlurmSite
 
 SITE = Site(python="/opt/env/bin/python", cache_dir="/scratch/cache", models_dir="/scratch/models")
 FULL_SITE = replace(

@@ -12,7 +12,7 @@ from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run,
 
 from touchline.core.errors import InputError
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.run.scripts.header import SlurmValueError
 from touchline.run.scripts.mega import TICK, Allocation, MegaStage, mega_text
 

@@ -21,7 +21,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
-from touchline.experiment.site import Site, SlurmSite
+from touchline.experiment.value_types import Site, SlurmSite
 from touchline.lint.checked import CheckRequest
 from touchline.lint.local import checking
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings

@@ -13,7 +13,7 @@ import pytest
 from tests.run.allocation import make_run, stage
 from tests.slurm.cluster import Cluster, remove_cgroups
 
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
 
 pytestmark = [pytest.mark.slurm, pytest.mark.thorough]

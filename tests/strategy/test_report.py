@@ -12,8 +12,8 @@ from tests.report import made_gathered as made
 from tests.strategy import made_strategy as ms
 
 from touchline.core.quantity import Quantity
-from touchline.core.scale import Scale
 from touchline.core.table import Table, value_text
+from touchline.core.units import Scale
 from touchline.experiment.runs import Phase
 from touchline.report.build import build_report
 from touchline.report.charts import charts

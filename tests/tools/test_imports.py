@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
 from tests.cases import parametrize, refusal, write
 from tests.faults.case import base, changed
-from tests.hostile.values import VALUES
+from tests.hostile.harness import VALUES
 from tests.tiers import examples
 
 from touchline import api
@@ -27,8 +27,8 @@ from touchline.experiment.expand import expand
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
-from touchline.experiment.overlay import setting
 from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.settings import value_of
 from touchline.experiment.write import to_yaml
 from touchline.tools.imports.carrier import LocalPlaces, dotted, leaves, left_over
 from touchline.tools.imports.design import design_of
@@ -164,7 +164,7 @@ def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str,
 
 
 def setting_of(run: Any, key: str) -> object:
-    value = setting(run, key)
+    value = value_of(run, key)
     return list(value) if isinstance(value, tuple) else value
 
 

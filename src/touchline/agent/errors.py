@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from touchline.core.errors import TouchlineError
-from touchline.core.json_answer import answer_object
+from touchline.core.json_text import answer_object
 from touchline.lint.checked import FindingRow, row_of
 
 

@@ -26,8 +26,7 @@ from touchline.agent.errors import error_data
 from touchline.agent.tools import Work
 from touchline.core.errors import HostError, InputError, StoppedError, TouchlineError, install_hint
 from touchline.core.files import disk_errors, open_append, read_record
-from touchline.core.json_answer import plain
-from touchline.core.json_text import parse_json
+from touchline.core.json_text import parse_json, plain
 from touchline.core.near import did_you_mean, near_names
 from touchline.run.budget import require_approval
 from touchline.run.folders import ExperimentFolder

@@ -17,16 +17,16 @@ from touchline.agent.answers import Data, one_run, section, summary
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError, PolicyError, TouchlineError, quoted
 from touchline.core.files import read_text_bounded, write_if_changed
-from touchline.core.json_answer import answer, answer_object
+from touchline.core.json_text import answer, answer_object
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import without_controls
 from touchline.data.models import find_models
 from touchline.data.user_config import load_settings
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.document import SIZE_LIMIT_BYTES
-from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
+from touchline.experiment.training import DEFAULT_BACKEND
+from touchline.experiment.write import with_values
 from touchline.lint.audited import DataAudit
 from touchline.lint.check import CheckReport
 from touchline.lint.checked import CheckRequest
@@ -34,8 +34,7 @@ from touchline.lint.local.checking import is_task_target
 from touchline.lint.rule_pages import RulePage, all_codes, load_page
 from touchline.plan.estimate_result import EstimateAnswer
 from touchline.plan.local.estimating import EstimateRequest
-from touchline.plan.settings import collect_settings
-from touchline.plan.settings_table import RunSetting
+from touchline.plan.settings import RunSetting, collect_settings
 from touchline.report.compared import ComparedExperiments
 from touchline.report.report import Report
 from touchline.results.failed_jobs import FailedJob

@@ -13,7 +13,7 @@ from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
-    from touchline.core.packing import PackingSummary
+    from touchline.core.estimate import PackingSummary
     from touchline.data.packing.handoff import Handoff
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.history.probe import ProbeReport

@@ -22,9 +22,8 @@ from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.core.near import near_names
+from touchline.core.near import RemovedKind, near_names, refuse_removed
 from touchline.core.quantity import Missing
-from touchline.core.removed import RemovedKind, refuse_removed
 from touchline.data.packing.forecast import Batching
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun

@@ -120,6 +120,6 @@ def _quoted(answer: str | None) -> str:
 
 def _baseline(each: Baseline) -> tuple[Value, str]:
     from touchline.core.quantity import Missing
-    from touchline.core.scale import Scale
+    from touchline.core.units import Scale
 
     return Scale(share=True).quantity(each.score), "-" if isinstance(each.score, Missing) else f"{each.examples:,}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from touchline.core.removed import refuse_removed_words
+from touchline.core.near import refuse_removed_words
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter

@@ -9,7 +9,7 @@ import typer
 
 from touchline.cli.completing import complete_run
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.training import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from touchline.core.table import Value

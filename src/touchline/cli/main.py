@@ -142,8 +142,7 @@ def plan(
     from touchline.data.user_config import load_settings
     from touchline.experiment.plan import Plan
     from touchline.plan.sections import check_names, sections
-    from touchline.plan.settings import collect_settings
-    from touchline.plan.settings_table import RunSetting
+    from touchline.plan.settings import RunSetting, collect_settings
 
     check_names(show or ())
     settings = load_settings()

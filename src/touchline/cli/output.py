@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
-from touchline.core.json_answer import answer, answer_object, json_text
+from touchline.core.json_text import answer, answer_object, json_text
 from touchline.core.text import valid_utf8, without_controls
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
-    from touchline.core.packing import PackingSummary
+    from touchline.core.estimate import PackingSummary
 
 
 class DefaultGroup(TyperGroup):
@@ -85,7 +85,7 @@ def pack_compare(
     options = {name: value for name, value in locals().items() if name != "json"}
     from touchline import api
     from touchline.cli.progress import progress_bar
-    from touchline.core.packing import PackingSummary
+    from touchline.core.estimate import PackingSummary
     from touchline.data.user_config import load_settings
     from touchline.plan.local.packing import PackRequest
 

@@ -9,17 +9,9 @@ from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 
 COPIED_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json"),
 )
 """Files for rebuilding the tokenizer and the image processor; those of the base model are copied into checkpoints."""
 
@@ -257,9 +249,7 @@ class Example:
     id: str
     """Stable within its split: `test-17`."""
     prompt: tuple[Message, ...]
-    """Messages shown to the model."""
     answer: str
-    """Expected answer."""
     cluster: str | None = None
     """What it shares with other rows, a source document or a template; None if it stands alone, or was not asked."""
 

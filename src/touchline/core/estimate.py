@@ -1,4 +1,4 @@
-"""Predictions: a value, its interval and its evidence. `estimate/` returns no bare number."""
+"""Predictions: a value, its interval and its evidence, and figures of packing. `estimate/` returns no bare number."""
 
 from __future__ import annotations
 
@@ -110,15 +110,12 @@ class TrainingSetup:
     """Settings apart from the batch that decide the memory and time of a step."""
 
     shape: ModelShape
-    """The base model."""
     backend: str
     """The trainer, a folder of `backends/`."""
     method: Method
-    """Method: trained parameters, and the form of the base."""
     rank: int
     """Rank of the adapter; 0 when all is trained."""
     target_modules: tuple[str, ...]
-    """The layers that have an adapter."""
     base_dtype: Dtype
     """Element type of a frozen base, and of what is computed."""
     adapter_dtype: Dtype
@@ -126,13 +123,9 @@ class TrainingSetup:
     optimizer: str = "adamw"
     """`adamw`, `paged_adamw_8bit`, `adafactor`, `sgd` ..."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass."""
     attention: Attention = "fused"
-    """Kind of kernel."""
     compiled: bool = False
-    """Whether torch.compile fuses the model."""
     dropout: float = 0.0
-    """Dropout on the adapter's input, which keeps a mask."""
     accumulates: bool = False
     """Whether gradients stay in memory together with the activations of the next micro-batch."""
     loss: LossKind | None = None
@@ -152,7 +145,6 @@ class TrainingSetup:
     dynamic_4bit: bool = False
     """Whether the 4-bit base was stored with some layers in 16 bits."""
     image_tokens: int = 0
-    """Image tokens per sequence."""
     gradient_buckets: bool = False
     """Whether torch's DistributedDataParallel holds all gradients a second time, in its buckets."""
     shards: int = 1
@@ -285,3 +277,64 @@ class PastRunsUsed:
     """Runs that were not used, by reason."""
     assumed: tuple[PastRunGroup, ...] = ()
     """Used runs whose logs do not state all settings, by the settings that were taken as those of the estimate."""
+
+
+PACKING_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackingSide:
+    """Packed or unpacked batching of one epoch."""
+
+    packs: int
+    """Rows: packs, or examples where nothing is packed."""
+    lower_bound: int
+    """Rows that no packer can do without."""
+    density: float
+    """Examples per sequence."""
+    efficiency: float
+    """Per cent of the computed tokens that are no padding."""
+    steps_per_epoch: int
+    """Optimizer steps, with the trainer's own rounding."""
+    steps_per_epoch_low: int
+    """The fewest, where the order cannot be known beforehand; else the same."""
+    steps_per_epoch_high: int
+    """The most, where the order cannot be known beforehand; else the same."""
+    examples_per_step: float
+    """Examples that one optimizer step learns from, on average."""
+    largest_micro_batch_tokens: int
+    """Padded tokens of the largest micro-batch: what decides on memory."""
+    padded_tokens: int
+    """Tokens computed in an epoch, padding included."""
+    truncated: int
+    """Examples that lose tokens."""
+    answers_cut: int
+    """Of these, examples that lose tokens with a loss."""
+    dropped: int
+    """Examples that are left out."""
+    notes: tuple[str, ...] = ()
+    """What this trainer does that one would not expect."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass; None in a summary of an earlier version, which has one for both ways."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackingSummary:
+    """Both ways, and what to make of it."""
+
+    schema_version: int = PACKING_SCHEMA_VERSION
+    """Version of this form, which `touchline pack --json` prints."""
+    backend: str
+    """Whose batching it is; `touchline` for our own packer over the whole split."""
+    max_seq_len: int
+    """Most tokens per sequence."""
+    micro_batch_size: int
+    """Rows per forward pass without packing."""
+    examples: int
+    """Examples in the split."""
+    packed: PackingSide
+    """Several examples per sequence."""
+    unpacked: PackingSide
+    """One example per sequence."""
+    advice: tuple[str, ...]
+    """Sentences with their reasons."""

@@ -1,4 +1,4 @@
-"""JSON text to values: the one reader of JSON that a user or another program wrote.
+"""JSON text to values: the one reader of JSON that a user or another program wrote; and values as `--json` gives them.
 
 What Python's own parser takes and later code fails on is refused here, as a `ValueError` with a place like any other
 fault of the text: nesting without end, and strings that no file can hold.
@@ -7,9 +7,12 @@ fault of the text: nesting without end, and strings that no file can hold.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
+
+from touchline.core.text import escape_controls, valid_utf8
 
 NESTING_LIMIT = 100
 """Levels of objects and lists; configs of models have about 6."""
@@ -97,3 +100,42 @@ def _too_deep(text: str | bytes) -> json.JSONDecodeError:
         if depth > NESTING_LIMIT:
             return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", written, found.start())
     return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", written, 0)
+
+
+ANSWER_SCHEMA_VERSION = 1
+
+
+def answer_object(kind: Any, value: object) -> Any:
+    """Return a value as data for JSON; see `plain`."""
+    from pydantic import TypeAdapter
+
+    return plain(TypeAdapter(kind).dump_python(value, mode="json"))
+
+
+def answer_version(*kinds: Any) -> int:
+    """Return the version of an answer: the largest `ANSWER_VERSION` of its types."""
+    return max(getattr(kind, "ANSWER_VERSION", ANSWER_SCHEMA_VERSION) for kind in kinds)
+
+
+def answer(**parts: tuple[Any, object]) -> dict[str, Any]:
+    """Return `{"schema_version": 1, key: data, ...}`."""
+    return {"schema_version": answer_version(*(kind for kind, _ in parts.values()))} | {
+        key: answer_object(kind, value) for key, (kind, value) in parts.items()
+    }
+
+
+def json_text(data: object) -> str:
+    """Return the text of an answer."""
+    return escape_controls(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(data: Any) -> Any:
+    """Return data without the empty fields of quantities, as valid UTF-8; a number that JSON lacks becomes null."""
+    if isinstance(data, str):
+        return valid_utf8(data)
+    if isinstance(data, dict):
+        is_quantity = "value" in data and "unit" in data
+        return {plain(key): plain(value) for key, value in data.items() if not (is_quantity and value is None)}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return data if not isinstance(data, float) or math.isfinite(data) else None

@@ -61,7 +61,7 @@ _NAMES = {
 
 
 def factor_words(factor: str) -> str:
-    """Return `rank` for `train.lora.rank`, `learning rate` for `train.learning_rate`."""
+    """Return `rank` for `train.lora.rank`, `weight decay` for `train.weight_decay`."""
     return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
 
 

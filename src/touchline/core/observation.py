@@ -83,7 +83,6 @@ class Observation:
     """A number or a word that a line says."""
 
     name: ObservationName
-    """What it is of."""
     value: float | str
     """The number in `unit`, or the word."""
     line: int
@@ -91,9 +90,7 @@ class Observation:
     unit: str = "1"
     """`s`, `GiB`, `tokens/s`, `examples`, `steps`, `%`, ...; `1` for a bare number or a word."""
     step: int | None = None
-    """Optimizer step, if logged."""
     epoch: float | None = None
-    """Completed epochs, if logged."""
     phase: Phase | None = None
     """Phase of the measurement; every memory figure has one."""
     kind: MemoryKind | None = None
@@ -115,13 +112,11 @@ class ProgressBarEvent:
     label: str
     """What stands before the bar, without its colon."""
     done: int
-    """Items done."""
     total: int | None
     """Items in all; none when the bar does not know."""
     elapsed_seconds: float | None
     """Time since the bar began, as it says."""
     line: int
-    """Line of the file, from 1."""
 
 
 class SignKind(StrEnum):
@@ -177,13 +172,10 @@ class Sign:
     """Sign of how the run went, with its line."""
 
     kind: SignKind
-    """Kind of event."""
     line: int
-    """Line of the file, from 1."""
     text: str
     """The line itself, at most 300 characters."""
     step: int | None = None
-    """Optimizer step, if logged."""
     during: During | None = None
     """Where an exception was raised."""
     is_uncaught: bool = False
@@ -197,7 +189,6 @@ class Stamp:
     unix: float
     """Seconds since 1970, as if the clock showed UTC: only differences within one file mean anything."""
     line: int
-    """Line of the file, from 1."""
 
 
 Event = Observation | ProgressBarEvent | Sign | Stamp

@@ -37,15 +37,8 @@ class JobState(StrEnum):
 
 _ENDED = frozenset(
     {
-        JobState.COMPLETED,
-        JobState.FAILED,
-        JobState.CANCELLED,
-        JobState.TIMEOUT,
-        JobState.DEADLINE,
-        JobState.NODE_FAIL,
-        JobState.BOOT_FAIL,
-        JobState.PREEMPTED,
-        JobState.OUT_OF_MEMORY,
+        *(JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT, JobState.DEADLINE),
+        *(JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED, JobState.OUT_OF_MEMORY),
     }
 )
 
@@ -218,7 +211,6 @@ class Attempt:
     """Attempt at a job, built from its files."""
 
     start: AttemptStart
-    """Start record."""
     exit: AttemptExit | None
     """Exit record; None while it runs, or if it was killed without one."""
     heartbeat_unix: float | None

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from touchline.core.markup import code, escape, fence
-from touchline.core.markup import table as markdown_table
 from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, finite
-from touchline.core.text import shorten, without_controls
+from touchline.core.text import code, escape, fence, shorten, without_controls
+from touchline.core.text import table as markdown_table
 from touchline.core.units import bare, measured
 
 
@@ -33,11 +32,9 @@ class Column:
     """Column and the format of its values."""
 
     label: str
-    """Heading, in lower case."""
     numeric: bool = False
     """Whether it holds numbers, which are aligned to the right."""
     note: str = ""
-    """Explanation of the column."""
     key: str = ""
     """Name for `Table.only`; the heading if empty."""
     unit: str = ""
@@ -69,7 +66,6 @@ class Cell:
     value: float | None = None
     """The number, for sorting."""
     mark: Mark | None = None
-    """Emphasis."""
     interval: str = ""
     """Interval of the number, such as `(81.6 to 89.5)`."""
     note: str = ""
@@ -88,9 +84,7 @@ class Table:
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
-    """Rows, with a value per column."""
     title: str = ""
-    """Heading; empty if the section's heading is enough."""
     notes: tuple[str, ...] = ()
     """Definitions and remarks, shown below the rows."""
     by_run: bool = False
@@ -113,9 +107,7 @@ class Section:
     """Heading with paragraphs, tables and lists."""
 
     title: str
-    """The heading."""
     paragraphs: tuple[str, ...] = ()
-    """Sentences below the heading."""
     tables: tuple[Table, ...] = ()
     figures: tuple[str, ...] = ()
     """Groups of figures that belong to the section."""

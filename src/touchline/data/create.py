@@ -10,7 +10,7 @@ import numpy as np
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import disk_errors, read_bytes, write_atomic
 from touchline.data.words import choose_words
-from touchline.experiment.tasks.capitalization import dataset_file_name, generate_capitalization
+from touchline.experiment.tasks.ready_made import dataset_file_name, generate_capitalization
 
 GENERATOR_VERSION = 1
 """Version of the generator; it changes if the same arguments would give other words."""

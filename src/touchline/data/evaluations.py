@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import FileCache, read_text_bounded
-from touchline.core.removed import drop_removed
+from touchline.core.near import drop_removed
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
 from touchline.experiment.document import parse

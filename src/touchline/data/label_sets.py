@@ -9,8 +9,8 @@ from pathlib import Path
 
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples, split_names
+from touchline.experiment.evaluation import LabelSet
 from touchline.experiment.experiment import DataConfig, is_test
-from touchline.experiment.labels import LabelSet
 from touchline.experiment.tasks.classification import indistinct, label_key, merge_spellings
 
 CODE = "EV304"

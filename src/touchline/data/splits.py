@@ -13,7 +13,7 @@ from touchline.core.text import shorten
 from touchline.data.data_files import FoundFiles
 from touchline.data.readers import WHOLE, RawDataset, SourceRow
 from touchline.experiment.data_config import DataConfig, is_test, shown_split, split_of
-from touchline.experiment.tasks.capitalization import split_sizes
+from touchline.experiment.tasks.ready_made import split_sizes
 
 SPLITS = ("train", "validation", "test")
 WITHOUT_TEST = "data.test"

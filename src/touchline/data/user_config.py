@@ -18,7 +18,7 @@ from touchline.core.errors import InputError, error_count
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 
 if TYPE_CHECKING:
     from touchline.experiment.document import YamlDocument

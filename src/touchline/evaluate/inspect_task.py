@@ -50,11 +50,10 @@ from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, GPUS_KEY, QUANTIZATION_KEY, connections_of
-from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask, asked_items
 from touchline.experiment.tasks.classification import canonical_label
 from touchline.experiment.tasks.protocol import Scores
 from touchline.experiment.tasks.ready_made import get_task
-from touchline.experiment.test_sets import asked_items
 from touchline.statistics.labels import LabelReport, label_report
 
 PARSED_KEY = "parsed"

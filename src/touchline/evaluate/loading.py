@@ -27,7 +27,7 @@ from touchline.core.errors import HostError, install_hint
 from touchline.core.units import plural
 from touchline.data.machine import DtypeChoice, absent_packages
 from touchline.data.worker import keep_trainable_layout, require_bitsandbytes
-from touchline.experiment.quantization import Quantization, bitsandbytes_settings
+from touchline.experiment.value_types import Quantization, bitsandbytes_settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHTS_SHARE = 0.9

@@ -48,7 +48,7 @@ from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
 from touchline.experiment.answer_batches import BatchSize
-from touchline.experiment.quantization import Quantization
+from touchline.experiment.value_types import Quantization
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256

@@ -28,7 +28,6 @@ class BatchLimits:
     """Limits of a batch on one device."""
 
     auto_rows: int
-    """Maximum number of prompts with `auto`."""
     tokens: int
     """Maximum number of tokens: prompts x (tokens of the longest prompt + longest answer)."""
 

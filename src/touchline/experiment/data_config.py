@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import MinLen
 
-from touchline.experiment import defaults
 from touchline.experiment.value_types import Fraction, NonNegativeInt, Text
 
 DATASET_KEYS = ("data.path", "data.train")
@@ -69,10 +68,10 @@ class DataConfig:
     scan.png}`."""
     image_root: Text | None = None
     """Folder that image paths are relative to (default: the dataset's folder)."""
-    train_fraction: Fraction = defaults.TRAIN_FRACTION
+    train_fraction: Fraction = 0.8
     """Fraction of the rows used for training if the file has no splits. 25% of the remaining rows validate, 75%
     test."""
-    split_seed: NonNegativeInt = defaults.SPLIT_SEED
+    split_seed: NonNegativeInt = 14
     """Seed of the random split."""
 
     def __post_init__(self) -> None:
@@ -84,8 +83,8 @@ class DataConfig:
         if self.path is None and self.train is None:
             raise ValueError("path (one file with all rows), or train, validation and test (a file each)")
         if self.train is not None and (self.train_fraction, self.split_seed) != (
-            defaults.TRAIN_FRACTION,
-            defaults.SPLIT_SEED,
+            0.8,
+            14,
         ):
             raise ValueError("no train_fraction and no split_seed together with files of training and test rows")
         if isinstance(self.test, dict):

@@ -91,7 +91,6 @@ class YamlDocument:
     """Parsed YAML."""
 
     path: str
-    """The file, as the user named it."""
     root: CommentedMap
     """The tree, with marks."""
     data: dict[str, object]

@@ -1,13 +1,14 @@
-"""eval.yaml of a run: everything that its evaluation needs, resolved."""
+"""eval.yaml of a run: everything that its evaluation needs, resolved; its test sets and its labels."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from touchline.core.catalog import ModelInfo
+from touchline.core.catalog import DatasetInfo, ModelInfo, SplitInfo
 from touchline.core.units import plural
 from touchline.experiment.experiment import DataConfig, EvaluateConfig, LoraConfig, task_file_stem
 
@@ -240,3 +241,67 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: i
     if evaluate.batch_size == "auto" and largest is not None:
         batch += f" (at most {largest})"
     return ", ".join([*how, batch, *typed, f"at most {evaluate.max_new_tokens} new tokens"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelSet:
+    """The labels of one dataset, for `task: classification`."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    dataset: str
+    """The dataset's file, absolute."""
+    column: str
+    """The column of its answers."""
+    labels: tuple[str, ...]
+    """The labels."""
+    counts: dict[str, tuple[int, ...]]
+    """By split, how many rows each label has, in the order of `labels`."""
+
+    def majority(self, split: str) -> tuple[str, int, int] | None:
+        """Return the most frequent label of a split, its rows, and all rows; None if the split has none."""
+        counts = self.counts.get(split, ())
+        if not sum(counts):
+            return None
+        most = max(range(len(counts)), key=counts.__getitem__)
+        return self.labels[most], counts[most], sum(counts)
+
+
+def labels_of(sets: Sequence[LabelSet], dataset: str, data: DataConfig, evaluate: EvaluateConfig) -> tuple[str, ...]:
+    """Return the labels that a run is scored on; none if its dataset has no labels.
+
+    Args:
+        sets: the labels of each dataset.
+        dataset: the dataset's file, absolute.
+        data: the run's columns.
+        evaluate: the run's evaluation, which may name the labels.
+    """
+    column, given = data.messages or data.output, tuple(str(label).strip() for label in evaluate.labels)
+    fitting = (each for each in sets if each.dataset == dataset and each.column == column)
+    return next((each.labels for each in fitting if not given or given == each.labels), ())
+
+
+def further_sets(dataset: DatasetInfo) -> Sequence[SplitInfo]:
+    """Return the test sets after the one named first, on which the claims are made."""
+    return dataset.test_sets[1:]
+
+
+def asked_items(evaluate: EvaluateConfig, rows: int) -> int:
+    """Return the number of items of a test set that are asked."""
+    return rows if evaluate.samples == "all" else min(evaluate.samples, rows)
+
+
+def logs_per_checkpoint(dataset: DatasetInfo, evaluate: EvaluateConfig) -> int:
+    """Return the number of evaluations of one checkpoint: a log for every test set and further task."""
+    return 1 + len(further_sets(dataset)) + len(evaluate.tasks)
+
+
+def answers_per_checkpoint(dataset: DatasetInfo, evaluate: EvaluateConfig) -> int:
+    """Return the answers to every test set and further task, repeats included, at one checkpoint.
+
+    Further tasks ask the test set named first.
+    """
+    first = next((split.num_examples for split in dataset.splits if split.name == "test"), 0)
+    items = asked_items(evaluate, first) * (1 + len(evaluate.tasks))
+    items += sum(asked_items(evaluate, each.num_examples) for each in further_sets(dataset))
+    return evaluate.repeats * items

@@ -13,11 +13,11 @@ from touchline.core.levels import SEEDS, STAGE, Level, level_text
 from touchline.experiment.document import Path, YamlDocument, error
 from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, with_fields
 from touchline.experiment.names import Condition, ModelLabel, control_names, refuse_taken, run_names, stage_run_names
-from touchline.experiment.overlay import setting, with_settings
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind, RunSpec
+from touchline.experiment.settings import value_of
 from touchline.experiment.stages import chain_faults, stage_settings
 from touchline.experiment.strategy import ConfirmConfig, StrategyConfig
-from touchline.experiment.validate import adapter
+from touchline.experiment.validate import adapter, with_settings
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
@@ -89,9 +89,12 @@ def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
             continue
         levels = {level.factor: level.value for level in _level_texts(model, settings)}
         for seed, phase in _seeds_of_condition(experiment.strategy, experiment.seeds, levels):
-            if not _excluded(experiment, configured, model, seed):
-                condition = Condition(model=model, settings=settings, experiment=configured, seed=seed, phase=phase)
-                found.append(condition)
+            if any(
+                all(_matches(configured, model, seed, key, value) for key, value in entry.items())
+                for entry in experiment.exclude
+            ):
+                continue
+            found.append(Condition(model=model, settings=settings, experiment=configured, seed=seed, phase=phase))
     return found
 
 
@@ -116,6 +119,8 @@ def _chains(
 
 def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
     configured = condition.experiment
+    seed_varies = len(experiment.seeds) > 1 or experiment.strategy is not None
+    seed = (Level(factor=SEEDS, value=str(condition.seed)),) if seed_varies else ()
     return RunSpec(
         name=name,
         kind=RunKind.FINE_TUNED,
@@ -126,7 +131,7 @@ def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
         ),
         evaluate=configured.evaluate,
         seed=condition.seed,
-        levels=(*_level_texts(condition.model, condition.settings), *_seed_level(experiment, condition)),
+        levels=(*_level_texts(condition.model, condition.settings), *seed),
         phase=condition.phase,
     )
 
@@ -158,32 +163,19 @@ def _combinations(experiment: Experiment) -> Iterator[tuple[str, Settings]]:
                 yield model, settings | pair
 
 
-def _excluded(experiment: Experiment, configured: Experiment, model: str, seed: int) -> bool:
-    return any(
-        all(_matches(configured, model, seed, key, value) for key, value in entry.items())
-        for entry in experiment.exclude
-    )
-
-
 def _matches(configured: Experiment, model: str, seed: int, key: str, value: object) -> bool:
     wanted = value if isinstance(value, list) else [value]
     if key == "models":
         return model in wanted
     if key == "seeds":
         return seed in wanted
-    found = setting(configured, key)
+    found = value_of(configured, key)
     return found == value or found in wanted
 
 
 def _level_texts(model: str, settings: Settings) -> tuple[Level, ...]:
     levels = [Level(factor="models", value=model)]
     return (*levels, *(Level(factor=key, value=level_text(value)) for key, value in settings.items()))
-
-
-def _seed_level(experiment: Experiment, condition: Condition) -> tuple[Level, ...]:
-    """Return the seed as a level, where it varies."""
-    varies = len(experiment.seeds) > 1 or experiment.strategy is not None
-    return (Level(factor=SEEDS, value=str(condition.seed)),) if varies else ()
 
 
 def _seeds_of_condition(

@@ -1,7 +1,7 @@
 """Settings of experiment.yaml, key by key; those under `train` are in `training`, those under `data` in `data_config`.
 
-The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are decisions live in
-`defaults`, with their reasons. Bounds are annotations, checked when a file is read; what concerns two keys at
+The dataclasses mirror the file; a key's docstring is its reference page. Words and reasons
+of defaults are in `settings`. Bounds are annotations, checked when a file is read; what concerns two keys at
 once is checked in `__post_init__`.
 """
 
@@ -15,13 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter, Signature
 from pathlib import PurePath
-from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, get_type_hints
+from typing import Annotated, ClassVar, Final, Literal, Required, TypedDict, Unpack, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from touchline.experiment import defaults
 from touchline.experiment.data_config import DATASET_KEYS, TRAINING_KEYS, DataConfig, is_test
-from touchline.experiment.quantization import Quantization
 from touchline.experiment.strategy import StrategyConfig
 from touchline.experiment.training import (
     CheckpointConfig,
@@ -30,8 +28,9 @@ from touchline.experiment.training import (
     LoraConfig,
     TrainConfig,
 )
-from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Quantization, Text
 
+MAX_NEW_TOKENS: Final = 24
 CPU = "cpu"
 """The value of `compute.gpu` that plans for CPUs."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
@@ -85,11 +84,11 @@ class EvaluateConfig:
     samples: Literal["all"] | PositiveInt = "all"
     """Number of test items per test set, from the first on, the same for every run. A smaller test set is used
     whole."""
-    batch_size: PositiveInt | Literal["auto"] = defaults.EVALUATE_BATCH_SIZE
+    batch_size: PositiveInt | Literal["auto"] = 64
     """Maximum number of prompts per batch, reduced if their tokens would not fit into memory. `auto` takes as many as
     the device computes well, so that short prompts get larger batches. In bfloat16 some answers depend on it, in
     float32 none do. Compare bfloat16 scores only at one batch size."""
-    max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
+    max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Longest answer in tokens."""
     metric: Text | None = None
     """Primary metric if the experiment's task has several: a scorer's name, `scorer.key` for a scorer with several
@@ -312,7 +311,7 @@ class Experiment(_Origin):
         Raises:
             InputError: keys or values are wrong; all are listed.
         """
-        from touchline.experiment.authored import read_keys
+        from touchline.experiment.read import read_keys
 
         experiment, written = read_keys(keys)
         for item in fields(Experiment):
@@ -351,7 +350,7 @@ class Experiment(_Origin):
         Raises:
             InputError: keys or values are wrong; all are listed.
         """
-        from touchline.experiment.authored import with_keys
+        from touchline.experiment.read import with_keys
 
         return with_keys(self, values, self.folder if folder is None else folder)
 

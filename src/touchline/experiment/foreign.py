@@ -59,9 +59,7 @@ class Doubled:
     """A key that a mapping has twice."""
 
     key: str
-    """The key, dotted."""
     first: Location
-    """Where it stands first."""
     again: Location
     """Where it stands again; the loader that allows this takes this one."""
 
@@ -81,7 +79,6 @@ class ForeignDocument:
     """A file as its own tool reads it."""
 
     path: str
-    """The file, as the user named it."""
     data: dict[str, object]
     """The values as plain data; keys that are no text are written as text."""
     lines: tuple[str, ...]

@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.errors import InputError
-from touchline.core.model_size import split_name
+from touchline.core.shape import split_name
 from touchline.experiment.document import YamlDocument, error
 from touchline.experiment.experiment import DATASET_KEYS, Experiment, TrainConfig
 from touchline.experiment.runs import RUN_NAME, Phase, RunSpec
+from touchline.experiment.settings import LEADING, SETTING, value_of
 
-_SHORT = {
-    **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
-    **{"backend": "", "optimizer": ""},
-}
-"""Short names of settings in run names; empty where the value alone identifies the setting."""
+_IN_PATTERNS = (*LEADING, "train.lora.dropout", "train.method", "train.packed")
+"""Settings that a pattern may name in any experiment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +29,6 @@ class ModelLabel:
     """Parts of a model's label for run names."""
 
     name: str
-    """The folder's name."""
     size: str
     """`135M`."""
     family: str
@@ -47,11 +44,8 @@ class Condition:
     settings: dict[str, object]
     """Levels of the factors, by dotted key."""
     experiment: Experiment
-    """The experiment with these settings."""
     seed: int
-    """The replicate."""
     phase: Phase | None = None
-    """Phase of a strategy; None without one."""
 
 
 def label_of(model: str) -> ModelLabel:
@@ -83,7 +77,11 @@ def run_names(
             raise InputError(f"{document.path}: run names are not unique", findings=[fault])
         return names
     model = model_parts([c.model for c in conditions], labels)
-    parts = [f"{model[c.model]}_{_trained(c.experiment.train)}" for c in conditions]
+    trained = [c.experiment.train for c in conditions]
+    parts = [
+        f"{model[c.model]}_{'full' if train.trains_all else f'rank{train.lora.rank}'}"
+        for c, train in zip(conditions, trained, strict=True)
+    ]
     for part in _further_parts(conditions):
         if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
             break
@@ -99,13 +97,13 @@ def _varying(conditions: Sequence[Condition]) -> Iterator[str]:
         yield "model"
     for key in dict.fromkeys(key for c in conditions for key in c.settings):
         if key != "models" and len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) > 1:
-            last = key.rsplit(".", 1)[-1]
-            yield "data" if key in DATASET_KEYS else f"lora_{last}" if key.startswith("train.lora.") else last
+            yield "data" if key in DATASET_KEYS else _part_name(key)
 
 
-def _trained(train: TrainConfig) -> str:
-    """Return what is trained, as in names: `rank4`, or `full`."""
-    return "full" if train.trains_all else f"rank{train.lora.rank}"
+def _part_name(key: str) -> str:
+    """Return the name of a setting in a pattern: `epochs`, `lora_rank`."""
+    last = key.rpartition(".")[2]
+    return f"lora_{last}" if key.startswith("train.lora.") else last
 
 
 def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[str, str]]:
@@ -228,8 +226,8 @@ def _method(train: TrainConfig, several: bool) -> str:
 
 
 def _part(key: str, value: object) -> str:
-    last = key.rsplit(".", 1)[-1]
-    short = _SHORT.get(last, last.replace("_", ""))
+    short = SETTING[key].short if key in SETTING else None
+    short = key.rpartition(".")[2].replace("_", "") if short is None else short
     if isinstance(value, bool):
         return short if value else f"no{short}"
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
@@ -244,19 +242,13 @@ def _from_pattern(
     named: list[str] = []
     for c in conditions:
         label = labels[c.model]
-        train = c.experiment.train
         parts: dict[str, object] = {
             "model": label.name,
             "model_size": label.size,
             "model_family": label.family,
             "data": data[c.experiment.data.file],
             "seed": c.seed,
-            **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
-            "method": train.method,
-            **{
-                key: getattr(train, key)
-                for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")
-            },
+            **{_part_name(key): value_of(c.experiment, key) for key in _IN_PATTERNS},
             **{key.rsplit(".", 1)[-1]: value for key, value in c.settings.items()},
         }
         unknown = [name for name in re.findall(r"\{(\w+)\}", pattern) if name not in parts]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from touchline.core.finding import Location
-from touchline.experiment.learning_rate import RuleRate
+from touchline.experiment.training import RuleRate
 
 T = TypeVar("T", covariant=True)
 
@@ -49,9 +49,7 @@ class StatedSource:
     name: Stated[str]
     """A path, a name on a hub, a registered name, or a builder such as `alpaca_cleaned_dataset`."""
     kind: Literal["file", "folder", "hub", "registered", "builder"]
-    """Kind of name."""
     role: Literal["train", "validation"] = "train"
-    """Purpose of the dataset."""
     split: Stated[str] | None = None
     """The split that is asked for, `train[:95%]`."""
     field: Stated[str] | None = None
@@ -78,26 +76,17 @@ class StatedTraining:
     parent: Stated[str] | None = None
     """An earlier training's adapter or checkpoint that this one continues from."""
     method: Stated[Literal["lora", "qlora", "full"]] | None = None
-    """Method: trained parameters, and the form of the base."""
     rank: Stated[int] | None = None
-    """Rank of the adapter."""
     alpha: Stated[float] | None = None
-    """Scale numerator of the adapter."""
     dropout: Stated[float] | None = None
-    """Dropout on the adapter's input."""
     target_modules: Stated[tuple[str, ...]] | None = None
     """Layers with an adapter, in the file's own names."""
     quantization_bits: Stated[int] | None = None
-    """Bits of the base's weights where it is quantised."""
 
     epochs: Stated[float] | None = None
-    """Passes over the data."""
     max_steps: Stated[int] | None = None
-    """Optimizer steps at most, of the whole training."""
     micro_batch_size: Stated[int] | None = None
-    """Rows per forward pass and device."""
     gradient_accumulation_steps: Stated[int] | None = None
-    """Micro-batches per optimizer step."""
     global_batch_size: Stated[int] | None = None
     """Rows per optimizer step, where the file states it itself."""
     devices: Stated[int] | None = None
@@ -107,39 +96,29 @@ class StatedTraining:
     """Learning rate by the published rule for this model and method; None in configs of other tools, which may train
     on preferences, and where the rate is a level."""
     learning_rate: Stated[float] | None = None
-    """Peak learning rate."""
     schedule: Stated[str] | None = None
     """Schedule, in the file's own word."""
     warmup_steps: Stated[int] | None = None
-    """Steps in which the learning rate rises."""
     warmup_fraction: Stated[float] | None = None
     """The same as a share of all steps."""
     weight_decay: Stated[float] | None = None
     optimizer: Stated[str] | None = None
-    """The optimizer, in the file's word."""
     max_grad_norm: Stated[float] | None = None
-    """Norm that gradients are clipped to."""
     seed: Stated[int] | None = None
     shuffle: Stated[bool] | None = None
-    """Whether the examples are shuffled."""
 
     max_seq_len: Stated[int] | None = None
-    """Tokens of a row at most."""
     packed: Stated[bool] | None = None
-    """Whether several examples share a row."""
     template: Stated[str] | None = None
-    """Chat template by name, or the template itself."""
     trains_on_prompt: Stated[bool] | None = None
     """Whether the loss is taken on the prompt too."""
 
     dtype: Stated[Literal["bfloat16", "float16", "float32"]] | None = None
     """Element type that is computed in."""
     gradient_checkpointing: Stated[bool] | None = None
-    """Whether activations are computed again."""
     attention: Stated[str] | None = None
     """Attention kernel, in the file's word: `flash_attention_2`, `sdpa`, `eager`, `xformers`."""
     compiled: Stated[bool] | None = None
-    """Whether the model is compiled."""
     device: Stated[str] | None = None
     """`cuda`, `cpu`, `mps`."""
     offloads: Stated[str] | None = None
@@ -151,31 +130,23 @@ class StatedTraining:
     """Processes that load data while it trains, for each device."""
 
     sources: tuple[StatedSource, ...] = ()
-    """The datasets."""
     validation_fraction: Stated[float] | None = None
     """Share of the rows held out; a value of 1 or more is a number of rows."""
     max_examples: Stated[int] | None = None
     """Rows taken of each dataset at most."""
 
     output_dir: Stated[str] | None = None
-    """Checkpoint folder."""
     resume: Stated[str] | None = None
     """Checkpoint to resume from, or `true`."""
     save_cadence: Stated[Cadence] | None = None
-    """Interval of checkpoints."""
     save_steps: Stated[float] | None = None
     """Every so many optimizer steps; below 1 a share of all steps."""
     save_limit: Stated[int] | None = None
-    """Checkpoints that stay."""
     save_only_model: Stated[bool] | None = None
     """Whether the optimizer's state is left out, so that a checkpoint cannot be resumed from."""
     save_adapter_only: Stated[bool] | None = None
-    """Whether a checkpoint is the adapter alone."""
     eval_cadence: Stated[Cadence] | None = None
-    """Interval of validation."""
     eval_steps: Stated[float] | None = None
     """Every so many optimizer steps; below 1 a share of all steps."""
     load_best: Stated[bool] | None = None
-    """Whether the best checkpoint is loaded at the end."""
     image_root: Stated[str] | None = None
-    """Folder that images in the data are relative to."""

@@ -8,14 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import MemoryEstimate, PastRunsUsed
+from touchline.core.estimate import MemoryEstimate, PackingSummary, PastRunsUsed
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
-from touchline.core.packing import PackingSummary
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
-from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.evaluation import EvaluationTask, LabelSet
 from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
-from touchline.experiment.labels import LabelSet
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind
 from touchline.experiment.strategy import PlannedStrategy
 from touchline.statistics.closed_forms import SpreadInput

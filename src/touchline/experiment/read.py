@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
-from touchline.core.errors import InputError, error_count
+from touchline.core.errors import InputError, error_count, with_notes
 from touchline.core.finding import Finding, Location
-from touchline.core.removed import drop_removed
+from touchline.core.near import drop_removed
 from touchline.core.units import parse_duration, plural
-from touchline.experiment.document import YamlDocument, error, parse, parse_value, single_fault
+from touchline.experiment.document import Key, YamlDocument, error, parse, parse_value, single_fault
 from touchline.experiment.expand import FACTOR_ROOTS
-from touchline.experiment.experiment import DataConfig, Experiment, with_fields
-from touchline.experiment.overlay import with_settings
+from touchline.experiment.experiment import ComputeConfig, DataConfig, Experiment, with_fields
 from touchline.experiment.runs import RUN_NAME
+from touchline.experiment.settings import value_of
 from touchline.experiment.stages import stage_faults, stage_settings
-from touchline.experiment.strategy_faults import strategy_faults
-from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key
+from touchline.experiment.strategy import strategy_faults
+from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key, with_settings
+from touchline.experiment.write import to_yaml
 from touchline.slurm.options import value_fault
 
 _STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
@@ -45,7 +48,6 @@ class LoadedExperiment:
 
     experiment: Experiment
     document: YamlDocument
-    """The text, for places in later findings."""
     overrides: tuple[str, ...]
     """`key=value` from the command line."""
     sha256: str
@@ -55,7 +57,6 @@ class LoadedExperiment:
 
 
 def _stand_in(data: Mapping[str, object]) -> Experiment:
-    """Return the stand-in for a file with errors: with separate files of rows if it names some."""
     keys = data.get("data")
     separate = isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
     return with_fields(_STAND_IN, data=DataConfig(train="x")) if separate else _STAND_IN
@@ -102,6 +103,8 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         )
         hint = f"touchline check --explain {findings[0].code}" if findings else None
         raise InputError(error_count(path, findings), findings=findings, hint=hint)
+    of_stages = [set(stage_settings(stage)) for stage in experiment.stages]
+    of_all_stages = set.intersection(*of_stages) if of_stages else set()
     return LoadedExperiment(
         experiment=experiment,
         document=document,
@@ -109,7 +112,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         sha256=settings_digest(data),
         given=frozenset(_written(data))
         | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
-        | _given_by_stages(experiment),
+        | of_all_stages,
     )
 
 
@@ -122,12 +125,6 @@ def apply_overrides(file: Mapping[str, object], overrides: Sequence[str]) -> tup
 def settings_digest(data: Mapping[str, object]) -> str:
     """Return the hash of settings; comments and layout do not count."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _given_by_stages(experiment: Experiment) -> frozenset[str]:
-    """Return the keys that every stage sets."""
-    each = [frozenset(stage_settings(stage)) for stage in experiment.stages]
-    return frozenset.intersection(*each) if each else frozenset()
 
 
 def _written(node: object, prefix: str = "") -> Iterator[str]:
@@ -196,7 +193,7 @@ def override_path(key: str) -> tuple[str, ...]:
     return ("factors", key[len("factors.") :]) if key.startswith("factors.") else tuple(key.split("."))
 
 
-def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
+def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[Key, ...], dict[str, object]]]:
     """Return the mappings under `factors`, `pairs` or `exclude` with their places; skip invalid entries."""
     node = data.get(key)
     if isinstance(node, dict):
@@ -229,7 +226,7 @@ def one_for_all(key: str, where: Location) -> Finding:
 
 def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDocument) -> list[Finding]:
     """Find invalid levels of factors and pairs, each tried alone so that the finding has its place."""
-    levels: list[tuple[str, object, tuple[str | int, ...]]] = []
+    levels: list[tuple[str, object, tuple[Key, ...]]] = []
     for path, entry in _entries(data, "factors"):
         for key, values in entry.items():
             if isinstance(values, list):
@@ -247,54 +244,117 @@ def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDo
 def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
     """Find errors of the design as a whole: duplicate levels, names, durations."""
     findings: list[Finding] = []
+
+    def fault(key: str, message: str, path: Sequence[Key] = (), hint: str | None = None, code: str = "EX003") -> None:
+        findings.append(error(code, key, message, document.where(path or key.split(".")), hint))
+
     if not RUN_NAME.fullmatch(experiment.name):
-        findings.append(
-            error(
-                "EX006",
-                "name",
-                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, "
-                "a letter or digit first",
-                document.where(["name"]),
-            )
-        )
+        expected = "letters, digits, `.`, `_` and `-`, at most 80, a letter or digit first"
+        fault("name", f"name {experiment.name!r}: expected {expected}", code="EX006")
     if not experiment.models and not any("models" in pair for pair in experiment.pairs):
-        findings.append(
-            error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list")
-        )
+        fault("models", "models is missing", hint="touchline models list", code="EX004")
     for key, levels in experiment.factors.items():
         shown = [json.dumps(level, sort_keys=True) for level in levels]
         for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
-            where = document.where(["factors", key, index])
-            findings.append(error("EX003", key, f"factor {key}: level {shown[index]} is given twice", where))
+            fault(key, f"factor {key}: level {shown[index]} is given twice", ("factors", key, index))
     for index, pair in enumerate(experiment.pairs):
         models = pair.get("models")
         if models is not None and not (isinstance(models, str) or (isinstance(models, list) and len(models) == 1)):
-            where = document.where(["pairs", index, "models"])
-            findings.append(error("EX003", "models", "expected one model in each entry of pairs", where))
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        findings.append(error("EX003", "seeds", "a seed is given twice", document.where(["seeds"])))
-    if len(set(experiment.models)) != len(experiment.models):
-        findings.append(error("EX003", "models", "a model is given twice", document.where(["models"])))
-    durations: dict[tuple[str, ...], str | None] = {
-        ("compute", "deadline"): experiment.compute.deadline,
-        ("compute", "time_limit"): experiment.compute.time_limit,
-        ("compute", "evaluation", "time_limit"): experiment.compute.evaluation.time_limit,
-    }
-    for path, duration in durations.items():
-        try:
-            parse_duration("1h" if duration is None else duration)
-        except InputError as fault:
-            key = ".".join(path)
-            message = f"{key}: {fault.message}, expected {fault.expected}"
-            findings.append(error("EX003", key, message, document.where(path)))
-    compute = experiment.compute
-    words = {f"compute.{key}": getattr(compute, key) for key in ("partition", "account", "qos", "constraint")}
-    words |= {f"compute.evaluation.{key}": getattr(compute.evaluation, key) for key in ("partition", "constraint")}
-    for key, value in words.items():
-        if value is not None and (wrong := value_fault(value)) is not None:
-            findings.append(error("EX003", key, f"{key}: {wrong}", document.where(key.split("."))))
+            fault("models", "expected one model in each entry of pairs", ("pairs", index, "models"))
+    for key, values in (("seed", experiment.seeds), ("model", experiment.models)):
+        if len(set(values)) != len(values):
+            fault(f"{key}s", f"a {key} is given twice")
+    for key, message in _compute_faults(experiment.compute):
+        fault(key, f"{key}: {message}")
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
-        findings.append(
-            error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))
-        )
+        fault("run_names", "expected names in braces, `{model_size}`")
     return findings
+
+
+def _compute_faults(compute: ComputeConfig) -> Iterator[tuple[str, str]]:
+    """Yield (key, message) of durations that cannot be read, and of words that the scheduler cannot be told."""
+    for key in ("deadline", "time_limit", "evaluation.time_limit"):
+        try:
+            parse_duration(str(value_of(compute, key) or "1h"))
+        except InputError as refused:
+            yield f"compute.{key}", f"{refused.message}, expected {refused.expected}"
+    for key in ("partition", "account", "qos", "constraint", "evaluation.partition", "evaluation.constraint"):
+        value = value_of(compute, key)
+        if isinstance(value, str) and (wrong := value_fault(value)) is not None:
+            yield f"compute.{key}", wrong
+
+
+_NAME = "Experiment"
+"""Name of the text in errors; there is no file yet."""
+
+
+def read_keys(keys: Mapping[str, object]) -> tuple[Experiment, dict[str, object]]:
+    """Return the experiment of some keys, and the keys as plain data.
+
+    Raises:
+        InputError: keys or values are wrong; with findings.
+    """
+    findings: list[Finding] = []
+    data = {key: _plain(value, key, findings) for key, value in keys.items()}
+    try:
+        loaded = read_experiment(to_yaml(data) if data else "{}\n", _NAME)
+    except InputError as fault:
+        bad = tuple(each.subject for each in findings)
+        findings += [replace(each, where=None) for each in fault.findings if not each.subject.startswith(bad or "\0")]
+        loaded = None
+    if findings or loaded is None:
+        raise with_notes(
+            InputError(
+                error_count(_NAME, findings),
+                findings=findings,
+                hint=f"touchline check --explain {findings[0].code}" if findings else None,
+            )
+        ) from None
+    return loaded.experiment, loaded.document.data
+
+
+def with_keys(experiment: Experiment, values: Mapping[str, object], folder: str | PurePath) -> Experiment:
+    """Return the experiment with values set by their dotted keys.
+
+    Raises:
+        InputError: keys or values are wrong; with findings.
+    """
+    data = experiment.written
+    for key, value in values.items():
+        *groups, last = ("factors", key.removeprefix("factors.")) if key.startswith("factors.") else key.split(".")
+        node = data
+        for group in groups:
+            inner = node.setdefault(group, {})
+            if not isinstance(inner, dict):
+                inner = node[group] = {}
+            node = inner
+        node[last] = value
+    return Experiment(folder=folder, **data)  # type: ignore[arg-type]
+
+
+def _plain(value: object, key: str, findings: list[Finding]) -> object:
+    """Return a value as a file holds it: tuples and ranges as lists, paths as texts, numbers of numpy as numbers."""
+    match value:
+        case None | bool() | str():
+            return value
+        case int() | float():
+            number = value.item() if hasattr(value, "item") else value
+            if isinstance(number, float) and not math.isfinite(number):
+                findings.append(_fault(key, f"expected a number, got {value!r}"))
+                return None
+            return number
+        case PurePath():
+            return str(value)
+        case Mapping():
+            return {str(name): _plain(inner, f"{key}.{name}", findings) for name, inner in value.items()}
+        case Sequence() if not isinstance(value, bytes | bytearray | memoryview):
+            return [_plain(inner, f"{key}.{index}", findings) for index, inner in enumerate(value)]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), key, findings)
+    what = "a mapping with the keys of experiment.yaml" if is_dataclass(value) else "a text, number, list or mapping"
+    findings.append(_fault(key, f"expected {what}, got {type(value).__name__}"))
+    return None
+
+
+def _fault(key: str, message: str) -> Finding:
+    return error("EX003", key, f"{key}: {message}", None)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from touchline.experiment.document import Path, parse
-from touchline.experiment.edit import literal
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, apply_overrides, override_path, settings_digest
 from touchline.experiment.validate import adapter, build, dotted_keys
+from touchline.experiment.write import literal
 
 ALLOW = "allow"
 """Key of ignored codes. They change no run, so that losing one starts nothing."""
@@ -30,13 +30,11 @@ class SettingDifference:
     """Setting with another value than in the recorded plan."""
 
     path: Path
-    """Place in experiment.yaml."""
     value: object
     """Value now; `None` may also stand for a factor that is gone."""
     source: str
     """Source of the value now: a line of the file, the command line, or the default."""
     planned: object
-    """Value in the recorded plan."""
     by_override: bool
     """Whether the recorded plan has it from an override."""
 
@@ -57,7 +55,6 @@ class FileChanges:
     """Differences between experiment.yaml, with the overrides given now, and the recorded plan."""
 
     differences: tuple[SettingDifference, ...]
-    """Settings whose values differ."""
     restoring: tuple[str, ...]
     """Overrides with which the present file gives the recorded plan."""
     is_complete: bool

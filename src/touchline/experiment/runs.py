@@ -9,7 +9,7 @@ from typing import Literal
 
 from touchline.core.levels import Level
 from touchline.experiment.experiment import DataConfig, EvaluateConfig, TrainConfig
-from touchline.experiment.learning_rate import RuleRate
+from touchline.experiment.training import RuleRate
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""
@@ -61,25 +61,18 @@ class RunSpec:
     name: str
     """The folder's name; unique in the experiment when case-folded."""
     kind: RunKind
-    """Fine-tuned, or a control."""
     model: str
     """The base model as it was written."""
     data: DataConfig
-    """Its dataset."""
     train: TrainConfig
     """Its training; of a control only the context length matters."""
     evaluate: EvaluateConfig
-    """Its evaluation."""
     seed: int
     """Order of the examples, initial adapter, dropout."""
     levels: tuple[Level, ...] = ()
-    """Its level of each factor."""
     link: ParentLink | None = None
-    """Link to the parent; None if it starts from the base model."""
     control: ControlKind | None = None
-    """Kind of control; None for other runs."""
     phase: Phase | None = None
-    """Phase of a strategy; None without one, and for controls."""
     rule_rate: RuleRate | None = None
     """Learning rate by the published rule; None where the model is not known."""
     learning_rate_reason: str | None = None

@@ -8,9 +8,8 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.experiment.document import Key, Path, YamlDocument, error
 from touchline.experiment.experiment import Experiment, StageConfig, with_fields
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.runs import RUN_NAME
-from touchline.experiment.validate import build, dotted_keys, unknown_key
+from touchline.experiment.validate import build, dotted_keys, unknown_key, with_settings
 
 STAGE_ROOTS = ("data", "train")
 """Parts of the file that a stage may change."""

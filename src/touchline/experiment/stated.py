@@ -7,20 +7,27 @@ must point at that place, not at the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 from touchline.core.finding import Location
 from touchline.core.levels import STAGE, level_text
 from touchline.experiment.document import Path, YamlDocument
 from touchline.experiment.experiment import CheckpointInterval, DataConfig, TrainConfig
-from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.experiment.runs import RunSpec
+from touchline.experiment.settings import SETTINGS, value_of
 from touchline.experiment.stages import stage_places
 from touchline.experiment.training import accumulation_steps
 
 T = TypeVar("T")
 _BITS = {"nf4": 4, "int8": 8}
+_FIELDS = {field.name for field in fields(StatedTraining)} - {"attention", "backend", "gradient_accumulation_steps"}
+STATED_KEYS = {
+    **{setting.field: setting.key for setting in SETTINGS if setting.group == "train" and setting.field in _FIELDS},
+    "dtype": "train.base_dtype",
+}
+"""Fields of `StatedTraining` that a key of experiment.yaml states, with that key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,6 @@ class SettingSource:
     """Source of a setting's value."""
 
     where: Location
-    """The place."""
     is_default: bool = False
     """Whether it is not set in the file."""
 
@@ -105,76 +111,57 @@ def stated_settings(
         place: where a dotted key, `train.epochs`, gets its value; `model`, `seed` and the like as well.
         devices: data-parallel size; None where the file does not say it.
     """
+    every, micro, validates = train.checkpoint.every, train.micro_batch_size, train.validate_every_steps
+    keep, is_qlora = train.checkpoint.keep, train.quantization == "nf4"
+    interval = every if isinstance(every, CheckpointInterval) else None
+    in_steps = None if interval is None else interval.steps
+    passes = None if micro == "auto" else accumulation_steps(train.global_batch_size, micro, devices or 1)
+    # Field of StatedTraining: value, None where there is none, and the key that states it.
+    rows: dict[str, tuple[object, str]] = {
+        **{field: (_plain(value_of(train, key.removeprefix("train."))), key) for field, key in STATED_KEYS.items()},
+        "epochs": (float(train.epochs), "train.epochs"),
+        "alpha": (None if train.lora.alpha is None else float(train.lora.alpha), "train.lora.alpha"),
+        "model": (model, "model"),
+        "seed": (seed, "seed"),
+        "devices": (devices, "compute.gpus_per_run"),
+        "method": ("qlora", "train.quantization") if is_qlora else (train.method, "train.method"),
+        "optimizer": (train.optimizer, "train.optimizer"),
+        "quantization_bits": (_BITS.get(train.quantization), "train.quantization"),
+        "gradient_accumulation_steps": (passes, "train.micro_batch_size"),
+        "distributed": ("fsdp" if train.is_sharded else None, "train.sharding"),
+        "save_cadence": ("epoch" if interval is None else in_steps and "steps", "train.checkpoint.every"),
+        "save_steps": (in_steps and float(in_steps), "train.checkpoint.every"),
+        "save_limit": (keep if isinstance(keep, int) else None, "train.checkpoint.keep"),
+        "save_adapter_only": (train.saves == "adapter", "train.checkpoint.save"),
+        "eval_cadence": ("epoch" if validates is None else "steps", "train.validate_every_steps"),
+        "eval_steps": (validates and float(validates), "train.validate_every_steps"),
+    }
+    fixed: dict[str, tuple[object, str]] = {"shuffle": (True, "train"), "trains_on_prompt": (False, "train")}
+    if not is_qlora and train.method == "lora":
+        fixed["method"] = ("lora", "train.lora")
+    if train.optimizer == "adamw":
+        fixed["optimizer"] = ("AdamW", "train")
+    if train.warmup_steps is not None:
+        del rows["warmup_fraction"]
+    if train.trains_all:
+        # The optimizer's state is in the training state alone, which goes when the training is complete.
+        fixed["save_only_model"] = (True, "train.checkpoint")
 
     def stated(value: T, key: str) -> Stated[T]:
-        found = place(key)
-        return Stated(value, key, found.where, found.is_default)
+        source = place(key)
+        return Stated(value, key, source.where, source.is_default)
 
-    def fixed(value: T, key: str) -> Stated[T]:
-        return Stated(value, key, where, is_default=True)
+    found: dict[str, Any] = {
+        name: stated(value, key) for name, (value, key) in rows.items() if value is not None and name not in fixed
+    }
+    found |= {name: Stated(value, key, where, is_default=True) for name, (value, key) in fixed.items()}
+    sources = () if data is None else tuple(_sources(data, stated))
+    return StatedTraining(backend=backend, where=where, subject=subject, sources=sources, **found)
 
-    micro = train.micro_batch_size
-    every = train.checkpoint.every
-    keep = train.checkpoint.keep
-    validates = train.validate_every_steps
-    alpha = train.lora.alpha
-    interval = every if isinstance(every, CheckpointInterval) else None
-    cadence: Cadence = "steps" if interval is not None and interval.steps is not None else "epoch"
-    return StatedTraining(
-        backend=backend,
-        where=where,
-        subject=subject,
-        model=None if model is None else stated(model, "model"),
-        method=stated("qlora", "train.quantization")
-        if train.quantization == "nf4"
-        else stated("full", "train.method")
-        if train.method == "full"
-        else fixed("lora", "train.lora"),
-        quantization_bits=None
-        if train.quantization == "none"
-        else stated(_BITS[train.quantization], "train.quantization"),
-        rank=stated(train.lora.rank, "train.lora.rank"),
-        alpha=None if alpha is None else stated(float(alpha), "train.lora.alpha"),
-        dropout=stated(train.lora.dropout, "train.lora.dropout"),
-        target_modules=stated(train.lora.target_modules, "train.lora.target_modules"),
-        epochs=stated(float(train.epochs), "train.epochs"),
-        micro_batch_size=None if micro == "auto" else stated(micro, "train.micro_batch_size"),
-        gradient_accumulation_steps=None
-        if micro == "auto"
-        else stated(accumulation_steps(train.global_batch_size, micro, devices or 1), "train.micro_batch_size"),
-        devices=None if devices is None else stated(devices, "compute.gpus_per_run"),
-        distributed=stated("fsdp", "train.sharding") if train.is_sharded else None,
-        global_batch_size=stated(train.global_batch_size, "train.global_batch_size"),
-        learning_rate=None
-        if train.learning_rate == "auto"
-        else stated(train.peak_learning_rate, "train.learning_rate"),
-        schedule=stated(str(train.schedule), "train.schedule"),
-        warmup_steps=None if train.warmup_steps is None else stated(train.warmup_steps, "train.warmup_steps"),
-        warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction") if train.warmup_steps is None else None,
-        weight_decay=stated(train.weight_decay, "train.weight_decay"),
-        optimizer=fixed("AdamW", "train") if train.optimizer == "adamw" else stated(train.optimizer, "train.optimizer"),
-        max_grad_norm=stated(train.max_grad_norm, "train.max_grad_norm"),
-        seed=None if seed is None else stated(seed, "seed"),
-        shuffle=fixed(True, "train"),
-        max_seq_len=stated(train.max_seq_len, "train.max_seq_len"),
-        packed=None if train.packed == "auto" else stated(train.packed, "train.packed"),
-        trains_on_prompt=fixed(False, "train"),
-        dtype=None if train.base_dtype == "auto" else stated(train.base_dtype, "train.base_dtype"),
-        gradient_checkpointing=stated(train.gradient_checkpointing, "train.gradient_checkpointing"),
-        sources=() if data is None else tuple(_sources(data, stated)),
-        save_cadence=None
-        if interval is not None and interval.steps is None
-        else stated(cadence, "train.checkpoint.every"),
-        save_steps=None
-        if interval is None or interval.steps is None
-        else stated(float(interval.steps), "train.checkpoint.every"),
-        save_limit=stated(keep, "train.checkpoint.keep") if isinstance(keep, int) else None,
-        save_adapter_only=stated(train.saves == "adapter", "train.checkpoint.save"),
-        # The optimizer's state is in the training state alone, which goes when the training is complete.
-        save_only_model=fixed(True, "train.checkpoint") if train.trains_all else None,
-        eval_cadence=stated("epoch" if validates is None else "steps", "train.validate_every_steps"),
-        eval_steps=None if validates is None else stated(float(validates), "train.validate_every_steps"),
-    )
+
+def _plain(value: object) -> object:
+    """Return None for `auto`, which states nothing."""
+    return None if value == "auto" else value
 
 
 def _sources(data: DataConfig, stated: Callable[[str, str], Stated[str]]) -> Iterator[StatedSource]:

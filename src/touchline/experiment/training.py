@@ -1,17 +1,24 @@
-"""Settings of experiment.yaml under `train`, key by key."""
+"""Settings of experiment.yaml under `train`, key by key, and the published rule for `learning_rate: auto`."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le, Lt, MinLen
 
-from touchline.experiment import defaults
-from touchline.experiment.quantization import Quantization
-from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Quantization, Text
 
+DEFAULT_BACKEND: Final = "peft"
+LORA_RANK: Final = 64
+LORA_ALPHA_PER_RANK: Final = 2
+LORA_TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MICRO_BATCH_TOKENS: Final = 4096
+"""Most padded tokens of a micro-batch that `auto` takes."""
+VISION_TOWERS: Final = r".*\b(visual|vision_tower|vision_model)\b.*"
+"""Names of layers in a vision tower, which stays frozen: adapters are on the language model alone."""
+AGAINST_DIVERGENCE: Final = "a lower train.learning_rate, a longer warmup, or base_dtype: float32"
 CheckpointKind = Literal["adapter", "merged", "full"]
 """Contents of a checkpoint: adapter only, merged model, or the whole model as trained."""
 
@@ -22,13 +29,13 @@ class LoraConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    rank: PositiveInt = defaults.LORA_RANK
+    rank: PositiveInt = LORA_RANK
     """Rank of the adapter's matrices."""
     alpha: PositiveFloat | None = None
     """Numerator of the adapter's scale (default: 2 x rank)."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout on the adapter's input."""
-    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
+    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = LORA_TARGET_MODULES
     """Linear layers that get an adapter."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the adapter's weights and of their optimizer state. `auto` is float32, or the base model's dtype if the
@@ -51,7 +58,7 @@ class LoraConfig:
     @property
     def resolved_alpha(self) -> float:
         """Return the scale numerator, with the default."""
-        return float(defaults.LORA_ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha)
+        return float(LORA_ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +73,7 @@ class CheckpointConfig:
     """When checkpoints are saved: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
     keep: Literal["all", "best"] | PositiveInt = "all"
     """Checkpoints to keep: all, the best by validation loss (and the last), or the last N."""
-    resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
+    resume_minutes: PositiveFloat = 10.0
     """Minutes between saves of the training state, which a killed run resumes from."""
 
 
@@ -112,9 +119,9 @@ class TrainConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    epochs: Annotated[int, Ge(1), Le(10_000)] = defaults.EPOCHS
+    epochs: Annotated[int, Ge(1), Le(10_000)] = 1
     """Passes over the training split."""
-    global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
+    global_batch_size: PositiveInt = 16
     """Examples per optimizer step. Never changed to fit memory."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Examples per device and forward pass. `auto` takes the largest divisor of the global batch within the token limit
@@ -124,15 +131,15 @@ class TrainConfig:
     models."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning rate schedule after warmup."""
-    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
+    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: PositiveInt | None = None
     """Warmup as a number of steps. Replaces `warmup_fraction`."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's decoupled weight decay."""
-    max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
+    max_seq_len: PositiveInt = 2048
     """Longest example in tokens. A longer example is an error and is not truncated."""
     packed: bool | Literal["auto"] = "auto"
     """Whether several examples share a sequence. `auto` packs if that is predicted to be faster and fits."""
@@ -184,7 +191,7 @@ class TrainConfig:
     """Adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints: content and interval."""
-    backend: Text = defaults.DEFAULT_BACKEND
+    backend: Text = DEFAULT_BACKEND
     """Trainer."""
     recipe: Text | None = None
     """Program of a trainer that has several: one of its own recipes by name, or a Python file of yours (a path with
@@ -233,3 +240,63 @@ class TrainConfig:
     def saves(self) -> CheckpointKind:
         """Return what a checkpoint holds."""
         return "full" if self.method == "full" else self.checkpoint.save
+
+
+RULE: Final = "LoRA Without Regret, 2025"
+"""Source of the rule as plans name it: Schulman and Thinking Machines Lab, September 2025, in the form of
+tinker-cookbook's `get_lr` (version of 2026-08-19). It was fitted to Llama and Qwen models with AdamW."""
+FAR: Final = 3.0
+"""Factor from the rule's rate beyond which a rate is a warning."""
+UNLIKE: Final = 2.0
+"""Factor between the rule's rates of two runs beyond which one rate for both is a warning."""
+_ADAPTER_RATE: Final = 5e-4
+_ALL_WEIGHTS: Final = 0.1
+_WIDTH: Final = 2000
+_EXPONENTS: Final = {"llama": 0.781, "qwen": 0.0775}
+_SMALLEST: Final = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRate:
+    """Learning rate that the rule gives a model."""
+
+    value: float
+    extrapolated: str = ""
+    """Why the rule was not fitted to this; empty if it was."""
+
+    def __str__(self) -> str:
+        return rate_text(self.value) + (f" (extrapolated: {self.extrapolated})" if self.extrapolated else "")
+
+
+def rule_rate(
+    model_type: str, hidden_size: int, num_parameters: int | None, *, trains_all: bool = False, optimizer: str = "adamw"
+) -> RuleRate:
+    """Return the rule's learning rate: for LoRA 5e-4 x (2000 / hidden size)^p, for all weights a tenth of it.
+
+    Llama has p = 0.781, Qwen 0.0775; other decoders get Llama's p.
+
+    Args:
+        model_type: `model_type` of config.json.
+        hidden_size: its width, more than 0.
+        num_parameters: its parameters, where they are known.
+        trains_all: whether all weights are trained.
+    """
+    family = next((family for family in _EXPONENTS if model_type.lower().startswith(family)), None)
+    rate = _ADAPTER_RATE * (_WIDTH / hidden_size) ** _EXPONENTS[family or "llama"]
+    reasons = (
+        ("not a Llama or Qwen model" if family is None else ""),
+        ("below 0.5B parameters" if num_parameters is not None and num_parameters < _SMALLEST else ""),
+        ("not AdamW" if "adam" not in optimizer.lower() else ""),
+    )
+    return RuleRate(two_digits(rate * _ALL_WEIGHTS if trains_all else rate), ", ".join(filter(None, reasons)))
+
+
+def two_digits(rate: float) -> float:
+    """Return a rate rounded to two digits."""
+    return float(f"{rate:.1e}")
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate as one writes it: `2e-4`, `1.3e-3`."""
+    digits, _, exponent = f"{rate:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -13,11 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from touchline.core.finding import Finding
-from touchline.core.near import did_you_mean, near_names
-from touchline.core.removed import RemovedKind, find_removed
+from touchline.core.near import RemovedKind, did_you_mean, find_removed, near_names
 from touchline.core.text import shorten
 from touchline.experiment.document import Key, YamlDocument, error
-from touchline.experiment.experiment import as_written
+from touchline.experiment.experiment import Experiment, as_written
 
 T = TypeVar("T")
 
@@ -220,3 +219,19 @@ def dataclass_in(hint: Any) -> type | None:
     if get_origin(hint) is Literal or not get_args(hint) or get_origin(hint) in (tuple, list, dict):
         return None
     return dataclass_in(get_args(hint)[0])
+
+
+def with_settings(
+    experiment: Experiment, settings: Mapping[str, object], document: YamlDocument
+) -> tuple[Experiment | None, list[Finding]]:
+    """Return the experiment with dotted settings applied, or their errors."""
+    data: dict[str, Any] = json.loads(adapter(Experiment).dump_json(experiment))
+    for key, value in settings.items():
+        node = data
+        *groups, last = key.split(".")
+        for group in groups:
+            if not isinstance(node.get(group), dict):
+                node[group] = {}
+            node = node[group]
+        node[last] = value
+    return build(Experiment, data, document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from touchline.core.data_frame import data_frame
+from touchline.core.notebook import data_frame
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, Table, present, table_of
 from touchline.core.text import first_of
@@ -53,7 +53,7 @@ class History(list[HistoryRow]):
         return f"<history of {plural(len(self), 'record')}{names}>"
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
 
         section = Section(title="", tables=present(self.to_table()))
         return notebook_html(f"History of {plural(len(self), 'record')}", [section])

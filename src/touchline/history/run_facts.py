@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from touchline.core.observation import ObservationName
-from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.training import DEFAULT_BACKEND
 
 FACTS_FILE: Final = "touchline-facts.yaml"
 """Name of the file that states facts of the logs in its folder and below."""

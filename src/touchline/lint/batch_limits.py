@@ -13,8 +13,8 @@ from typing import Final, Literal
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
-from touchline.core.model_size import size_class
 from touchline.core.quantity import Missing
+from touchline.core.shape import size_class
 from touchline.data.packing.batches import largest_divisor
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.limits import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.core.model_size import size_label, size_of_name
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.shape import size_label, size_of_name
 from touchline.experiment.partial import Stated, T
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.checked import FindingRow

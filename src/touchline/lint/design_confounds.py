@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
-from touchline.experiment.learning_rate import UNLIKE, RuleRate, rate_text
 from touchline.experiment.runs import RunSpec
+from touchline.experiment.settings import SETTINGS
+from touchline.experiment.training import UNLIKE, RuleRate, rate_text
 from touchline.lint.design import (
     MODEL,
     DesignView,
@@ -19,10 +20,7 @@ from touchline.lint.design import (
 )
 from touchline.lint.rule import Violation, rule
 
-_TUNED_WITH_MODEL = frozenset(
-    {"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.warmup_steps", "train.base_dtype"}
-)
-"""Settings that should be chosen per model."""
+_TUNED_WITH_MODEL = frozenset(setting.key for setting in SETTINGS if setting.tuned_per_model)
 
 
 @rule("EX103", Severity.WARNING)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Location, Severity
 from touchline.core.units import plural
-from touchline.experiment.test_sets import asked_items
+from touchline.experiment.evaluation import asked_items
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
 from touchline.statistics.closed_forms import (

@@ -14,8 +14,8 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients, traits_of
 from touchline.backends.traits import adapted
 from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
-from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
+from touchline.core.shape import BILLION, size_class
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.experiment.partial import StatedTraining

@@ -12,9 +12,8 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
-from touchline.experiment.learning_rate import FAR, rate_text
 from touchline.experiment.partial import Stated, StatedTraining
+from touchline.experiment.training import FAR, LORA_ALPHA_PER_RANK, rate_text
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView

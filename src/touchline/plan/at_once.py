@@ -23,6 +23,7 @@ from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone
+from touchline.experiment.settings import PER_RUN, with_defaults
 
 WORTH = 1.15
 """Gain below which runs are not grouped: interrupted and failed runs cost more in a group."""
@@ -117,14 +118,7 @@ def _key(run: PlannedRun) -> tuple[object, ...]:
     """Return a key that is equal for runs that can be trained side by side."""
     assert run.train is not None
     assert run.batches is not None
-    common = replace(
-        run.train,
-        learning_rate=1.0,
-        warmup_fraction=0.0,
-        warmup_steps=None,
-        weight_decay=0.0,
-        lora=replace(run.train.lora, rank=1, alpha=None),
-    )
+    common = with_defaults(run.train, PER_RUN)
     return (run.model, run.dataset, repr(run.data), repr(common), run.batches.steps, run.batches.micro_batch_size)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from touchline.core.estimate import MemoryEstimate, MemoryVerdict
+from touchline.core.estimate import MemoryEstimate, MemoryVerdict, PackingSide
 from touchline.core.finding import Finding, Severity
-from touchline.core.packing import PackingSide
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
 from touchline.core.text import first_of

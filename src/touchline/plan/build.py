@@ -17,11 +17,11 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
 from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
-from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.evaluation import EvaluationTask, LabelSet
 from touchline.experiment.experiment import DataConfig, Experiment, TrainConfig
-from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
+from touchline.experiment.settings import SETTINGS, value_of
 from touchline.experiment.strategy import PlannedStrategy
 from touchline.plan.at_once import SideBySide, SlotChoice, choose_slots, plan_cohorts
 from touchline.plan.context import PlanningContext
@@ -240,13 +240,9 @@ def _images_of(spec: RunSpec, inputs: PlanInputs) -> dict[str, str]:
 
 
 def _left_open(experiment: Experiment) -> set[str]:
-    train = experiment.train
-    settings = {
-        "train.micro_batch_size": train.micro_batch_size,
-        "train.packed": train.packed,
-        "train.learning_rate": train.learning_rate,
-    }
-    return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
+    """Return the keys whose value is `auto`, written or by default."""
+    keys = {setting.key for setting in SETTINGS if setting.decided_in is not None}
+    return {key for key in keys - experiment.factors.keys() if value_of(experiment, key) == "auto"}
 
 
 def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:

@@ -20,7 +20,7 @@ from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.estimate.spreads import ONE_SIZE
 from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

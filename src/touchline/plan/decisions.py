@@ -10,8 +10,7 @@ from touchline.backends.planning import dtypes_of, resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PastRunsUsed, TrainingSetup
-from touchline.core.packing import PackingSummary
+from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PackingSummary, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
@@ -19,9 +18,10 @@ from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.spreads import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.estimate.totals import collect_evidence
+from touchline.experiment.evaluation import answers_per_checkpoint, logs_per_checkpoint
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
-from touchline.experiment.test_sets import answers_per_checkpoint, logs_per_checkpoint
+from touchline.experiment.settings import FREE, with_defaults
 from touchline.plan.at_once import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.fitting import LargestStep, MicroBatchChoice, choose_micro_batch, remedies
@@ -154,7 +154,7 @@ class RunResolver:
 
     def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
         """Resolve `auto` settings and predict costs."""
-        costs = _costs_alike(question.train)
+        costs = with_defaults(question.train, FREE)
         key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
             self._known[key] = self._with_remedies(replace(question, train=costs))
@@ -359,19 +359,6 @@ class RunResolver:
             backend = get_backend(train.backend)
             self._forecasts[key] = backend.forecast(train, question.lengths, ORDER_SEED, self._devices)
         return self._forecasts[key]
-
-
-def _costs_alike(train: TrainConfig) -> TrainConfig:
-    return replace(
-        train,
-        learning_rate=1.0,
-        schedule="constant",
-        warmup_fraction=0.0,
-        warmup_steps=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lora=replace(train.lora, alpha=None),
-    )
 
 
 def _course(question: RunRequest, batches: BatchSummary) -> NonStepWork:

@@ -181,7 +181,7 @@ class DesignAnswer:
         return f"<design of {self.experiment!r} for {self._wanted}: {found}>"
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
 
         return notebook_html(f"Design of {self.experiment}", self.sections())
 

@@ -19,8 +19,8 @@ from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import step_curve
 from touchline.estimate.work import StepWork, work_of
-from touchline.experiment import defaults
 from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import MICRO_BATCH_TOKENS
 from touchline.plan.context import PlanningContext
 
 _APART = 1.5
@@ -151,7 +151,7 @@ def _fastest(
     whole: int, predict: Callable[[int], LargestStep | Missing], lengths: ExampleLengths, context: PlanningContext
 ) -> tuple[int, str]:
     """Return the size beyond which throughput no longer grows, and the basis: past runs, or a default."""
-    most = defaults.MICRO_BATCH_TOKENS
+    most = MICRO_BATCH_TOKENS
     size, reason = whole, f"throughput no longer grows beyond about {most:,} computed tokens per forward pass"
     step = predict(size)
     if (rows := _by_past_runs(whole, step, predict, lengths, context)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from enum import StrEnum
 
@@ -12,12 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.catalog import DatasetInfo, ModelInfo, changed_images
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
-from touchline.core.removed import drop_removed
+from touchline.core.near import drop_removed
 from touchline.experiment.anchors import relative_datasets
 from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, LoraConfig, TrainConfig, is_test
 from touchline.experiment.plan import PLAN_SCHEMA_VERSION, Plan, PlannedRun, Revision
 from touchline.experiment.read import settings_digest
 from touchline.experiment.runs import ControlKind, RunKind
+from touchline.experiment.settings import SETTINGS, SINCE_0_1
 
 _DATA = TypeAdapter(DataConfig)
 _TRAIN = TypeAdapter(TrainConfig)
@@ -63,7 +64,7 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         "data": [
             dataset.sha256,
             # The files may lie elsewhere: they count by their hash.
-            _without_newer_defaults(json.loads(_DATA.dump_json(run.data.as_file(""))), DataConfig),
+            _without_newer_defaults(json.loads(_DATA.dump_json(run.data.as_file(""))), DataConfig, "data"),
         ],
         "train": None if run.train is None else _train_identity(run.train),
     }
@@ -75,34 +76,31 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
     if images := {name: sha256 for name, sha256 in run.images_sha256.items() if name not in tested}:
         identity["images"] = images
     if run.no_op is not None:
-        identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig)
+        identity["no_op"] = _without_newer_defaults(json.loads(_LORA.dump_json(run.no_op)), LoraConfig, "train.lora")
     if run.control is ControlKind.SHUFFLED:
         identity["labels"] = "cyclic derangement 1"
     return identity
 
 
 def _train_identity(train: TrainConfig) -> dict[str, object]:
-    settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig)
+    """Return the settings of a training that its digest covers."""
+    settings = _without_newer_defaults(json.loads(_TRAIN.dump_json(train)), TrainConfig, "train")
     if train.trains_all:
         del settings["lora"]
         return settings
-    return settings | {"lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig)}
+    return settings | {
+        "lora": _without_newer_defaults(json.loads(_LORA.dump_json(train.lora)), LoraConfig, "train.lora")
+    }
 
 
-_NEWER_KEYS: Mapping[type, tuple[str, ...]] = {
-    TrainConfig: (
-        *("method", "quantization", "optimizer", "label_smoothing", "neftune_alpha", "dataloader_workers"),
-        *("attention", "kernels", "sharding", "compile", "recipe", "warmup_steps"),
-    ),
-    LoraConfig: ("init", "dora", "rslora"),
-    DataConfig: ("images", "image_root", "train", "validation", "test"),
-}
+_NEWER_KEYS = frozenset(setting.key for setting in SETTINGS if setting.since > SINCE_0_1)
 """Keys added after version 0.1.0. A default does not enter the digest, so that runs planned before keep theirs."""
 
 
-def _without_newer_defaults(settings: dict[str, object], config: type) -> dict[str, object]:
+def _without_newer_defaults(settings: dict[str, object], config: type, group: str) -> dict[str, object]:
     defaults = {each.name: each.default for each in fields(config)}
-    return {key: value for key, value in settings.items() if key not in _NEWER_KEYS[config] or value != defaults[key]}
+    newer = {key for key in settings if f"{group}.{key}" in _NEWER_KEYS}
+    return {key: value for key, value in settings.items() if key not in newer or value != defaults[key]}
 
 
 _ADAPTER = TypeAdapter(Plan)

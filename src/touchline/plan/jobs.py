@@ -14,7 +14,7 @@ from touchline.estimate.coefficients import HOST_PROCESS_BYTES, HOST_SPREAD, HOS
 from touchline.estimate.layers import size_of
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.placement.problem import Minutes, PlaceJob
 from touchline.slurm.job_view import evaluation_name
 from touchline.slurm.resources import GRAIN

@@ -13,9 +13,9 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Quantity
 from touchline.core.text import first_of
 from touchline.core.units import measured, plural
-from touchline.experiment import defaults
-from touchline.experiment.learning_rate import rate_text
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
+from touchline.experiment.settings import DEFAULTS
+from touchline.experiment.training import rate_text
 
 BACKEND = "train.backend"
 _COSTS = 1.5
@@ -78,7 +78,7 @@ def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_ma
         given: the dotted keys that were written with a value, not with `auto`.
     """
     found = []
-    for row in defaults.DEFAULTS:
+    for row in DEFAULTS:
         if row.key in given or (row.key in _FROM_THE_FILE and not splits_made):
             continue
         values = dict.fromkeys(text for run in runs if (text := _value(run, row.key)) is not None)

@@ -18,7 +18,7 @@ from touchline.core.units import format_seconds, minutes_to_seconds, plural
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.experiment import CheckpointConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import group_by_reason
 from touchline.plan.placement.problem import Cluster, Placement
 

@@ -14,10 +14,9 @@ import numpy as np
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import between, measured, plural
-from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.evaluation import EvaluationTask, asked_items
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.experiment.test_sets import asked_items
 from touchline.statistics.closed_forms import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from touchline.core.status import EXIT_DIVERGED, EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, JobState
+from touchline.experiment.training import AGAINST_DIVERGENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,8 +168,8 @@ def _inside(failures: Sequence[Failure]) -> Decision:
     if last.exit_code in (EXIT_PARENT_NOT_READY, EXIT_LINEAGE):
         return Decision(step=RecoveryAction.STOP, why=cause)
     if last.diverged:
-        advice = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
-        return Decision(step=RecoveryAction.STOP, why=f"diverged, and would again: {cause}; {advice}")
+        why = f"diverged, and would again: {cause}; {AGAINST_DIVERGENCE}"
+        return Decision(step=RecoveryAction.STOP, why=why)
     if last.exit_code in _SAID_NO:
         return Decision(step=RecoveryAction.STOP, why=f"{_SAID_NO[last.exit_code]}: {cause}")
     if any(earlier.signature == last.signature for earlier in failures[:-1]):

@@ -10,10 +10,9 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
-from touchline.experiment.defaults import DEFAULT_BACKEND
-from touchline.experiment.learning_rate import RULE, RuleRate, rate_text, rule_rate, two_digits
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
+from touchline.experiment.training import DEFAULT_BACKEND, RULE, RuleRate, rate_text, rule_rate, two_digits
 from touchline.statistics.labels import derangement, label_generator
 
 

@@ -34,8 +34,7 @@ from touchline.plan.identity import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import learning_rate_notes
 from touchline.plan.placement.placing import CONFIDENT, chance_within
-from touchline.plan.settings import collect_settings, value_text
-from touchline.plan.settings_table import Origin, RunSetting
+from touchline.plan.settings import Origin, RunSetting, collect_settings, value_text
 from touchline.statistics.closed_forms import USUAL_FLIPS
 from touchline.strategy import strategy_of
 

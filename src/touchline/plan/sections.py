@@ -8,10 +8,9 @@ from touchline.core.errors import InputError, finding_lines
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Finding
 from touchline.core.machine import machine_text
-from touchline.core.markup import escape, fence
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
-from touchline.core.text import capital, join_names
+from touchline.core.text import capital, escape, fence, join_names
 from touchline.core.units import format_bytes, measured, plural
 from touchline.estimate.evidence_used import evidence_line
 from touchline.experiment.data_config import shown_split, split_of
@@ -21,8 +20,7 @@ from touchline.plan.batch_sections import grouped_rows, memory_figures, memory_s
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.notes import design_line, dtype_notes, method_notes, quantization_notes, recipe_notes
 from touchline.plan.screen import has_limits, screen_lines
-from touchline.plan.settings import collect_settings, setting_text, settings_table
-from touchline.plan.settings_table import Origin, RunSetting
+from touchline.plan.settings import Origin, RunSetting, collect_settings, setting_text, settings_table
 from touchline.strategy import strategy_of
 
 _COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "est. time of all", "est. peak memory")

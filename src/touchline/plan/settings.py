@@ -1,144 +1,103 @@
-"""Complete table of the settings of every run, declared once for the plan, the README, the reports and `--json`."""
+"""Complete table of the settings of every run, for the plan, the README, the reports and `--json`."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from touchline.backends.protocol import FixedSetting
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.table import Column, Table, table_of
-from touchline.experiment.defaults import DEFAULTS
+from touchline.experiment.anchors import drop_unset_files
 from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_settings
+from touchline.experiment.settings import DEFAULTS, LEADING, SETTING, SETTINGS, Setting
+from touchline.experiment.validate import adapter
 
-_MICRO, _PACKED, _RATE = "train.micro_batch_size", "train.packed", "train.learning_rate"
-_EPOCHS = "evaluate.epochs"
-_ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
-_DEVICES = "compute.gpus_per_run"
-_COLUMNS = ("data.input", "data.output", "data.messages")
-_OF_SPLITS = ("data.train_fraction", "data.split_seed")
-_LISTED_LATER = (
-    frozenset(
-        {
-            *("train.lora.dropout", "train.lora.dtype", "train.weight_decay", "train.validate_every_steps"),
-            *("train.checkpoint.save", "train.checkpoint.every", "train.backend"),
-            *("data.input", "data.output", "evaluate.top_p", "evaluate.repeats", "evaluate.seed"),
-        }
-    ),
-    frozenset(
-        {
-            *("train.method", "train.quantization", "train.optimizer", "train.label_smoothing"),
-            *("train.neftune_alpha", "train.dataloader_workers", "train.attention", "train.kernels", "train.sharding"),
-            "train.compile",
-            *("train.lora.init", "train.lora.dora", "train.lora.rslora"),
-            *("data.images", "data.image_root"),
-        }
-    ),
-)
-"""Keys that older versions did not list among the defaults, one set per version that added keys."""
-_COMPUTED = {
-    _ACCUMULATION: "global batch size / (micro-batch size x devices)",
-    _STEPS: "from the batches of the training split",
-    _WARMUP_STEPS: "as given, or warmup fraction x steps, rounded up",
-}
+Scalar = bool | int | float | str | None
+"""Value of a setting. A list or a mapping is stored as text; None means that nothing is set."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Name, unit and text for an unset value of one setting."""
+class Origin(StrEnum):
+    """Source of the value of a setting."""
+
+    GIVEN = "given"
+    """Written in experiment.yaml, as an override, as a level or accepted for a run."""
+    DEFAULT = "default"
+    """Not written: touchline's default."""
+    DECIDED = "decided"
+    """Not written, or `auto`: computed by the planner."""
+    FIXED = "fixed"
+    """Not a setting of experiment.yaml: the same in every experiment with this trainer."""
+    LOGGED = "logged"
+    """Read from files of a run that touchline did not plan."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSetting:
+    """Row of the table of settings."""
 
     key: str
+    """Dotted key of experiment.yaml; for a computed or fixed setting the key that it would have."""
     name: str
+    """Display name, `learning rate`."""
     unit: str | None = None
+    """Unit of the value, `tokens`."""
+    origin: Origin
+    """Source of the value."""
+    reason: str | None = None
+    """Reason for a default or a decision."""
+    varies: bool
+    """Whether runs differ in it; if so, `values` holds the value of each run."""
+    value: Scalar = None
+    """The value of all runs that have this setting; None if it varies or is not set."""
+    values: dict[str, Scalar] = field(default_factory=dict)
+    """Value by run, of a setting that varies."""
     unset: str = "-"
+    """Text for a value that is not set."""
 
 
-_ROWS = (
-    _Row(_RATE, "learning rate"),
-    _Row("train.epochs", "epochs"),
-    _Row("train.global_batch_size", "global batch size", "examples"),
-    _Row(_MICRO, "micro-batch size", "sequences"),
-    _Row(_ACCUMULATION, "gradient accumulation steps"),
-    _Row(_DEVICES, "devices per run"),
-    _Row("train.max_seq_len", "max_seq_len", "tokens"),
-    _Row(_PACKED, "packed"),
-    _Row("train.lora.rank", "LoRA rank"),
-    _Row("train.lora.alpha", "LoRA alpha"),
-    _Row("train.lora.dropout", "LoRA dropout"),
-    _Row("train.lora.target_modules", "LoRA target modules"),
-    _Row("train.lora.dtype", "adapter dtype"),
-    _Row("train.lora.init", "adapter initialization"),
-    _Row("train.lora.dora", "DoRA"),
-    _Row("train.lora.rslora", "rank-stabilized LoRA"),
-    _Row("train.method", "trained weights"),
-    _Row("train.base_dtype", "base model dtype"),
-    _Row("train.quantization", "quantization"),
-    _Row("train.optimizer", "optimizer"),
-    _Row("train.label_smoothing", "label smoothing"),
-    _Row("train.neftune_alpha", "NEFTune alpha", unset="none"),
-    _Row("train.dataloader_workers", "data loader workers"),
-    _Row("train.attention", "attention"),
-    _Row("train.kernels", "kernels"),
-    _Row("train.compile", "compiled"),
-    _Row("train.sharding", "sharding over devices"),
-    _Row("train.loss", "loss"),
-    _Row("train.schedule", "learning rate schedule"),
-    _Row("train.warmup_fraction", "warmup", "of all steps"),
-    _Row(_WARMUP_STEPS, "warmup steps"),
-    _Row("train.weight_decay", "weight decay"),
-    _Row("train.max_grad_norm", "gradient clipping (norm)"),
-    _Row("train.gradient_checkpointing", "gradient checkpointing"),
-    _Row(SEEDS, "training seed"),
-    _Row(_STEPS, "optimizer steps"),
-    _Row("train.validate_every_steps", "validation every", "steps", "at the end of each epoch"),
-    _Row("train.checkpoint.every", "checkpoint every"),
-    _Row("train.checkpoint.save", "checkpoint contents"),
-    _Row("train.checkpoint.keep", "checkpoints kept"),
-    _Row("train.checkpoint.resume_minutes", "training state saved every", "minutes"),
-    _Row("train.backend", "trainer"),
-    _Row("train.recipe", "recipe", unset="the trainer's own"),
-    _Row("models", "base model"),
-    _Row("data.path", "dataset"),
-    _Row("data.train", "training data"),
-    _Row("data.validation", "validation data"),
-    _Row("data.test", "test data"),
-    _Row("data.input", "input column"),
-    _Row("data.output", "answer column"),
-    _Row("data.messages", "chat column", unset="none"),
-    _Row("data.images", "image column", unset="none"),
-    _Row("data.image_root", "folder of images", unset="the dataset's"),
-    _Row("data.prompt", "prompt", unset="none"),
-    _Row("data.system", "system prompt", unset="none"),
-    _Row("data.train_fraction", "training fraction (random split)"),
-    _Row("data.split_seed", "random split seed"),
-    _Row("task", "task"),
-    _Row(_EPOCHS, "evaluated epochs", unset="none"),
-    _Row("evaluate.samples", "evaluated test items"),
-    _Row("evaluate.batch_size", "evaluation batch size", "prompts"),
-    _Row("evaluate.max_new_tokens", "longest answer", "tokens"),
-    _Row("evaluate.temperature", "temperature (0: greedy decoding)"),
-    _Row("evaluate.top_p", "top_p"),
-    _Row("evaluate.repeats", "answers per item"),
-    _Row("evaluate.seed", "sampling seed"),
-    _Row("evaluate.max_error_rate", "allowed fraction of failed answers"),
-    _Row("evaluate.tasks", "further tasks", unset="none"),
-    _Row("evaluate.cluster", "cluster column", unset="none"),
-    _Row("evaluate.metric", "primary metric", unset="the task's first"),
-    _Row("evaluate.labels", "labels", unset="all answers of the dataset"),
-    _Row("evaluate.quantization", "quantization in evaluation"),
-)
-_DECLARED = {row.key: row for row in _ROWS}
-_ORDER = {key: place for place, key in enumerate(_DECLARED)}
-LEADING = (
-    *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.max_seq_len"),
-    *("train.lora.rank", "train.lora.alpha"),
-)
-"""Keys of the most important settings."""
+def nested_settings(run: PlannedRun) -> dict[str, object]:
+    """Return the settings of a run as setup_finetune.yaml groups them, without those that do not apply to it."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, part in (("train", run.train), ("data", run.data), ("evaluate", run.evaluate)):
+        if part is not None:
+            groups[name] = json.loads(adapter(type(part)).dump_json(part))
+    drop_unset_files(groups["data"])
+    if run.train is not None and run.train.trains_all:
+        del groups["train"]["lora"], groups["train"]["checkpoint"]["save"]
+    return {**groups, "seed": run.seed}
+
+
+def flat_settings(run: PlannedRun) -> dict[str, object]:
+    """Return the settings of a run by dotted key. A list, a checkpoint interval or the test sets are one value."""
+    flat: dict[str, object] = {}
+
+    def walk(node: object, prefix: str) -> None:
+        if isinstance(node, dict) and prefix not in ("train.checkpoint.every", "data.test"):
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else key)
+        else:
+            flat[prefix] = node
+
+    walk(nested_settings(run), "")
+    return flat
+
+
+_MICRO, _WARMUP_STEPS, _EPOCHS = "train.micro_batch_size", "train.warmup_steps", "evaluate.epochs"
+_BATCHING = (_MICRO, "train.packed")
+"""Settings that the planner decides if they are not given, whether or not it says why."""
+_COLUMNS = ("data.input", "data.output", "data.messages")
+_OF_SPLITS = ("data.train_fraction", "data.split_seed")
+_LATER = frozenset(setting.since for setting in SETTINGS if setting.since > 1)
+_DECIDED = {setting.key: setting.decided_in for setting in SETTINGS if setting.decided_in is not None}
+_COMPUTED = {setting.key: setting.computed for setting in SETTINGS if setting.computed is not None}
+_ORDER = {key: place for place, key in enumerate(SETTING)}
 
 
 def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
@@ -146,14 +105,9 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
     reasons = {row.key: row.reason for row in DEFAULTS}
     not_given = {assumption.key for assumption in plan.assumptions}
     # Plans of an earlier version do not list these; there a value that equals the default counts as one.
-    unlisted = frozenset().union(*(keys for keys in _LISTED_LATER if not not_given & keys))
-    silent = {row.key: row.value for row in DEFAULTS if row.key in unlisted}
-    decided = {
-        _MICRO: _shared(run.micro_batch_reason for run in plan.runs),
-        _PACKED: _shared(run.packed_reason for run in plan.runs),
-        _RATE: _shared(run.learning_rate_reason for run in plan.runs),
-        **_COMPUTED,
-    }
+    unlisted = _LATER - {SETTING[key].since for key in not_given if key in SETTING}
+    silent = {row.key: row.value for row in DEFAULTS if row.since in unlisted}
+    decided = {key: _shared(getattr(run, field) for run in plan.runs) for key, field in _DECIDED.items()}
     known = {run.name: dict(_settings(plan, run)) for run in plan.runs}
     fixed: dict[str, list[str | None]] = {}
     for setting in (setting for run in plan.runs for setting in _fixed(run)):
@@ -162,15 +116,15 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
 
     def origin(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
         if key in _COMPUTED:
-            return Origin.DECIDED, decided[key]
+            return Origin.DECIDED, _COMPUTED[key]
         if any(key in run.accepted for run in plan.runs) or (key in levels and key not in not_given):
             return Origin.GIVEN, None
         if key in fixed:
             reason = _shared(fixed[key])
             return (Origin.FIXED if reason is None else Origin.DECIDED), reason
-        if key in (_MICRO, _PACKED) and key in not_given:
+        if key in _BATCHING and key in not_given:
             return Origin.DECIDED, decided[key] or reasons.get(key)
-        if key == _RATE and decided[key] is not None:
+        if key not in _BATCHING and decided.get(key) is not None:
             return Origin.DECIDED, decided[key]
         if key in _COLUMNS and key in not_given:
             return Origin.DECIDED, reasons.get(key)
@@ -201,7 +155,7 @@ def setting_rows(
     keys = dict.fromkeys(key for settings in known.values() for key in settings)
     found = []
     for key in sorted(keys, key=lambda key: _ORDER.get(key, len(_ORDER))):
-        row = _DECLARED.get(key) or _Row(key, key.rpartition(".")[2].replace("_", " "))
+        row = SETTING.get(key) or Setting(key, key.rpartition(".")[2].replace("_", " "))
         values = {run: settings[key] for run, settings in known.items() if key in settings}
         distinct = list(dict.fromkeys(map(value_text, values.values())))
         source, reason = origin(key, list(values.values()))
@@ -324,10 +278,10 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     batches = run.batches
     yield SEEDS, _scalar(seed)
     yield _MICRO, batches.micro_batch_size
-    yield _ACCUMULATION, batches.gradient_accumulation_steps
-    yield _STEPS, batches.steps
+    yield "train.gradient_accumulation_steps", batches.gradient_accumulation_steps
+    yield "train.steps", batches.steps
     yield _WARMUP_STEPS, run.train.warmup(batches.steps)
-    yield _DEVICES, _devices(plan, batches.data_parallel_size)
+    yield "compute.gpus_per_run", _devices(plan, batches.data_parallel_size)
     for setting in _fixed(run):
         yield setting.key, setting.value
     stage = next((level.value for level in run.levels if level.factor == STAGE), None)

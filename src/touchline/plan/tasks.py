@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from touchline.core.table import Column
 from touchline.core.units import plural
-from touchline.experiment.evaluation import EvaluationTask, set_label
+from touchline.experiment.evaluation import EvaluationTask, asked_items, set_label
 from touchline.experiment.plan import Plan
 from touchline.experiment.tasks.ready_made import TASKS, get_task
-from touchline.experiment.test_sets import asked_items
 from touchline.plan.power import evaluated_items, number_of_contrasts
 
 COLUMNS = ("task", "source", "scores (primary first)", Column("items", numeric=True), "sha256")

@@ -35,7 +35,7 @@ from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.experiment.answer_batches import batch_limits, shares_batches
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.slurm.resources import GRAIN
 
 LEAST_LIMIT_SECONDS = minutes_to_seconds(15)

@@ -6,19 +6,18 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.core.finding import NoteCode
 from touchline.core.machine import machine_text
-from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
 from touchline.core.text import join_names
 from touchline.core.units import bare, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
+from touchline.experiment.settings import COLLECTED
 from touchline.plan.notes import design_line
-from touchline.plan.settings import collect_settings, setting_rows
-from touchline.plan.settings_table import Origin, RunSetting, Scalar
+from touchline.plan.settings import Origin, RunSetting, Scalar, collect_settings, setting_rows
 from touchline.report.appendix import commands
-from touchline.report.comparing.settings import COLLECTED
 from touchline.report.estimates import estimate_rows
 from touchline.report.facts import (
     all_device_hours,

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.core.quantity import Measured
-from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
-from touchline.core.units import between, plural
+from touchline.core.units import Scale, between, plural
 from touchline.report.formatting import p_number
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison
@@ -160,7 +159,7 @@ class ComparedExperiments:
         return f"<comparison with {first!r} of {', '.join(map(repr, others))}: {plural(pairs, 'paired run')}>"
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
 
         return notebook_html("Comparison", (*self.sections(), Section(title="Notes", lines=self.notes)))
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from touchline.core.quantity import Quantity
-from touchline.core.scale import Scale, scale_of_score
 from touchline.core.text import join_names
-from touchline.core.units import plural
+from touchline.core.units import Scale, plural, scale_of_score
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 

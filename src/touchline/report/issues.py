@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.finding import Severity
-from touchline.core.notes import NoteCode
+from touchline.core.finding import NoteCode, Severity
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.text import capital

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from touchline.core.markup import code, escape, fence, table
 from touchline.core.quantity import Missing, Quantity
+from touchline.core.text import code, escape, fence, table
 from touchline.core.units import measured, plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
-from touchline.plan.settings_table import nested_settings
+from touchline.plan.settings import nested_settings
 from touchline.report.findings.remarks import sentence
 from touchline.report.formatting import family_words, p_text, scale_of
 from touchline.results.run_result import RunResult

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS, factor_words, level_words
-from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
+from touchline.core.units import Scale
 from touchline.plan.design import seed_numbers
 from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about

@@ -14,7 +14,7 @@ from touchline.core.table import Section
 from touchline.core.units import device_hours
 from touchline.data.scores import AskedItem
 from touchline.experiment.runs import Phase
-from touchline.plan.settings_table import RunSetting
+from touchline.plan.settings import RunSetting
 from touchline.report.formatting import scale_or_share
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import InputError, TouchlineError
-from touchline.core.notes import Note, NoteCode
+from touchline.core.finding import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import KILLED, Attempt, JobState, TrainingOutcome
 from touchline.core.units import plural

@@ -12,6 +12,7 @@ from touchline.core.units import in_unit, seconds_to_minutes
 from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, token_rate
 from touchline.data.metrics_file import METRICS
 from touchline.experiment.plan import PlannedRun
+from touchline.experiment.settings import COLLECTED, value_of
 from touchline.history.reading import RunReading, SourcedText
 from touchline.history.record import PackingFacts
 from touchline.results.run_result import ON_CPU, EpochMetrics, RunFigures, Setting
@@ -25,19 +26,19 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
     config: dict[str, Setting] = {"model": run.model, "seed": run.seed}
     if run.train is None or run.batches is None:
         return config
-    train = run.train
-    return config | {
-        "batch_size": run.batches.micro_batch_size,
-        "packed": None if train.packed == "auto" else train.packed,
-        "max_seq_len": train.max_seq_len,
-        "gradient_accumulation_steps": run.batches.gradient_accumulation_steps,
-        "effective_batch_size": run.batches.global_batch_size,
-        "lora_rank": None if train.trains_all else train.lora.rank,
-        "lora_alpha": None if train.trains_all else train.lora.resolved_alpha,
-        "learning_rate": train.peak_learning_rate,
-        "epochs": train.epochs,
-        "steps": run.batches.steps,
+    decided: dict[str, Setting] = {
+        "train.micro_batch_size": run.batches.micro_batch_size,
+        "train.gradient_accumulation_steps": run.batches.gradient_accumulation_steps,
+        "train.global_batch_size": run.batches.global_batch_size,
+        "train.lora.alpha": run.train.lora.resolved_alpha,
     }
+    for name, key in COLLECTED.items():
+        if key.startswith("train.lora.") and run.train.trains_all:
+            config[name] = None
+        elif key.startswith("train."):
+            value: Any = decided[key] if key in decided else value_of(run, key)
+            config[name] = None if value == "auto" else value
+    return config | {"steps": run.batches.steps}
 
 
 def own_fields(figures: RunFigures) -> dict[str, Any]:

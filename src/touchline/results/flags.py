@@ -26,6 +26,7 @@ from touchline.core.status import (
 )
 from touchline.core.units import format_bytes, format_seconds
 from touchline.experiment.plan import PlannedRun
+from touchline.experiment.training import AGAINST_DIVERGENCE
 from touchline.lint.checked import FindingRow
 from touchline.results.run_folder import RunFolderState
 from touchline.run.progress import measured_pace, steady
@@ -80,7 +81,7 @@ def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
     broken = [step.step for step in steps if not math.isfinite(step.loss)]
     if broken:
         message = f"the loss is not finite (NaN or infinite) at step {broken[0]}"
-        hint = "use a lower train.learning_rate, a longer warmup, or base_dtype: float32"
+        hint = f"use {AGAINST_DIVERGENCE}"
         yield _row(seen, "RN100", Severity.ERROR, message, hint, "metrics.jsonl")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from touchline.core.data_frame import data_frame
+from touchline.core.notebook import data_frame
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.scale import Scale
 from touchline.core.table import Column, Section, Table, Value, present, table_of
 from touchline.core.text import first_of
-from touchline.core.units import in_unit, plural
+from touchline.core.units import Scale, in_unit, plural
 from touchline.results.run_result import RunResult
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class Results(list[RunResult]):
         return f"<results of {plural(len(self), 'run')}: {first_of(scores, _SHOWN)}>"
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
 
         tables = present(self.to_table())
         return notebook_html(f"Results of {plural(len(self), 'run')}", [Section(title="", tables=tables)])

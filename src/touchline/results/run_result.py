@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from touchline.core.finding import Note
 from touchline.core.levels import Level
-from touchline.core.notes import Note
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import (

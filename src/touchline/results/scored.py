@@ -13,11 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.random import PCG64, Generator
 
+from touchline.core.finding import Note, NoteCode
 from touchline.core.levels import SEEDS
-from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.scale import Scale, scale_of_score
-from touchline.core.units import plural
+from touchline.core.units import Scale, plural, scale_of_score
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.results.run_result import RunResult

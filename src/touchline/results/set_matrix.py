@@ -14,9 +14,8 @@ from statistics import fmean, stdev
 
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, present, table_of
-from touchline.core.units import between, plural
+from touchline.core.units import Scale, between, plural
 from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow

@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
 from touchline.experiment.plan import Plan
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes, with_planned_type
 from touchline.plan.placement.placing import place
 from touchline.plan.placement.problem import Cluster, PlaceJob, Placement

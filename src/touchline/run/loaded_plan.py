@@ -19,7 +19,7 @@ from touchline.core.table import Section
 from touchline.data.machine import absent_packages
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.site import Site
+from touchline.experiment.value_types import Site
 from touchline.lint.local.recipes import LIMIT_BYTES
 from touchline.plan.identity import RunMark
 from touchline.plan.screen import WIDTH, screen_lines
@@ -158,7 +158,7 @@ class LoadedPlan:
         return self.screen()
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
 
         screen = Section(title="", blocks=(("", self.screen()),), lines=self.notes)
         return notebook_html(f"Plan of {self.plan.experiment}", [screen], str(self.folder.plan_json))

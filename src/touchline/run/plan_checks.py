@@ -14,12 +14,12 @@ from touchline.data.planned_models import load_planned_model, other_shape
 from touchline.data.public import how_to_get
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
+from touchline.experiment.validate import with_settings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
-from touchline.plan.settings_table import flat_settings
+from touchline.plan.settings import flat_settings
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.planning import accepted_settings, commit_plan, decided_runs, resolve

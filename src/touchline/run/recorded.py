@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import FileCache, read_text_bounded
-from touchline.core.removed import drop_removed
+from touchline.core.near import drop_removed
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.plan import Plan

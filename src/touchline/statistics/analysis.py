@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from touchline.core.notes import Note
+from touchline.core.finding import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.closed_forms import POWER, Interval, smallest_shown, t_quantile
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Refusal, ScoreDifference, ScoredRun

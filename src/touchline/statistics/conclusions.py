@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from touchline.core.finding import Note
 from touchline.core.levels import Level
-from touchline.core.notes import Note
 from touchline.core.quantity import Measured
 
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from touchline.core.finding import Note, NoteCode
 from touchline.core.levels import factor_words, level_words
-from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.statistics.closed_forms import POWER, detectable_errors, t_quantile

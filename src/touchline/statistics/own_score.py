@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 
-from touchline.core.notes import Note, NoteCode
+from touchline.core.finding import Note, NoteCode
 from touchline.core.units import plural
 from touchline.statistics.closed_forms import Interval, wilson
 from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun

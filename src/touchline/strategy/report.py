@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from touchline.core.levels import SEEDS, level_words
 from touchline.core.quantity import Measured, Missing, finite
-from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
-from touchline.core.units import hours_unit, plural
+from touchline.core.units import Scale, hours_unit, plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast

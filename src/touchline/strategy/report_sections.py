@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from touchline.core.quantity import Missing, Quantity, finite
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital, join_names
-from touchline.core.units import between, device_hours, hours_unit, percent, plural
+from touchline.core.units import Scale, between, device_hours, hours_unit, percent, plural
 from touchline.statistics.closed_forms import most_unseen
 from touchline.statistics.conclusions import Conclusion, Statement, Verdict
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW

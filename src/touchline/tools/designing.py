@@ -13,10 +13,10 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import parse_device_hours
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
-from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.recorded import unused_override_lines
+from touchline.experiment.write import with_values
 from touchline.plan.design import (
     PLANNED_SEEDS,
     DesignAnswer,

@@ -22,7 +22,7 @@ from touchline.core.units import measured
 from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.run.scripts.header import asked_options, slurm_memory
 from touchline.slurm.local.commands import Commands, query_cluster, said
 from touchline.slurm.site_facts import Area, DoctorCheck, DoctorReport, FolderFacts, PythonFacts, Status

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.units import format_seconds, plural
 from touchline.estimate.gpus import similar_gpus
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.slurm.site_facts import ClusterFacts, DoctorCheck, PartitionFacts, Status, first_number
 
 CONFIG = "in the user's config file"

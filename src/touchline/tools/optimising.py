@@ -11,10 +11,10 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
-from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.recorded import unused_override_lines
+from touchline.experiment.write import with_values
 from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
 from touchline.plan.build import build_plan
 from touchline.plan.jobs import place_jobs

@@ -25,8 +25,8 @@ from touchline.estimate.bracket import divisors
 from touchline.estimate.local.past_runs import past_runs
 from touchline.estimate.points import TimePoint, model_key, stack_key
 from touchline.estimate.terms import place
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from touchline.core.errors import TrainingDivergedError, TrainingOutOfMemoryError
+from touchline.experiment.training import AGAINST_DIVERGENCE
 
 
 def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
@@ -28,5 +29,5 @@ def refuse_nonsense(run: str, step: int, loss: float, norm: float) -> None:
         raise TrainingDivergedError(
             f"step {step} of run {run}: loss {loss}, gradient norm {norm}",
             expected="finite numbers (saved checkpoints are kept)",
-            hint="a lower train.learning_rate, a longer warmup, or base_dtype: float32",
+            hint=AGAINST_DIVERGENCE,
         )

@@ -16,8 +16,8 @@ from typing import Literal
 
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import Row
-from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.shape import states_size
 
 COMPONENT = "_component_"
 Section = Literal["", "model", "tokenizer", "dataset", "optimizer", "other"]

@@ -29,7 +29,7 @@ from touchline.backends.torchtune.keys import (
 )
 from touchline.backends.torchtune.reading import Config, Path, config_of, is_known
 from touchline.core.finding import Finding
-from touchline.core.model_size import states_size
+from touchline.core.shape import states_size
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 

@@ -28,10 +28,10 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.experiment.defaults import VISION_TOWERS
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
-from touchline.experiment.quantization import bitsandbytes_settings
+from touchline.experiment.training import VISION_TOWERS
+from touchline.experiment.value_types import bitsandbytes_settings
 from touchline.experiment.write import to_yaml
 
 _SCRIPT = "finetune.py"

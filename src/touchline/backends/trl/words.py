@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.trl.states import ANCHORS, KEYS, flags, observations
-from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation
+from touchline.core.shape import states_size
 
 _COUNT = r"(?:\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.\d+)?"
 _PEFT = re.compile(

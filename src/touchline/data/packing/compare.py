@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.packing import PackingSide, PackingSummary
+from touchline.core.estimate import PackingSide, PackingSummary
 from touchline.data.packing.advice import Case, advise
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.errors import InputError
-from touchline.experiment.tasks.protocol import Scores, Task, score_text
-from touchline.experiment.tasks.text_answers import chosen
+from touchline.experiment.tasks.protocol import Scores, Task, chosen, score_text
 
 LISTED_LABELS = 20
 """The task's own prompt names at most so many labels."""
@@ -53,9 +52,7 @@ class _Found:
 
     label: str
     start: int
-    """Its first token."""
     stop: int
-    """The token behind it."""
     denied: bool
     """Whether it is named only to be denied."""
 

@@ -21,20 +21,18 @@ from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import portable_dataset, portable_path
 from touchline.experiment.document import error
-from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.evaluation import EvaluationTask, LabelSet, labels_of
 from touchline.experiment.expand import expand
 from touchline.experiment.experiment import DataConfig, task_file_stem, with_fields
-from touchline.experiment.labels import LabelSet, labels_of
 from touchline.experiment.names import ModelLabel, label_of
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.plan import PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.read import LoadedExperiment
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.experiment.stages import chain_faults, stage_experiment
 from touchline.experiment.stated import places_of_run
-from touchline.experiment.tasks.protocol import Task
+from touchline.experiment.tasks.protocol import EXACT_MATCH, Task
 from touchline.experiment.tasks.ready_made import TASKS, get_task
-from touchline.experiment.tasks.text_answers import EXACT_MATCH
+from touchline.experiment.validate import with_settings
 from touchline.lint.local.data_places import findings_of_files, place_of_data
 from touchline.lint.local.recipes import read_recipe
 from touchline.plan.build import data_key

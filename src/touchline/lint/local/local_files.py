@@ -12,8 +12,8 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import FileCache, read_bytes, read_json_object
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
-from touchline.core.model_size import size_of_name
 from touchline.core.near import near_names
+from touchline.core.shape import size_of_name
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import path_of

@@ -10,8 +10,8 @@ import psutil
 from touchline.core.errors import TouchlineError
 from touchline.core.files import FileCache
 from touchline.core.finding import Finding
-from touchline.core.model_size import size_of_name
 from touchline.core.quantity import Missing
+from touchline.core.shape import size_of_name
 from touchline.data.models import read_model
 from touchline.data.readers import read_rows
 from touchline.data.shapes import load_shape

@@ -23,10 +23,10 @@ from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.data.rendering.text import ModelText
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.foreign import ForeignFileError, parse_foreign
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view

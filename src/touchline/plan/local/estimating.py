@@ -44,8 +44,8 @@ from touchline.estimate.run_time import run_seconds
 from touchline.estimate.spreads import widths_of
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.lengths import outgrown_by, read_lengths

@@ -19,8 +19,8 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError, install_hint
+from touchline.core.estimate import PackingSummary
 from touchline.core.files import write_atomic
-from touchline.core.packing import PackingSummary
 from touchline.data.datasets import load_rows
 from touchline.data.lengths import read_lengths
 from touchline.data.machine import absent_packages

@@ -26,7 +26,7 @@ from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, simi
 from touchline.estimate.terms import place
 from touchline.experiment.experiment import CPU, ComputeConfig, TrainConfig
 from touchline.experiment.plan import Plan
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.slurm.local.commands import Commands, RealCommands, ask_partitions
 from touchline.slurm.site_facts import gpus_offered
 

@@ -6,7 +6,7 @@ import altair
 
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Quantity
-from touchline.core.scale import Scale
+from touchline.core.units import Scale
 from touchline.report.charts.parts import (
     Row,
     finished,

@@ -12,6 +12,7 @@ from touchline.core.quantity import Missing
 from touchline.experiment.experiment import as_written
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
+from touchline.experiment.settings import COLLECTED
 from touchline.report.compared import ExperimentSummary, SettingRow
 from touchline.results.run_result import Setting
 
@@ -19,20 +20,6 @@ MODEL, SEED = "models", "seeds"
 """Keys of a run's base model and training seed, as in the levels of a design."""
 DEVICE = "device"
 """Key of the device that a run was trained on."""
-COLLECTED = {
-    "model": MODEL,
-    "seed": SEED,
-    "batch_size": "train.micro_batch_size",
-    "packed": "train.packed",
-    "max_seq_len": "train.max_seq_len",
-    "gradient_accumulation_steps": "train.gradient_accumulation_steps",
-    "effective_batch_size": "train.global_batch_size",
-    "lora_rank": "train.lora.rank",
-    "lora_alpha": "train.lora.alpha",
-    "learning_rate": "train.learning_rate",
-    "epochs": "train.epochs",
-}
-"""Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
 _TRAINED = ("train", "validation")
 """Splits that a training reads, and their keys under `data`."""
 _DIGITS = 12

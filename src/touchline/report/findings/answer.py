@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Quantity
-from touchline.core.scale import Scale
 from touchline.core.status import TrainingOutcome
 from touchline.core.text import capital, join_names
-from touchline.core.units import between, plural
+from touchline.core.units import Scale, between, plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.claims import (

@@ -12,9 +12,8 @@ from statistics import fmean
 
 from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.scale import Scale
 from touchline.core.text import join_names
-from touchline.core.units import plural
+from touchline.core.units import Scale, plural
 from touchline.report.facts import condition_of, condition_words, is_asked_about
 from touchline.report.findings.confounds import ALPHA, ties
 from touchline.report.formatting import scale_of

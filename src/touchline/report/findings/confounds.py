@@ -8,25 +8,19 @@ from touchline.core.levels import SEEDS, STAGE, factor_words
 from touchline.core.quantity import Quantity, finite
 from touchline.core.text import join_names
 from touchline.experiment.experiment import DATASET_KEYS
+from touchline.experiment.settings import CHANGING, COLLECTED_AS
 from touchline.report.facts import is_asked_about
 from touchline.report.formatting import level_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, Setting
 from touchline.statistics.conclusions import Analysis, Statement
 
-_SETTINGS = (
-    ("effective_batch_size", "global batch size"),
-    ("batch_size", "micro-batch size"),
-    ("gradient_accumulation_steps", "gradient accumulation"),
-    ("learning_rate", "learning rate"),
-    ("lora_rank", "rank"),
-    ("lora_alpha", "alpha"),
-    ("packed", "packing"),
-    ("max_seq_len", "context"),
-    ("epochs", "epochs"),
-    ("gpus", "GPUs"),
-)
-"""Settings that change a score, a loss or a time: the name in `RunResult.settings` and the usual name."""
+_WORDS = {
+    "train.micro_batch_size": "micro-batch size",
+    "train.gradient_accumulation_steps": "gradient accumulation",
+    "compute.gpus_per_run": "GPUs",
+}
+"""Names of settings, where they are others than in a comparison's factors."""
 RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
@@ -86,7 +80,8 @@ def _differing(factor: str, run: RunResult, reference: RunResult) -> Iterator[tu
     own_ratio, other_ratio = _alpha_per_rank(run), _alpha_per_rank(reference)
     is_tied = own_ratio is not None and own_ratio == other_ratio
     values: set[tuple[Setting, Setting]] = set()
-    for key, words in _SETTINGS:
+    for setting in CHANGING:
+        key, words = COLLECTED_AS[setting], _WORDS.get(setting) or factor_words(setting)
         own, other = mine.get(key), others.get(key)
         if words.replace("-", " ") == factor_words(factor) or own == other:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.notes import NoteCode
+from touchline.core.finding import NoteCode
 from touchline.core.text import capital
 from touchline.core.units import between, plural
 from touchline.experiment.runs import ControlKind

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.scale import Scale
-from touchline.core.units import plural
+from touchline.core.units import Scale, plural
 from touchline.report.findings.answer import short
 from touchline.report.formatting import scale_or_share
 from touchline.report.report import Answer, Claim

@@ -71,7 +71,7 @@ class ReportFiles:
         return f"<report of {found.experiment!r}: {found.completed} of {len(found.runs)} runs complete; {self.page}>"
 
     def _repr_html_(self) -> str:
-        from touchline.core.html import notebook_html
+        from touchline.core.notebook import notebook_html
         from touchline.report.tables.conditions import overview
 
         return notebook_html(f"Report of {self.report.experiment}", overview(self.report), str(self.page))

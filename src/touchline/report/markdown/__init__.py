@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from touchline.core.finding import Severity
-from touchline.core.markup import code, escape, fence
 from touchline.core.status import RunStatus
 from touchline.core.table import Table, section_markdown, table_markdown
-from touchline.core.text import capital, join_names
+from touchline.core.text import capital, code, escape, fence, join_names
 from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
-from touchline.plan.settings import settings_table
-from touchline.plan.settings_table import Origin
+from touchline.plan.settings import Origin, settings_table
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
 from touchline.report.issues import EXPERIMENT

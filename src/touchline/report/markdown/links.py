@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jinja2.filters import do_urlencode
 
-from touchline.core.markup import code, escape
+from touchline.core.text import code, escape
 from touchline.report.figures import Chart
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")

@@ -14,10 +14,9 @@ from markupsafe import Markup
 from touchline.core.finding import Severity
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
 from touchline.core.text import valid_utf8
-from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
+from touchline.core.units import Scale, bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about

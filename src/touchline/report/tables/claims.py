@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.core.quantity import Missing, Quantity, finite
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import between, plural
+from touchline.core.units import Scale, between, plural
 from touchline.report.formatting import family_words, p_number
 from touchline.report.report import Claim, Report
 from touchline.statistics.conclusions import Analysis, Conclusion

@@ -8,11 +8,10 @@ from statistics import fmean
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured, Missing, Quantity, finite
-from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital, join_names
-from touchline.core.units import between, plural
+from touchline.core.units import Scale, between, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import condition_of, condition_words, is_asked_about, is_failed_exit, seeds_of
 from touchline.report.formatting import p_number, p_text, scale_of

@@ -6,10 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, finite
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, provenance, table_of
 from touchline.core.text import join_names
-from touchline.core.units import bare, format_bytes, in_unit, is_at_least, measured, plural
+from touchline.core.units import Scale, bare, format_bytes, in_unit, is_at_least, measured, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import scale_of

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from touchline.core.levels import SEEDS, factor_words
 from touchline.core.quantity import Missing
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
+from touchline.core.units import Scale
 from touchline.experiment.runs import Phase, RunKind
-from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
-from touchline.plan.settings_table import RunSetting
+from touchline.experiment.settings import LEADING
+from touchline.plan.settings import RunSetting, leading_text, setting_cell, settings_table, varying_table
 from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.formatting import level_of, scale_of
 from touchline.report.report import Report

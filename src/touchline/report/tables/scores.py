@@ -8,10 +8,9 @@ from typing import Final
 
 from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Missing
-from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import join_names
-from touchline.core.units import percent, plural
+from touchline.core.units import Scale, percent, plural
 from touchline.data.scores import EvaluationRecord
 from touchline.report.formatting import family_words, p_number, scale_of
 from touchline.report.report import AnswerCounts, Report

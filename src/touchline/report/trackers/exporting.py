@@ -16,7 +16,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import HostError, InputError, PolicyError, install_hint
 from touchline.core.files import disk_errors, read_bytes, try_lock, write_atomic
 from touchline.core.json_text import parse_json
-from touchline.core.removed import RemovedKind, refuse_removed
+from touchline.core.near import RemovedKind, refuse_removed
 from touchline.data.metrics_file import read_metrics
 from touchline.report.trackers.series import RunSeries, run_series
 from touchline.results.collect import collect_results

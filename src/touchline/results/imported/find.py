@@ -11,10 +11,9 @@ from pathlib import Path
 
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
-from touchline.core.finding import Severity
-from touchline.core.model_size import size_text
-from touchline.core.notes import Note
+from touchline.core.finding import Note, Severity
 from touchline.core.quantity import Quantity
+from touchline.core.shape import size_text
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError

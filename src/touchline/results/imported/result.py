@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from touchline.core.finding import Note
 from touchline.core.levels import Level
-from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo, EvaluationRecord

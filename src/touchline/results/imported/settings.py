@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from touchline.backends.registry import all_traits
 from touchline.core.finding import Severity
-from touchline.core.levels import Level
-from touchline.core.model_size import size_text
+from touchline.core.levels import Level, factor_words
 from touchline.core.quantity import Measured, Quantity
+from touchline.core.shape import size_text
+from touchline.experiment.settings import COLLECTED, COLLECTED_AS, FACTORS, SETTING
 from touchline.history.reading import OptionalText, RunReading, SourcedText
 from touchline.results.imported.logs import SideFile
 from touchline.results.imported.text import clean_text
@@ -33,30 +34,22 @@ _WHOLE = frozenset(
         *("lora_rank", "epochs", "seed", "gpus", "steps", "validate_every_steps"),
     }
 )
+_NOT_IN_CONFIGS = frozenset({"model", "packed", "effective_batch_size", "gpus"})
 _SAME: Mapping[str, str] = {
-    "batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "micro_batch_size": "batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "num_epochs": "epochs",
-    "seed": "seed",
-    "lora_rank": "lora_rank",
-    "lora_r": "lora_rank",
-    "lora_alpha": "lora_alpha",
-    "max_seq_len": "max_seq_len",
-    "learning_rate": "learning_rate",
-    "lr": "learning_rate",
-    "run_val_every_n_steps": "validate_every_steps",
-    "task": "task",
+    **{
+        each: name
+        for key, name in COLLECTED_AS.items()
+        if name not in _NOT_IN_CONFIGS
+        for each in (name, *SETTING[key].also)
+    },
+    **{"run_val_every_n_steps": "validate_every_steps", "task": "task"},
 }
 """Top-level config keys of any trainer, and their names here."""
 _IN_SECTIONS = frozenset({"lora_rank", "lora_alpha", "lr"})
 _MEASURED = {
     **{"batch_size": "micro_batch_size", "gradient_accumulation_steps": "gradient_accumulation_steps"},
     **{"effective_batch_size": "global_batch_size"},
-    **{key: key for key in ("max_seq_len", "lora_rank", "lora_alpha", "learning_rate", "epochs")},
+    **{key: key for key in COLLECTED if key not in ("model", "seed", "packed", "batch_size", "effective_batch_size")},
     **{"steps": "steps_total", "gpus": "gpus"},
 }
 """Settings that a log states, and their fields of a reading."""
@@ -213,27 +206,16 @@ def _plain(key: str, number: float) -> Setting:
 
 
 MODELS = "models"
-_FACTORS = (
-    ("lora_rank", "train.lora.rank", "rank"),
-    ("learning_rate", "train.learning_rate", "learning rate"),
-    ("epochs", "train.epochs", "epochs"),
-    ("packed", "train.packed", "packing"),
-    ("max_seq_len", "train.max_seq_len", "context length"),
-    ("lora_alpha", "train.lora.alpha", "alpha"),
-    ("effective_batch_size", "train.global_batch_size", "batch size"),
-    ("batch_size", "train.micro_batch_size", "micro-batch size"),
-    ("gradient_accumulation_steps", "train.gradient_accumulation_steps", "gradient accumulation"),
-    ("gpus", "compute.gpus_per_run", "number of GPUs"),
-)
-"""Settings that may be factors: key in run_metrics.yaml, key in experiment.yaml, label."""
-_WORDS = {MODELS: "base model", "data.path": "dataset"} | {dotted: words for _, dotted, words in _FACTORS}
+_WORDS = {
+    **{key: factor_words(key) for key in (MODELS, "data.path", *FACTORS)},
+    "train.max_seq_len": "context length",
+    "train.global_batch_size": "batch size",
+    "train.micro_batch_size": "micro-batch size",
+    "train.gradient_accumulation_steps": "gradient accumulation",
+    "compute.gpus_per_run": "number of GPUs",
+}
 _AS_USUAL = "train.lora.alpha"
 _PART_OF = {"train.micro_batch_size": "train.global_batch_size"}
-_COSTS = frozenset(
-    {"train.global_batch_size", "train.micro_batch_size", "train.gradient_accumulation_steps", "compute.gpus_per_run"}
-    | {"train.max_seq_len", "train.packed"}
-)
-"""Settings that affect training speed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,8 +250,8 @@ def design_of(settings: Mapping[str, ImportedSettings]) -> Design:
     """
     columns = {MODELS: {run: each.model for run, each in settings.items()}}
     columns["data.path"] = {run: each.dataset for run, each in settings.items()}
-    for key, dotted, _ in _FACTORS:
-        columns[dotted] = {run: _text(each.values.get(key)) for run, each in settings.items()}
+    for key in FACTORS:
+        columns[key] = {run: _text(each.values.get(COLLECTED_AS[key])) for run, each in settings.items()}
     factors: dict[str, tuple[str, ...]] = {}
     together: list[Together] = []
     for dotted, column in columns.items():
@@ -301,7 +283,9 @@ def together_issues(design: Design) -> list[Issue]:
         named = "" if each.factor in (MODELS, "data.path") else f"{factor} "
         pairs = ", ".join(f"{value} with {named}{level}" for level, value in each.pairs)
         costs = (
-            " For the same reason times and rates are not comparable between them." if each.setting in _COSTS else ""
+            " For the same reason times and rates are not comparable between them."
+            if each.setting in SETTING and SETTING[each.setting].changes_speed
+            else ""
         )
         usual = each.setting == _AS_USUAL
         issues.append(

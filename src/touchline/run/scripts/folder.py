@@ -10,7 +10,7 @@ from dataclasses import replace
 import jinja2
 
 from touchline.backends.registry import get_backend
-from touchline.core.markup import escape
+from touchline.core.text import escape
 from touchline.experiment.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.experiment.evaluation import (
     BASE_CHECKPOINT,
@@ -19,16 +19,16 @@ from touchline.experiment.evaluation import (
     EvaluationTask,
     asked_epochs,
     decoding_text,
+    further_sets,
+    labels_of,
     planned_model,
 )
-from touchline.experiment.labels import labels_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.experiment.site import Site
-from touchline.experiment.test_sets import further_sets
 from touchline.experiment.validate import adapter
+from touchline.experiment.value_types import Site
 from touchline.experiment.write import to_yaml
-from touchline.plan.settings_table import nested_settings
+from touchline.plan.settings import nested_settings
 from touchline.run.scripts.header import (
     comment,
     docstring,

@@ -19,7 +19,7 @@ from touchline.core.units import MIB_PER_GIB
 from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.experiment.site import Site, SlurmSite
+from touchline.experiment.value_types import Site, SlurmSite
 from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
 from touchline.slurm.resources import GRAIN
 

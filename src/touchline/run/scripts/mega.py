@@ -14,7 +14,7 @@ from typing import Literal
 from touchline.core.errors import InputError
 from touchline.core.units import GIB, MIB, format_seconds
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.site import SlurmSite
+from touchline.experiment.value_types import SlurmSite
 from touchline.run.scripts.folder import template
 from touchline.run.scripts.header import (
     Option,

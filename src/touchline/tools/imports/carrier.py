@@ -25,9 +25,8 @@ from touchline.core.finding import Location
 from touchline.experiment.document import Key, YamlDocument, parse_value
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
 from touchline.experiment.foreign import ForeignDocument
-from touchline.experiment.overlay import with_settings
 from touchline.experiment.partial import Stated
-from touchline.experiment.validate import adapter
+from touchline.experiment.validate import adapter, with_settings
 
 _SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|api_?key)$", re.IGNORECASE)
 _NOTHING: tuple[object, ...] = (None, "", [], {})

@@ -16,9 +16,9 @@ from typing import TypeVar
 from touchline.backends.imports import ALL_ROWS, MODEL, SEED, Carried, ImportedTraining, NotCarried, nested
 from touchline.core.errors import TouchlineError
 from touchline.data.readers import FORMATS, WHOLE, read_rows
-from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.experiment import DATASET_KEYS, Experiment
-from touchline.experiment.overlay import setting
+from touchline.experiment.settings import value_of
+from touchline.experiment.training import LORA_ALPHA_PER_RANK
 from touchline.experiment.validate import adapter, dotted_keys
 from touchline.tools.imports.carrier import STAND_IN
 
@@ -92,7 +92,7 @@ def _value(training: ImportedTraining, key: str, defaults: Mapping[str, object])
         return found.value
     if key in (MODEL, SEED):
         return "" if key == MODEL else 1
-    value = setting(STAND_IN, key)
+    value = value_of(STAND_IN, key)
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     node: object = defaults

@@ -13,8 +13,8 @@ from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Re
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Location, Severity
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import Experiment
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.experiment.validate import build
 from touchline.tools.imports.carrier import NOWHERE, not_carried
 

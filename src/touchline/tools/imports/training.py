@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 
 from touchline.backends.config_reading import ConfigReading
 from touchline.backends.imports import (
@@ -20,27 +21,27 @@ from touchline.backends.imports import (
     Reason,
 )
 from touchline.core.finding import Location
-from touchline.experiment import defaults
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.stated import STATED_KEYS
+from touchline.experiment.training import LORA_TARGET_MODULES
 from touchline.tools.imports.carrier import Carrier, LocalPlaces, not_carried, path_of
 
 _ALL_LAYERS = (("all-linear",), ("all",))
 _BFLOAT16: tuple[object, ...] = (True, "true", "full", "bfloat16", "bf16")
 _BITS = {4: "nf4", 8: "int8"}
+_CONVERTED = frozenset(
+    {
+        *("method", "alpha", "target_modules", "epochs", "global_batch_size", "schedule", "optimizer", "dtype"),
+        *("warmup_steps", "warmup_fraction"),
+    }
+)
+"""Fields whose values are converted one by one."""
+_KEYS = {**STATED_KEYS, "devices": "compute.gpus_per_run", "seed": SEED, "compiled": "train.compile"}
 _PLAIN: Mapping[str, str] = {
-    "rank": "train.lora.rank",
-    "dropout": "train.lora.dropout",
-    "micro_batch_size": "train.micro_batch_size",
-    "devices": "compute.gpus_per_run",
-    "learning_rate": "train.learning_rate",
-    "weight_decay": "train.weight_decay",
-    "max_grad_norm": "train.max_grad_norm",
-    "seed": SEED,
-    "max_seq_len": "train.max_seq_len",
-    "packed": "train.packed",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "compiled": "train.compile",
+    field.name: _KEYS[field.name]
+    for field in fields(StatedTraining)
+    if field.name in _KEYS and field.name not in _CONVERTED
 }
 """Fields whose values are those of a key of experiment.yaml."""
 _OTHERWISE: Mapping[str, str] = {
@@ -117,7 +118,7 @@ def _carry_adapter(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         alpha = stated.alpha.value
         carrier.carry("train.lora.alpha", stated.alpha, int(alpha) if alpha.is_integer() else alpha)
     if modules is not None and modules.value in _ALL_LAYERS:
-        carrier.carry("train.lora.target_modules", modules, list(defaults.LORA_TARGET_MODULES))
+        carrier.carry("train.lora.target_modules", modules, list(LORA_TARGET_MODULES))
         carrier.leave(modules, "all linear layers, written as those of a Llama-like block")
     elif modules is not None:
         names = dict.fromkeys(name for each in modules.value for name in table.layers.get(each, (each,)))

@@ -89,10 +89,10 @@ def setting_reader(key: str, unset: str | None = None) -> Reader:
     """Return a reader of a value of experiment.yaml, by the rules of the file."""
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
-        from touchline.experiment.overlay import setting
+        from touchline.experiment.settings import value_of
 
         word = one_word(texts)
-        return None if word == unset else setting(tried(STUB, f"{key}={word}"), key)
+        return None if word == unset else value_of(tried(STUB, f"{key}={word}"), key)
 
     return parse
 

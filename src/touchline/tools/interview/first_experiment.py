@@ -17,10 +17,10 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
-from touchline.experiment.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NEW_TOKENS
-from touchline.experiment.edit import with_values
+from touchline.experiment.experiment import MAX_NEW_TOKENS
 from touchline.experiment.read import read_experiment
-from touchline.experiment.write import to_yaml
+from touchline.experiment.training import LORA_ALPHA_PER_RANK, LORA_RANK
+from touchline.experiment.write import to_yaml, with_values
 from touchline.tools.interview.answers import Defaulted, Question
 from touchline.tools.interview.interview import Answer, AnswerSource, Interview, as_findings
 from touchline.tools.interview.questions import QUESTIONS, open_questions, question_named

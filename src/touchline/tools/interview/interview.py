@@ -32,9 +32,9 @@ from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import similar_gpus
 from touchline.experiment.experiment import DataConfig
-from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
+from touchline.experiment.value_types import SlurmSite
 from touchline.plan.local.lengths import training_lengths
 from touchline.slurm.local.commands import RealCommands, ask_partitions
 from touchline.slurm.site_facts import gpus_offered

@@ -17,7 +17,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.core.units import plural
-from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.tools.interview.answers import (
     CREATE,
     NONE,

@@ -1,13 +1,38 @@
-"""Sections as HTML for notebooks, in the colors of the page around them. Foreign text is escaped."""
+"""Rows as a pandas DataFrame, and sections as HTML in the colors of the page. Foreign text is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from touchline.core.errors import HostError, install_hint
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, value_text
 from touchline.core.text import valid_utf8, without_controls
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def data_frame(
+    rows: Sequence[Mapping[str, object]], *, index: str, columns: Sequence[str] | None = None
+) -> pandas.DataFrame:
+    """Return rows as a DataFrame.
+
+    Args:
+        rows: values by column.
+        columns: names of all columns (default: those of the rows).
+
+    Raises:
+        HostError: pandas is not installed.
+    """
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        raise HostError("pandas is not installed", hint=install_hint("pandas")) from None
+    return DataFrame(rows, columns=columns).set_index(index)
+
 
 ROWS_LIMIT = 30
 """Rows of a table that a notebook shows; files and frames have all."""
