@@ -48,7 +48,7 @@ from tests.hostile.test_generated_values import (  # noqa: E402
     write_model,
     write_rows,
 )
-from tests.hostile.values import VALUES, mutated, to_json  # noqa: E402
+from tests.hostile.harness import VALUES, mutated, to_json  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
 from touchline.agent.server import _TOOLS, Started, called  # noqa: E402

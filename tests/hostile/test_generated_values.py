@@ -17,9 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tests.hostile.conftest import RUN
-from tests.hostile.harness import CODES, call
+from tests.hostile.harness import CODES, TEXTS, VALUES, call, mutated, mutated_text, to_json
 from tests.hostile.test_irregular_files import verbs
-from tests.hostile.values import TEXTS, VALUES, mutated, mutated_text, to_json
 
 from touchline.agent.server import called
 from touchline.core.errors import InputError
