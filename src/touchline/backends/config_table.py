@@ -7,7 +7,7 @@ from version to version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import ConfigReader, subject_of
@@ -15,8 +15,9 @@ from touchline.backends.logtext.reader import Row
 from touchline.core.finding import Location
 from touchline.core.observation import Observation, ObservationName
 from touchline.experiment.foreign import ForeignDocument
-from touchline.experiment.partial import Cadence, Stated, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Cadence, Stated, StatedTraining
 
+Method = Literal["lora", "qlora", "full"]
 Kind = Literal["text", "number", "whole", "count", "flag", "words"]
 """Kind of a value, as the reader names it."""
 Keys = Mapping[str, tuple[Kind, str, object]]
@@ -111,22 +112,41 @@ _NAMES: tuple[tuple[str, ObservationName, str], ...] = (
 """Field of a `StatedTraining`, name of the observation, its unit."""
 
 
+OBSERVED = ("max_steps", "epochs", *(field for field, _, _ in _NAMES))
+"""Fields of a `StatedTraining` that are evidence."""
+
+
+def names_of(table: Keys, fields: Iterable[str]) -> frozenset[str]:
+    """Return the trainer's keys of some fields."""
+    return frozenset(key for field in fields if field in table for key in table[field][1].split())
+
+
 def reader_of(values: Row) -> ConfigReader:
     """Return the reader of a mapping of settings."""
     return ConfigReader(ForeignDocument(path="", data=dict(values), lines=()))
 
 
-def observations(stated: StatedTraining, lines: Mapping[str, int], *, exact: bool = True) -> Iterator[Observation]:
+def method_of(*, adapter: bool, bits: Stated[int] | int | None) -> Method:
+    """Return the method of a training: QLoRA is an adapter on a base in four bits; on one in eight bits it is LoRA."""
+    count = bits.value if isinstance(bits, Stated) else bits
+    return "full" if not adapter else "qlora" if count is not None and count <= QLORA_BITS else "lora"
+
+
+def observations(
+    stated: StatedTraining, lines: Mapping[str, int], *, exact: bool = True, dora: bool = False
+) -> Iterator[Observation]:
     """Yield the observations of a config.
 
     Args:
         lines: line of each key; 0 for those that are not there.
         exact: whether the number of steps is that of the training, not a bound.
+        dora: whether the adapter, if there is one, is DoRA's.
     """
     for field, name, unit in _NAMES:
         found: Stated[Any] | None = getattr(stated, field)
         if found is not None and not found.is_default and _is_meant(name, found.value):
-            yield Observation(name=name, value=_plain(found.value), line=lines.get(found.key, 0), unit=unit)
+            value = "dora" if dora and name == "method" and found.value != "full" else _plain(found.value)
+            yield Observation(name=name, value=value, line=lines.get(found.key, 0), unit=unit)
     bits, steps, epochs = stated.quantization_bits, stated.max_steps, stated.epochs
     if bits is not None:
         yield Observation(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from touchline.backends.capabilities import Capabilities
+from touchline.backends.config_table import method_of
 from touchline.backends.protocol import ExampleLengths, FixedSetting
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import Dtype, TrainingSetup
@@ -57,11 +58,11 @@ def training_setup(
     Args:
         devices: data-parallel size.
     """
-    quantized, whole = train.quantization == "nf4", train.trains_all
+    bits, whole = {"nf4": 4, "int8": 8}.get(train.quantization), train.trains_all
     return TrainingSetup(
         shape=shape,
         backend=backend,
-        method="full" if whole else "qlora" if quantized else "lora",
+        method=method_of(adapter=not whole, bits=bits),
         rank=0 if whole else train.lora.rank,
         target_modules=() if whole else tuple(train.lora.target_modules),
         base_dtype=resolve_base_dtype(train, machine),
@@ -71,8 +72,8 @@ def training_setup(
         dropout=0.0 if whole else train.lora.dropout,
         accumulates=train.micro_batch_size != train.global_batch_size // devices,
         variant="dora" if train.lora.dora and not whole else "lora",
-        int8_base=train.quantization == "int8",
-        nested_scales=True if quantized else None,
+        int8_base=bits == 8,
+        nested_scales=True if bits == 4 else None,
         attention="eager" if train.attention == "eager" else "fused",
         compiled=train.compile,
         loss="fused" if train.kernels == "liger" else None,

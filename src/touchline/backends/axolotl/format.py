@@ -24,6 +24,7 @@ from touchline.backends.config_table import (
     cadence,
     first_on,
     first_set,
+    method_of,
     observations,
     read_table,
     reader_of,
@@ -43,7 +44,7 @@ from touchline.backends.logtext.reader import Row
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import QLORA_BITS, Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model": ("text", "base_model", None),
@@ -112,7 +113,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     found["method"] = settings.default("adapter", "full")
     if adapter is not None:
         bits = found["quantization_bits"]
-        word = "qlora" if adapter.value == "qlora" or (bits is not None and bits.value == QLORA_BITS) else "lora"
+        word = "qlora" if adapter.value == "qlora" else method_of(adapter=True, bits=bits)
         found["method"] = Stated(word, "adapter", adapter.where) if adapter.value in ("lora", "qlora") else None
         found["target_modules"] = found["target_modules"] or first_on(settings, {"lora_target_linear": ("all-linear",)})
     found["devices"] = devices = _devices(settings)
@@ -240,12 +241,10 @@ def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
     method, optimizer = stated.method, stated.optimizer
     if method is not None and method.is_default and stated.model is not None:
         method = replace(method, key="base_model", is_default=False)
-    elif method is not None and reader.on("peft_use_dora"):
-        stated, method = replace(stated, method=None), None
-        yield Observation(name="method", value="dora", line=lines.get("adapter", 0))
     if optimizer is not None and not optimizer.is_default:
         optimizer = Stated(optimizer.value.removeprefix("OptimizerNames."), optimizer.key, optimizer.where)
-    yield from observations(replace(stated, method=method, optimizer=optimizer), lines, exact=False)
+    stated = replace(stated, method=method, optimizer=optimizer)
+    yield from observations(stated, lines, exact=False, dora=reader.on("peft_use_dora"))
     devices = to_count(values.get("world_size"))
     if devices:
         yield Observation(name="gpus", value=devices, line=lines.get("world_size", 0))

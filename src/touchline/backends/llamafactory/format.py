@@ -19,7 +19,16 @@ from touchline.backends.config_reading import (
     argument_table,
     source_kind,
 )
-from touchline.backends.config_table import Keys, first_on, inverted, observations, reader_of, training_of
+from touchline.backends.config_table import (
+    Keys,
+    Method,
+    first_on,
+    inverted,
+    method_of,
+    observations,
+    reader_of,
+    training_of,
+)
 from touchline.backends.imports import (
     HF_AUTOMATIC,
     HF_KEYS,
@@ -34,7 +43,7 @@ from touchline.backends.trl.format import TRAINER_KEYS, trainer_fields
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     **TRAINER_KEYS,
@@ -58,7 +67,6 @@ ADAPTER_KEYS: Keys = {
     "target_modules": ("words", "lora_target", ("all",)),
 }
 """The same of an adapter."""
-Method = Literal["lora", "qlora", "full"]
 
 
 def finetuning_type(settings: ConfigReader) -> str:
@@ -98,8 +106,7 @@ def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
     if kind not in ("lora", "full"):
         return None
     bits = settings.whole("quantization_bit")
-    quantized = bits is not None and bits.value <= QLORA_BITS
-    word: Method = "full" if kind == "full" else "qlora" if quantized else "lora"
+    word = method_of(adapter=kind == "lora", bits=bits)
     if settings.given("finetuning_type"):
         return Stated(word, "finetuning_type", settings.where("finetuning_type"))
     return settings.default("finetuning_type", word)
@@ -163,16 +170,13 @@ def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
     stated = replace(
         stated, attention=None if word is None or attention is None else Stated(word, attention.key, attention.where)
     )
-    if stated.method is not None and not stated.method.is_default and reader.on("use_dora"):
-        yield Observation(name="method", value="dora", line=lines.get("finetuning_type", 0))
-        stated = replace(stated, method=None)
     other = str(values.get("quantization_method") or "bnb") not in ("bnb", "bitsandbytes")
     bits, kind = stated.quantization_bits, values.get("quantization_type")
     if bits is not None and (other or (kind and bits.value == 4)):
         value = f"{bits.value}-bit" if other else str(kind)
         yield Observation(name="quantization", value=value, line=lines.get(bits.key, 0))
         stated = replace(stated, quantization_bits=None)
-    yield from observations(stated, lines)
+    yield from observations(stated, lines, dora=reader.on("use_dora"))
 
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})

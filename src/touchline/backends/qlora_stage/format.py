@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
+from touchline.backends.config_table import method_of
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
 from touchline.backends.imports import (
     ATTENTION,
@@ -31,7 +32,7 @@ from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
 
 Path = tuple[Key, ...]
 _COUNT = whole(1)
@@ -89,8 +90,8 @@ _FLOATS = frozenset(
     }
 )
 _FIXED: Mapping[str, tuple[object, str]] = {
-    "method": ("qlora", "lora"),
-    "quantization_bits": (4, "lora"),
+    "method": (method_of(adapter=True, bits=QLORA_BITS), "lora"),
+    "quantization_bits": (QLORA_BITS, "lora"),
     "schedule": ("linear", "train"),
     "shuffle": (True, "train"),
     "packed": (False, "train"),

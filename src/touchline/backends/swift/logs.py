@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from touchline.backends.config_table import method_of
 from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
@@ -157,7 +158,8 @@ def _settings(values: Mapping[str, tuple[object, int]]) -> Iterator[Event]:
         if name == "version":
             word, figure = f"ms-swift={word}", None
         if name == "method" and word == "lora":
-            word = "dora" if known.get("use_dora", ("False", 0))[0] == "True" else "qlora" if bits else word
+            dora = known.get("use_dora", ("False", 0))[0] == "True"
+            word = "dora" if dora else method_of(adapter=True, bits=count or None)
         certain = name != "gpus" or figure != 1
         yield Observation(name=name, value=figure or word, line=line, unit=_UNITS.get(name, "1"), certain=certain)
 

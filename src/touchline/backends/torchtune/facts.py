@@ -8,7 +8,7 @@ memory after init, torch.compile, time with checkpointing and with a chunked los
 from __future__ import annotations
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.reading import COMPONENT
 from touchline.backends.traits import TrainerTraits
 from touchline.experiment.foreign import ForeignDocument
 from touchline.slurm.launches import LaunchCommand

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from touchline.backends.imports import DataColumns, ImportTable
 from touchline.backends.torchtune.components import component, recipe_keys
-from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.format import DATASETS
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
-from touchline.backends.torchtune.reading import Config, config_of
+from touchline.backends.torchtune.reading import COMPONENT, Config, config_of
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 

@@ -30,8 +30,7 @@ from touchline.backends.torchtune.components import (
     nearest_component,
     recipe_keys,
 )
-from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.reading import Config, Path, is_known
+from touchline.backends.torchtune.reading import COMPONENT, Config, Path, is_known
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled
 

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 from touchline.backends.config_reading import ConfigReader
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole
-from touchline.backends.torchtune.config import COMPONENT
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument, value_at
 from touchline.experiment.partial import Stated
 
+COMPONENT = "_component_"
+"""Key of the dotted path of a section's component."""
 _REFERENCE = re.compile(r"(?<!\\)\$\{\s*([\w\-]+(?:\.[\w\-]+)*)\s*\}")
 _SHELLS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _DEEPEST = 10

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from touchline.backends.external import Validator
-from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.reading import COMPONENT
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
 

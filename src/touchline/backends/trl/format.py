@@ -8,7 +8,8 @@ Source: trl.TrlParser (1.16), transformers.HfArgumentParser and TrainingArgument
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from touchline.backends.config_reading import (
     ConfigFormat,
@@ -18,7 +19,21 @@ from touchline.backends.config_reading import (
     argument_table,
     source_kind,
 )
-from touchline.backends.config_table import Keys, cadence, first_on, first_set, inverted, read_table, training_of
+from touchline.backends.config_table import (
+    OBSERVED,
+    Keys,
+    Method,
+    cadence,
+    first_on,
+    first_set,
+    inverted,
+    method_of,
+    names_of,
+    observations,
+    read_table,
+    reader_of,
+    training_of,
+)
 from touchline.backends.imports import (
     ALL_ROWS,
     ATTENTION,
@@ -31,6 +46,7 @@ from touchline.backends.imports import (
     ImportTable,
 )
 from touchline.core.finding import Severity
+from touchline.core.observation import Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
@@ -120,11 +136,9 @@ ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_r lora_rank", None),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", None),
-    "target_modules": ("words", "lora_target_modules", None),
+    "target_modules": ("words", "lora_target_modules target_modules", None),
 }
 """The same of an adapter."""
-Method = Literal["lora", "qlora", "full"]
-_FULL: Method = "full"
 _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_data_path", "train_dataset")
 
 
@@ -133,16 +147,21 @@ def uses_trl(settings: ConfigReader) -> bool:
     return not _TRL_ONLY.isdisjoint(settings.values)
 
 
-def state_training(settings: ConfigReader) -> StatedTraining:
-    """Build the stated training."""
-    trl, adapter = uses_trl(settings), settings.on("use_peft")
-    ranked = adapter or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
+def state_training(settings: ConfigReader, *, ranked: bool | None = None) -> StatedTraining:
+    """Build the stated training.
+
+    Args:
+        ranked: whether settings of an adapter count; None: by `use_peft`.
+    """
+    trl = uses_trl(settings)
+    if ranked is None:
+        ranked = settings.on("use_peft") or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
     found = trainer_fields(settings, {**KEYS, **(TRL_KEYS if trl else {}), **(ADAPTER_KEYS if ranked else {})})
     loaded = settings.text("dtype", "torch_dtype")
     if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
         found["dtype"] = loaded
     found["quantization_bits"] = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
-    found["method"] = _method(settings, adapter, settings.on("load_in_4bit"))
+    found["method"] = _method(settings, found["quantization_bits"])
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
     found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
     found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
@@ -150,14 +169,13 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     return training_of("trl", settings, found)
 
 
-def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Method] | None:
+def _method(settings: ConfigReader, bits: Stated[int] | None) -> Stated[Method] | None:
     """Return low-rank or full. Without `use_peft` the script decides: None."""
-    if adapter:
-        return Stated("qlora" if quantized else "lora", "use_peft", settings.where("use_peft"))
-    if settings.flag("use_peft") is not None:
-        return Stated("full", "use_peft", settings.where("use_peft"))
+    adapter = settings.flag("use_peft")
+    if adapter is not None:
+        return Stated(method_of(adapter=adapter.value, bits=bits), adapter.key, adapter.where)
     if uses_trl(settings) and settings.given("lora_r", "lora_rank", "lora_alpha", "load_in_4bit") is None:
-        return settings.default("use_peft", _FULL)
+        return settings.default("use_peft", method_of(adapter=False, bits=None))
     return None
 
 
@@ -202,6 +220,37 @@ def _mixture(settings: ConfigReader, at: tuple[str, ...]) -> Iterator[StatedSour
             if isinstance(split, str)
             else None,
         )
+
+
+READ_KEYS: frozenset[str] = frozenset(
+    {
+        *(names_of({**KEYS, **ADAPTER_KEYS}, OBSERVED) - {"model"}),
+        *("bf16", "fp16", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_peft", "use_dora"),
+    }
+)
+"""The arguments that are read. `model` means other things elsewhere."""
+
+
+def evidence(values: Mapping[str, object], line: int = 0, *, certain: bool = True) -> Iterator[Observation]:
+    """Yield the observations of arguments.
+
+    Args:
+        values: arguments by name; as text, or as YAML and JSON hold them.
+        certain: whether they are beyond doubt those of the run.
+    """
+    given = {key: each for key, each in values.items() if key in READ_KEYS and each != "None" and "$" not in str(each)}
+    reader = reader_of(given)
+    stated = state_training(reader, ranked=True)
+    if stated.method is not None and stated.method.value == "full":
+        # A script may add an adapter by itself.
+        stated = replace(stated, method=None)
+    for each in observations(stated, dict.fromkeys(given, line), dora=reader.on("use_dora")):
+        value = each.value
+        if each.name == "optimizer":
+            value = str(value).rpartition(".")[2].lower()
+        elif value == "nf4":
+            value = str(given.get("bnb_4bit_quant_type") or "4-bit")
+        yield replace(each, value=value, line=line, certain=certain)
 
 
 _OURS = frozenset(
