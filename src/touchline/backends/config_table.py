@@ -37,6 +37,22 @@ def read_table(settings: ConfigReader, table: Keys) -> dict[str, Any]:
     return found
 
 
+def written(table: Keys, values: Mapping[str, object], *parts: str | Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a trainer's config, without those that are None.
+
+    Args:
+        values: our values by field; by the trainer's key where the table has no field for it.
+        parts: in the file's order, fields or keys with blanks between them, or settings that are no field of ours.
+    """
+    found: dict[str, object] = {}
+    for part in parts:
+        if isinstance(part, str):
+            found |= {table[name][1].split()[0] if name in table else name: values[name] for name in part.split()}
+        else:
+            found |= part
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def first_on(settings: ConfigReader, words: Mapping[str, object], *also: object) -> Stated[Any] | None:
     """Return the word of the first key that is switched on, or has one of some other values.
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.capabilities import Capabilities, unsupported
+from touchline.backends.capabilities import Capabilities, setting_value, unsupported
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
-from touchline.backends.hf_loop import hf_forecast
+from touchline.backends.hf_loop import HF_OPTIMIZERS, hf_forecast
 from touchline.backends.package_files import package_text
 from touchline.backends.planning import (
     common_fixed_settings,
@@ -60,6 +60,40 @@ class PlannedSettings:
     """Whether it is planned for a CPU."""
     base_dtype: str
     """Element type of the base."""
+
+    def values(self, keys: Mapping[str, str]) -> dict[str, object]:
+        """Return the settings by the fields of a `StatedTraining`, in the words of transformers' Trainer.
+
+        Args:
+            keys: the trainer's keys with the values of a key of experiment.yaml.
+        """
+        train, lora = self.train, self.train.lora
+        fields: dict[str, object] = {
+            "model": self.model,
+            "rank": lora.rank,
+            "alpha": whole_alpha(lora),
+            "dropout": lora.dropout,
+            "target_modules": list(lora.target_modules),
+            "epochs": train.epochs,
+            "micro_batch_size": self.batches.micro_batch_size,
+            "gradient_accumulation_steps": self.batches.gradient_accumulation_steps,
+            "learning_rate": train.peak_learning_rate,
+            "schedule": "constant_with_warmup" if train.schedule == "constant" else train.schedule,
+            "warmup_steps": None if train.warmup_steps is None else train.warmup(self.batches.steps),
+            "warmup_fraction": train.warmup_fraction if train.warmup_steps is None else None,
+            "weight_decay": train.weight_decay,
+            "optimizer": HF_OPTIMIZERS[train.optimizer],
+            "max_grad_norm": train.max_grad_norm,
+            "seed": self.run.seed,
+            "max_seq_len": train.max_seq_len,
+            "packed": train.packed is True,
+            "gradient_checkpointing": train.gradient_checkpointing,
+            "attention": "sdpa" if train.attention == "auto" else train.attention,
+            "compiled": train.compile or None,
+            "data_workers": train.dataloader_workers,
+            "output_dir": f"{WORK_FOLDER}/output",
+        }
+        return fields | {key: setting_value(train, name.removeprefix("train.")) for key, name in keys.items()}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,7 +170,7 @@ class HfProgramBackend:
         del python
         header = _HEADER.format(run=run.name, title=self.title, folder=WORK_FOLDER)
         return {
-            "finetune.yaml": header + change_comment(run) + to_yaml(self.settings(_planned_settings(run, plan))),
+            "finetune.yaml": header + change_comment(run) + to_yaml(self.settings(planned_settings(run, plan))),
             "finetune.py": package_text(self.name, "finetune.py.txt"),
             "recorder.py": package_text("", "hf_recorder.py.txt"),
             **run_yaml(run, plan, DRIVER),
@@ -147,7 +181,12 @@ class HfProgramBackend:
         return driver_command(python)
 
 
-def _planned_settings(run: PlannedRun, plan: Plan) -> PlannedSettings:
+def planned_settings(run: PlannedRun, plan: Plan) -> PlannedSettings:
+    """Return the planned training of a run.
+
+    Raises:
+        ValueError: the run trains nothing.
+    """
     train, batches = require_training(run)
     return PlannedSettings(
         run=run,

@@ -7,6 +7,7 @@ Source: axolotl.cli.config, axolotl.utils.schemas, axolotl.core.builders.base (0
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -323,8 +324,8 @@ FORMATS: tuple[ConfigFormat, ...] = (AxolotlFormat(),)
 """This backend's formats."""
 
 
-_LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
-_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
 _COLUMNS: Mapping[str, dict[str, object]] = {
     "alpaca": {"data.input": ["instruction", "input"], "data.output": "output"},
     "alpaca_chat": {"data.input": ["instruction", "input"], "data.output": "output"},
@@ -385,7 +386,7 @@ IMPORTS = ImportTable(
         "neftune_noise_alpha": "train.neftune_alpha",
         "label_smoothing_factor": "train.label_smoothing",
     },
-    words={"plugins": ("train.kernels", {_LIGER: "liger"})},
+    words={"plugins": ("train.kernels", {json.dumps([LIGER]): "liger"})},
     same={
         **HF_SAME,
         "bf16": ("auto",),
@@ -394,7 +395,7 @@ IMPORTS = ImportTable(
         "load_in_4bit": (False,),
         "load_in_8bit": (False,),
         "chat_template": ("tokenizer_default",),
-        **dict.fromkeys(_PARTS, (True,)),
+        **dict.fromkeys(LIGER_PARTS, (True,)),
     },
     automatic=(*HF_AUTOMATIC, "evals_per_epoch", "saves_per_epoch", "dp_replicate_size", "loss_watchdog_*"),
     bfloat16_weights=frozenset({"bf16", "bfloat16"}),

@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities
+from touchline.backends.config_table import written
 from touchline.backends.hf_loop import HF_OPTIMIZERS
+from touchline.backends.hf_program import planned_settings
 from touchline.backends.package_files import package_text
 from touchline.backends.planning import (
     common_fixed_settings,
     forecast_batches,
-    resolve_base_dtype,
     training_setup,
     whole_alpha,
 )
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
-from touchline.backends.run_config import change_comment, require_training, run_yaml
+from touchline.backends.run_config import change_comment, run_yaml
 from touchline.backends.simulation import packed_batches, planned_batches
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
 from touchline.backends.trl.batching import TrlBatching
 from touchline.backends.trl.facts import MEMORY
+from touchline.backends.trl.format import IMPORTS, KEYS
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -130,41 +132,27 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     Raises:
         ValueError: the run trains nothing.
     """
-    train, batches = require_training(run)
-    base_dtype = resolve_base_dtype(train, plan.machine)
-    sft: dict[str, object] = {
-        "num_train_epochs": train.epochs,
-        "per_device_train_batch_size": batches.micro_batch_size,
-        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
-        "per_device_eval_batch_size": batches.micro_batch_size,
-        "learning_rate": train.peak_learning_rate,
-        "optim": HF_OPTIMIZERS[train.optimizer],
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "max_length": train.max_seq_len,
-        "packing": bool(train.packed),
-        "gradient_checkpointing": train.gradient_checkpointing,
-        "bf16": base_dtype == "bfloat16",
-        "label_smoothing_factor": train.label_smoothing,
-        "neftune_noise_alpha": train.neftune_alpha,
-        "dataloader_num_workers": train.dataloader_workers,
-        "seed": run.seed,
-        "use_cpu": plan.machine.kind == "cpu",
-        "report_to": "none",
-    }
-    if train.kernels == "liger":
-        sft["use_liger_kernel"] = True
-    if train.compile:
-        sft["torch_compile"] = True
-    if train.is_sharded:
-        sft |= _SHARDED
+    planned = planned_settings(run, plan)
+    train, base_dtype = planned.train, planned.base_dtype
     settings: dict[str, object] = {
         "model": {
-            "path": plan.models[run.model].path,
+            "path": planned.model,
             "dtype": train.trained_dtype if train.trains_all else base_dtype,
             "attn_implementation": "sdpa" if train.attention == "auto" else train.attention,
         },
-        "sft": {key: value for key, value in sft.items() if value is not None},
+        "sft": written(
+            KEYS,
+            planned.values(IMPORTS.keys),
+            "epochs micro_batch_size gradient_accumulation_steps",
+            {"per_device_eval_batch_size": planned.batches.micro_batch_size},
+            "learning_rate optimizer weight_decay max_grad_norm max_seq_len packed gradient_checkpointing",
+            {"bf16": base_dtype == "bfloat16"},
+            "label_smoothing_factor neftune_noise_alpha data_workers seed",
+            {"use_cpu": planned.on_cpu, "report_to": "none"},
+            {"use_liger_kernel": True} if train.kernels == "liger" else {},
+            "compiled",
+            _SHARDED if train.is_sharded else {},
+        ),
     }
     if not train.trains_all:
         inherits = run.link is not None and run.link.continue_ == "adapter"
