@@ -147,15 +147,14 @@ def uses_trl(settings: ConfigReader) -> bool:
     return not _TRL_ONLY.isdisjoint(settings.values)
 
 
-def state_training(settings: ConfigReader, *, ranked: bool | None = None) -> StatedTraining:
+def state_training(settings: ConfigReader, *, partial: bool = False) -> StatedTraining:
     """Build the stated training.
 
     Args:
-        ranked: whether settings of an adapter count; None: by `use_peft`.
+        partial: whether these are some of the settings, so that an adapter's count without `use_peft` too.
     """
-    trl = uses_trl(settings)
-    if ranked is None:
-        ranked = settings.on("use_peft") or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
+    trl, adapter = uses_trl(settings), settings.flag("use_peft")
+    ranked = (partial or settings.given("lora_r") is not None) if adapter is None else adapter.value
     found = trainer_fields(settings, {**KEYS, **(TRL_KEYS if trl else {}), **(ADAPTER_KEYS if ranked else {})})
     loaded = settings.text("dtype", "torch_dtype")
     if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
@@ -240,7 +239,7 @@ def evidence(values: Mapping[str, object], line: int = 0, *, certain: bool = Tru
     """
     given = {key: each for key, each in values.items() if key in READ_KEYS and each != "None" and "$" not in str(each)}
     reader = reader_of(given)
-    stated = state_training(reader, ranked=True)
+    stated = state_training(reader, partial=True)
     if stated.method is not None and stated.method.value == "full":
         # A script may add an adapter by itself.
         stated = replace(stated, method=None)
