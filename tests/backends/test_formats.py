@@ -15,8 +15,7 @@ from tests.tiers import examples
 
 from touchline.backends.config_reading import ConfigFormat, argument_table
 from touchline.backends.registry import config_formats
-from touchline.backends.torchtune.components import recipe_keys
-from touchline.backends.torchtune.reading import resolve
+from touchline.backends.torchtune.reading import recipe_keys, resolve
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled, nearest, slips
 from touchline.experiment.foreign import ForeignDocument, parse_foreign

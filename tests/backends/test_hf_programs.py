@@ -12,8 +12,8 @@ from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
 from touchline import api
 from touchline.backends.config_reading import Argument, argument_table
+from touchline.backends.config_table import Reason
 from touchline.backends.external import Launch
-from touchline.backends.imports import Reason
 from touchline.backends.planning import resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environment_of, external_trainer, get_backend, refused_settings

@@ -15,14 +15,13 @@ from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.backends.config_table import Reason
 from touchline.backends.external import Launch
-from touchline.backends.imports import Reason
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environments, get_backend, refused_settings
 from touchline.backends.torchtune.backend import TRAINER
 from touchline.backends.torchtune.format import TorchtuneFormat
-from touchline.backends.torchtune.models import model_section
-from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_for
+from touchline.backends.torchtune.recipes import RECIPES, model_section, recipe_files, recipe_for
 from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing

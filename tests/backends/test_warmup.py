@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.cases import parametrize
 
-from touchline.backends.package_files import package_text
+from touchline.backends.external import package_text
 from touchline.experiment.training import TrainConfig
 from touchline.train.schedule import learning_rate
 

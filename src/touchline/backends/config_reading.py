@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from touchline.backends.external import package_text
 from touchline.backends.fields import dotted, new_key
-from touchline.backends.package_files import package_text
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import nearest
@@ -45,9 +45,7 @@ class ArgumentTable:
     """All settings of a trainer."""
 
     source: str
-    """The releases that it was written from."""
     arguments: dict[str, Argument]
-    """By name."""
 
     def near(self, name: str, present: Container[str]) -> tuple[str, ...]:
         """Return the settings that a name surely means: another spelling, or one or two letters different.
@@ -106,11 +104,8 @@ class SettingRule:
     severity: Severity
     key: str
     applies: Callable[[ConfigReader], bool]
-    """Function that returns True if the settings violate the rule."""
     message: str
-    """Effect of the settings."""
     hint: str | None = None
-    """Suggested setting."""
 
 
 def _finite(value: object) -> float | None:
@@ -138,9 +133,7 @@ class ConfigReader:
     """Settings of a file, and findings about them."""
 
     document: ForeignDocument
-    """The file."""
     findings: list[Finding] = field(default_factory=list)
-    """Findings so far."""
     kinds: ClassVar[Mapping[str, Callable[[object], Any]]] = {
         "text": lambda value: value if isinstance(value, str) and value.strip() else None,
         "number": _finite,
@@ -336,7 +329,6 @@ class ConfigFormat(Protocol):
     title: str
     """Name of such a file, as in `torchtune config`."""
     dialect: Dialect
-    """The loader that it is read by."""
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
         """Return True if the keys show this format. Be cautious: a tree holds many other YAML files."""

@@ -24,7 +24,6 @@ class ValueType:
     expected: str
     """In words, `a whole number of at least 1`."""
     takes: Callable[[object], bool]
-    """Test for a valid value."""
     number: bool = False
     """Whether the value is a number, so that number-like text is a quoted number."""
 
@@ -69,9 +68,7 @@ def number(above: float | None = None, least: float | None = None, below: float 
 
 
 TRUTH = ValueType("true or false", lambda value: isinstance(value, bool))
-"""True or false."""
 TEXT = ValueType("a text", lambda value: isinstance(value, str) and bool(value))
-"""A text that is not empty."""
 
 
 def wrong_value(

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.capabilities import Capabilities, setting_value, unsupported
-from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
+from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command, package_text
 from touchline.backends.hf_loop import HF_OPTIMIZERS, hf_forecast
-from touchline.backends.package_files import package_text
 from touchline.backends.planning import (
     common_fixed_settings,
     forecast_batches,
+    limit_faults,
     resolve_base_dtype,
     training_setup,
     whole_alpha,
 )
-from touchline.backends.protocol import ExampleLengths, FixedSetting
+from touchline.backends.protocol import Capabilities, ExampleLengths, FixedSetting, setting_value, unsupported
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_batches, planned_orders
-from touchline.backends.training_limits import limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -52,14 +50,10 @@ class PlannedSettings:
 
     run: PlannedRun
     train: TrainConfig
-    """Its training, resolved."""
     batches: BatchSummary
     model: str
-    """Path of the base model."""
     on_cpu: bool
-    """Whether it is planned for a CPU."""
     base_dtype: str
-    """Element type of the base."""
 
     def values(self, keys: Mapping[str, str]) -> dict[str, object]:
         """Return the settings by the fields of a `StatedTraining`, in the words of transformers' Trainer.
@@ -102,13 +96,10 @@ class HfProgramBackend:
 
     name: str
     title: str
-    """Name of the trainer as its authors write it."""
     capabilities: Capabilities
-    """What it can do."""
     pad_to_multiple_of: int
     """Multiple to which its collator rounds the width of a micro-batch up."""
     settings: Callable[[PlannedSettings], dict[str, object]]
-    """Rendering of finetune.yaml."""
     packing: Batching | None = None
     """Batching of packed sequences, if it packs. A pack holds one token less than `max_seq_len`."""
 
@@ -224,7 +215,6 @@ class HfProgram:
     """finetune.py of the run's folder as a program."""
 
     environment: Environment
-    """Environment of the trainer."""
 
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt; a state of an earlier one is its argument."""

@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import touchline.backends as _package
-from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
 from touchline.backends.external import Environment, ExternalTrainer, Validator
+from touchline.backends.facts import TRAITS_UNKNOWN, MemoryCoefficients, TrainerTraits
+from touchline.backends.logtext.events import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.logtext.forms import FormReader
-from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
-from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.protocol import Backend
-from touchline.backends.rendering import TrainingRow
-from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
+from touchline.backends.protocol import Backend, Capabilities, unsupported, unsupported_settings
+from touchline.backends.simulation import TrainingRow
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
@@ -32,23 +30,22 @@ from touchline.slurm.launches import LaunchCommand
 
 if TYPE_CHECKING:
     from touchline.backends.config_reading import ConfigFormat
-    from touchline.backends.imports import ExperimentOfStages, ImportTable
+    from touchline.backends.config_table import ExperimentOfStages, ImportTable
 
 
 @functools.cache
 def _folders_with(module: str) -> tuple[str, ...]:
     folders = sorted(entry.name for entry in pkgutil.iter_modules(_package.__path__) if entry.ispkg)
-    return tuple(
-        name for name in folders if importlib.util.find_spec(f"{_package.__name__}.{name}.{module}") is not None
-    )
+    names = (f"{_package.__name__}.{folder}.{module}".rstrip(".") for folder in folders)
+    return tuple(folder for folder, name in zip(folders, names, strict=True) if importlib.util.find_spec(name))
 
 
 @functools.cache
 def _member(folder: str, module: str, name: str) -> Any:
-    """Return what a module of one folder holds. None without it."""
+    """Return what a module of one folder holds; without a module's name, the folder itself. None without it."""
     if folder not in _folders_with(module):
         return None
-    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}"), name, None)
+    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}".rstrip(".")), name, None)
 
 
 @functools.cache
@@ -131,40 +128,40 @@ def experiment_of_stages(name: str) -> ExperimentOfStages | None:
 
 def launch_commands() -> tuple[LaunchCommand, ...]:
     """Return the programs that start trainers."""
-    return _members("facts", "COMMANDS")
+    return _members("", "COMMANDS")
 
 
 def all_traits() -> tuple[TrainerTraits, ...]:
     """Return the known behaviour of every trainer."""
-    return tuple(_having("facts", "TRAITS").values())
+    return tuple(_having("", "TRAITS").values())
 
 
 def traits_of(name: str) -> TrainerTraits:
     """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
-    traits: TrainerTraits = _member(name, "facts", "TRAITS") or TRAITS_UNKNOWN
+    traits: TrainerTraits = _member(name, "", "TRAITS") or TRAITS_UNKNOWN
     return traits
 
 
 def validator_of(name: str) -> Validator | None:
     """Return a trainer's own check of its configs. None if it has none."""
-    validator: Validator | None = _member(name, "validator", "VALIDATOR")
+    validator: Validator | None = _member(name, "checks", "VALIDATOR")
     return validator
 
 
 def training_row(name: str) -> TrainingRow | Missing:
     """Return a backend's rendering of rows. Return Missing if there is none."""
-    render: TrainingRow | None = _member(name, "rendering", "training_row")
+    render: TrainingRow | None = _member(name, "data", "training_row")
     return render or Missing(missing=f"rendering of {name} is not supported here")
 
 
 def memory_names() -> tuple[str, ...]:
     """Return the trainers with a memory formula."""
-    return tuple(_having("facts", "MEMORY"))
+    return tuple(_having("", "MEMORY"))
 
 
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
-    coefficients: MemoryCoefficients | None = _member(name, "facts", "MEMORY")
+    coefficients: MemoryCoefficients | None = _member(name, "", "MEMORY")
     return coefficients or Missing(
         missing=f"no memory coefficients for {name!r}, expected one of {', '.join(memory_names())}"
     )
@@ -206,8 +203,8 @@ def environment_of(name: str) -> Environment:
 
 
 def batching_names() -> tuple[str, ...]:
-    """Return the trainers with known batching, from the names of their folders."""
-    return _folders_with("batching")
+    """Return the trainers with known batching."""
+    return tuple(_having("data", "BATCHING"))
 
 
 def batching_of(name: str) -> Batching:
@@ -217,7 +214,7 @@ def batching_of(name: str) -> Batching:
         InputError: if there is none.
     """
     message = f"the batching of {name!r} is not supported"
-    batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
+    batching: Batching = _required(name, "data", "BATCHING", message=message, option="--backend ")
     return batching
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from touchline.backends.axolotl.batching import PAD_TO_MULTIPLE_OF
+from touchline.backends.axolotl.data import PAD_TO_MULTIPLE_OF
 from touchline.backends.axolotl.format import ADAPTER_KEYS, IMPORTS, KEYS, LIGER, LIGER_PARTS
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.config_table import written
 from touchline.backends.external import WORK_FOLDER, Environment, ExternalTrainer
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.hf_program import HfProgram, HfProgramBackend, PlannedSettings
-from touchline.backends.protocol import Backend
+from touchline.backends.protocol import Backend, Capabilities
 
 
 def training_config(planned: PlannedSettings) -> dict[str, object]:

@@ -21,6 +21,13 @@ from touchline.backends.config_reading import (
     source_kind,
 )
 from touchline.backends.config_table import (
+    ATTENTION,
+    HF_AUTOMATIC,
+    HF_OPTIMIZER_WORDS,
+    HF_SAME,
+    HF_SCHEDULES,
+    DataColumns,
+    ImportTable,
     Keys,
     cadence,
     first_on,
@@ -31,17 +38,8 @@ from touchline.backends.config_table import (
     reader_of,
     training_of,
 )
-from touchline.backends.imports import (
-    ATTENTION,
-    HF_AUTOMATIC,
-    HF_OPTIMIZER_WORDS,
-    HF_SAME,
-    HF_SCHEDULES,
-    DataColumns,
-    ImportTable,
-)
-from touchline.backends.logtext.numbers import to_count
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
+from touchline.backends.logtext.parts import to_count
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
@@ -79,14 +77,12 @@ KEYS: Keys = {
     "save_limit": ("whole", "save_total_limit", 4),
     "load_best": ("flag", "load_best_model_at_end", None),
 }
-"""Its keys and defaults."""
 ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_r", None),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", 0.0),
     "target_modules": ("words", "lora_target_modules", None),
 }
-"""The same of an adapter."""
 _SWITCHES: Mapping[str, str] = {
     "xformers_attention": "xformers",
     "sage_attention": "sage",
@@ -219,7 +215,6 @@ READ_KEYS: frozenset[str] = frozenset(
         *("adapter", "peft_use_dora", "lora_target_linear", "world_size", *BITS, *DTYPES, *_SWITCHES),
     }
 )
-"""The settings that are read."""
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -321,7 +316,6 @@ class AxolotlFormat:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (AxolotlFormat(),)
-"""This backend's formats."""
 
 
 LIGER = "axolotl.integrations.liger.LigerPlugin"
@@ -331,7 +325,6 @@ _COLUMNS: Mapping[str, dict[str, object]] = {
     "alpaca_chat": {"data.input": ["instruction", "input"], "data.output": "output"},
     "context_qa": {"data.input": ["context", "question"], "data.output": "answer"},
 }
-"""Columns by `type` of a dataset."""
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
@@ -404,4 +397,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.partition(".")[0] in argument_table("axolotl").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about its configs."""

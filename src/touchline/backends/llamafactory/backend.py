@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.config_table import written
 from touchline.backends.external import WORK_FOLDER, Environment, ExternalTrainer
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.hf_program import HfProgram, HfProgramBackend, PlannedSettings
-from touchline.backends.llamafactory.batching import BATCHING, PAD_TO_MULTIPLE_OF
+from touchline.backends.llamafactory.data import BATCHING, PAD_TO_MULTIPLE_OF
 from touchline.backends.llamafactory.format import ADAPTER_KEYS, IMPORTS, KEYS
-from touchline.backends.protocol import Backend
+from touchline.backends.protocol import Backend, Capabilities
 
 _EXAMPLES = "planned"
 """Name of the examples. LLaMA-Factory asks for one, and reads `tokenized_path` alone."""
 _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2"}
-"""Its names of attention kernels."""
 
 
 def training_arguments(planned: PlannedSettings) -> dict[str, object]:

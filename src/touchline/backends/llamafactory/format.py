@@ -20,6 +20,13 @@ from touchline.backends.config_reading import (
     source_kind,
 )
 from touchline.backends.config_table import (
+    HF_AUTOMATIC,
+    HF_KEYS,
+    HF_OPTIMIZER_WORDS,
+    HF_SAME,
+    HF_SCHEDULES,
+    DataColumns,
+    ImportTable,
     Keys,
     Method,
     first_on,
@@ -29,16 +36,7 @@ from touchline.backends.config_table import (
     reader_of,
     training_of,
 )
-from touchline.backends.imports import (
-    HF_AUTOMATIC,
-    HF_KEYS,
-    HF_OPTIMIZER_WORDS,
-    HF_SAME,
-    HF_SCHEDULES,
-    DataColumns,
-    ImportTable,
-)
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
 from touchline.backends.trl.format import TRAINER_KEYS, trainer_fields
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
@@ -59,14 +57,12 @@ KEYS: Keys = {
     "devices": ("whole", "ray_num_workers", None),
     "image_root": ("text", "media_dir image_dir", None),
 }
-"""Its keys and defaults."""
 ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_rank", 8),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", 0.0),
     "target_modules": ("words", "lora_target", ("all",)),
 }
-"""The same of an adapter."""
 
 
 def finetuning_type(settings: ConfigReader) -> str:
@@ -139,7 +135,6 @@ READ_KEYS: frozenset[str] = frozenset(
         *("bf16", "fp16", "pure_bf16", "disable_gradient_checkpointing"),
     }
 )
-"""The settings that are read."""
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -281,7 +276,6 @@ def is_training(settings: ConfigReader) -> bool:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (LlamaFactoryFormat(),)
-"""This backend's formats."""
 
 
 def _refuses(document: ForeignDocument) -> str | None:
@@ -342,4 +336,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.partition(".")[0] in argument_table("llamafactory").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about its configs."""

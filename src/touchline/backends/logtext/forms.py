@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from touchline.backends.logtext.emitter import Attributes, EventEmitter, to_sign
-from touchline.backends.logtext.numbers import NUMBER, to_number
+from touchline.backends.logtext.events import Attributes, EventEmitter, to_sign
+from touchline.backends.logtext.parts import NUMBER, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 VALUE = rf"(?:{NUMBER}|(?i:nan|-?inf))"
-"""Pattern of a number as a loop prints it."""
 _NAMES: frozenset[str] = frozenset(get_args(ObservationName))
 _SETTINGS: frozenset[ObservationName] = frozenset(
     {"epochs", "steps_total", "micro_batch_size", "global_batch_size", "max_seq_len"}
@@ -25,7 +24,6 @@ class Figure:
     """Number of a form, and what it measures."""
 
     name: ObservationName
-    """Name of the observation."""
     unit: str | None = None
     """Unit; None for the usual one of the name."""
     scale: float = 1.0
@@ -33,9 +31,7 @@ class Figure:
     phase: Phase | None = None
     """Phase of a memory measurement. None if the earlier lines determine it."""
     kind: MemoryKind | None = None
-    """Kind of memory."""
     aggregation: Aggregation | None = None
-    """Aggregation of the measurements."""
     certain: bool = True
     """False if other trainers print the number with another meaning."""
 
@@ -51,7 +47,6 @@ class Form:
     hint: str
     """Text that every such line holds; tested before the pattern."""
     pattern: re.Pattern[str]
-    """Pattern that is searched in the line."""
     after_prefix: bool = False
     """Whether the pattern must match at the start of the line without its logger's prefix."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -59,7 +54,6 @@ class Form:
     pairs: re.Pattern[str] | None = None
     """Pattern that finds each `name` and `value` in the group `rest`."""
     sign: SignKind | None = None
-    """Sign that the line gives."""
     names_trainer: bool = False
     """Whether the line is one of a training, and names the trainer, without a loss too."""
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
-from touchline.backends.peft.batching import PeftBatching
+from touchline.backends.peft.data import PeftBatching
 from touchline.backends.peft.layout import plain_attention
-from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.planning import (
+    MOST_DEVICES,
+    adapter_faults,
+    common_fixed_settings,
+    compile_faults,
+    forecast_batches,
+    full_faults,
+    limit_faults,
+    training_setup,
+)
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
 from touchline.backends.run_config import run_config, run_config_text
 from touchline.backends.simulation import planned_batches
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, compile_faults, full_faults, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding

@@ -140,4 +140,3 @@ def _placed(finding: Finding, document: ForeignDocument) -> Finding:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (FinetuneFormat(), SetupFormat())
-"""Formats of this backend."""

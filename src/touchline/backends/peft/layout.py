@@ -32,9 +32,7 @@ enough for any GPU."""
 COMPILED_WIDTH = 64
 """Multiple that rows of a compiled training are padded to, because every width is compiled on its own."""
 PADDING = -1
-"""Segment of padding."""
 SHARED = 0
-"""Segment of the shared prefix."""
 
 
 def plain_attention(device: str, widest_row: int) -> bool:
@@ -111,7 +109,6 @@ class SequenceBatch:
     sources: NDArray[np.int64]
     """Index, in the flattened rows, of the token that predicts each target; shape [T]."""
     labels: NDArray[np.int64]
-    """The tokens to predict; shape [T]."""
     owners: NDArray[np.int64]
     """Index in the micro-batch of each target's example; shape [T]."""
     masked: bool

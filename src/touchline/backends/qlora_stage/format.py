@@ -13,9 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
-from touchline.backends.config_table import method_of
-from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
-from touchline.backends.imports import (
+from touchline.backends.config_table import (
     ATTENTION,
     HF_AUTOMATIC,
     HF_OPTIMIZER_WORDS,
@@ -24,8 +22,10 @@ from touchline.backends.imports import (
     SEED,
     ImportedTraining,
     ImportTable,
+    method_of,
     nested,
 )
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
@@ -228,7 +228,6 @@ def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)
-"""Formats of this backend."""
 
 
 IMPORTS = ImportTable(
@@ -242,7 +241,6 @@ IMPORTS = ImportTable(
     knows=known_key,
     images="image_filename",
 )
-"""What `touchline import` needs to know about its configs."""
 
 
 def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:

@@ -10,9 +10,18 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from touchline.backends.config_table import method_of
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
-from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import to_count, to_number
 from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 
 _PREFIX = re.compile(r"\[(?:DEBUG|INFO|WARNING|ERROR):swift\] ?(?P<message>.*)")
@@ -176,8 +185,5 @@ def _step(path: str) -> int | None:
 
 
 READERS: tuple[type[LogReader], ...] = (SwiftLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of state files and configs."""
 TRAINERS = (LoggedTrainer(name="swift", precedence=4, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import (
     DRIVER,
     ORDERS_FILE,
@@ -19,22 +18,29 @@ from touchline.backends.external import (
     driver_command,
     examples_command,
 )
-from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.planning import (
+    MOST_DEVICES,
+    common_fixed_settings,
+    forecast_batches,
+    limit_faults,
+    training_setup,
+)
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.simulation import packed_batches, planned_batches
-from touchline.backends.torchtune.batching import TorchtuneBatching
-from touchline.backends.torchtune.models import model_faults, model_section, model_type
+from touchline.backends.torchtune.data import TorchtuneBatching
 from touchline.backends.torchtune.recipes import (
     COMPONENTS,
     RECIPES,
     Recipe,
+    model_faults,
+    model_section,
+    model_type,
     planned_recipe,
     recipe_files,
     recipe_for,
     validation_keys,
 )
-from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding

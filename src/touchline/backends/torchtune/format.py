@@ -18,16 +18,15 @@ from typing import Any, Literal, cast
 from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
 from touchline.backends.config_table import Keys, Method, method_of, observations, read_table, training_of
 from touchline.backends.fields import dotted, parsed
-from touchline.backends.logtext.reader import Row
-from touchline.backends.torchtune.components import component
-from touchline.backends.torchtune.keys import (
+from touchline.backends.logtext.events import Row
+from touchline.backends.torchtune.checks import (
     check_components,
     check_keys,
     check_values,
     is_reinforcement,
     is_training,
 )
-from touchline.backends.torchtune.reading import COMPONENT, Config, Path, config_of, is_known
+from touchline.backends.torchtune.reading import COMPONENT, Config, Path, component, config_of, is_known
 from touchline.core.finding import Finding
 from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation, ObservationName
@@ -54,7 +53,6 @@ KEYS: Keys = {
     "save_limit": ("count", "checkpointer.keep_last_n_checkpoints", None),
     "eval_steps": ("number", "run_val_every_n_steps", None),
 }
-"""Its keys and defaults, those of the sections with a dot."""
 BATCH_KEYS: Keys = {
     "epochs": ("number", "epochs", None),
     "micro_batch_size": ("count", "batch_size", None),
@@ -67,7 +65,6 @@ ADAPTER_KEYS: Keys = {
     "dropout": ("number", "model.lora_dropout", 0.0),
     "save_adapter_only": ("flag", "save_adapter_weights_only", False),
 }
-"""The same of an adapter."""
 DATASETS: Mapping[str, tuple[str | None, bool]] = {
     "alpaca_dataset": ("tatsu-lab/alpaca", True),
     "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", True),
@@ -376,4 +373,3 @@ def _place(finding: Finding) -> tuple[int, int, str]:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TorchtuneFormat(),)
-"""Formats of this backend."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable
-from touchline.backends.torchtune.components import component, recipe_keys
+from touchline.backends.config_table import DataColumns, ImportTable
+from touchline.backends.torchtune.checks import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.format import DATASETS
-from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
-from touchline.backends.torchtune.reading import COMPONENT, Config, config_of
+from touchline.backends.torchtune.reading import COMPONENT, Config, component, config_of, recipe_keys
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
@@ -203,4 +202,3 @@ IMPORTS = ImportTable(
     differs=_differs,
     refuses=_refuses,
 )
-"""What `touchline import` needs to know about its configs."""

@@ -13,9 +13,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 from touchline.backends.config_table import OBSERVED, names_of
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+)
+from touchline.backends.logtext.parts import NUMBER, not_a_number, to_count, to_number
 from touchline.backends.torchtune.format import ADAPTER_KEYS, BATCH_KEYS, BUILDER, KEYS, evidence, read_config
 from touchline.backends.torchtune.reading import COMPONENT
 from touchline.core.observation import Event, Observation, Sign, SignKind
@@ -345,8 +352,5 @@ def _devices(options: str, number: int) -> Iterator[Observation]:
 
 
 READERS: tuple[type[LogReader], ...] = (TorchtuneLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of configs."""
 TRAINERS = (LoggedTrainer(name="torchtune", precedence=3, bar=BarCount.EPOCH_STEPS),)
-"""Names in readings."""

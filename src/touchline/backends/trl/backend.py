@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.config_table import written
+from touchline.backends.external import package_text
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.hf_program import planned_settings
-from touchline.backends.package_files import package_text
 from touchline.backends.planning import (
+    MOST_DEVICES,
+    adapter_faults,
     common_fixed_settings,
     forecast_batches,
+    full_faults,
+    limit_faults,
+    sharding_faults,
     training_setup,
     whole_alpha,
 )
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, run_yaml
 from touchline.backends.simulation import packed_batches, planned_batches
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
-from touchline.backends.trl.batching import TrlBatching
-from touchline.backends.trl.facts import MEMORY
+from touchline.backends.trl import MEMORY
+from touchline.backends.trl.data import TrlBatching
 from touchline.backends.trl.format import IMPORTS, KEYS
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup

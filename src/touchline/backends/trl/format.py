@@ -20,7 +20,16 @@ from touchline.backends.config_reading import (
     source_kind,
 )
 from touchline.backends.config_table import (
+    ALL_ROWS,
+    ATTENTION,
+    HF_AUTOMATIC,
+    HF_KEYS,
+    HF_OPTIMIZER_WORDS,
+    HF_SAME,
+    HF_SCHEDULES,
     OBSERVED,
+    DataColumns,
+    ImportTable,
     Keys,
     Method,
     cadence,
@@ -33,17 +42,6 @@ from touchline.backends.config_table import (
     read_table,
     reader_of,
     training_of,
-)
-from touchline.backends.imports import (
-    ALL_ROWS,
-    ATTENTION,
-    HF_AUTOMATIC,
-    HF_KEYS,
-    HF_OPTIMIZER_WORDS,
-    HF_SAME,
-    HF_SCHEDULES,
-    DataColumns,
-    ImportTable,
 )
 from touchline.core.finding import Severity
 from touchline.core.observation import Observation
@@ -126,7 +124,6 @@ KEYS: Keys = {
     "validation_fraction": ("number", "dataset_mixture.test_split_size test_split_size", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
 }
-"""Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
 TRL_KEYS: Keys = {
     "logging_steps": ("number", "logging_steps", 10.0),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", True),
@@ -138,7 +135,6 @@ ADAPTER_KEYS: Keys = {
     "dropout": ("number", "lora_dropout", None),
     "target_modules": ("words", "lora_target_modules target_modules", None),
 }
-"""The same of an adapter."""
 _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_data_path", "train_dataset")
 
 
@@ -227,7 +223,6 @@ READ_KEYS: frozenset[str] = frozenset(
         *("bf16", "fp16", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_peft", "use_dora"),
     }
 )
-"""The arguments that are read. `model` means other things elsewhere."""
 
 
 def evidence(values: Mapping[str, object], line: int = 0, *, certain: bool = True) -> Iterator[Observation]:
@@ -329,7 +324,6 @@ class TrlFormat:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TrlFormat(),)
-"""This backend's formats."""
 
 
 _OTHERS = frozenset(
@@ -426,4 +420,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.startswith("dataset_mix") or key.partition(".")[0] in argument_table("trl").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about these files. Unset values are those of trl.SFTConfig and ModelConfig."""

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from touchline.backends.config_reading import flag_of
 from touchline.backends.config_table import method_of, observations
-from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
+from touchline.backends.logtext.parts import to_count, to_number
 from touchline.backends.qlora_stage.format import stated_stage
 from touchline.backends.trl.format import READ_KEYS, evidence
 from touchline.backends.trl.rows import TrainerRowParser, is_closing, is_evaluation, is_training

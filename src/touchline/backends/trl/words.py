@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.numbers import NUMBER, to_number
-from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.parts import NUMBER, strip_decoration, to_number
 from touchline.backends.trl.format import READ_KEYS, evidence
 from touchline.backends.trl.states import ANCHORS, flags
 from touchline.core.model_size import states_size

@@ -10,9 +10,17 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.emitter import figure, observed, to_sign
-from touchline.backends.logtext.numbers import to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import to_number
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, Phase
 
@@ -163,8 +171,5 @@ def _sums(text: str, number: int) -> Iterator[Event]:
 
 
 READERS: tuple[type[LogReader], ...] = (UnslothLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = ()
-"""Readers of state files and configs: none of its own."""
 TRAINERS = (LoggedTrainer(name="unsloth", export_functions=r"unsloth_save\w*", precedence=3, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""
