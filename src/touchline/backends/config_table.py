@@ -46,10 +46,15 @@ class NotCarried:
     """Value of a source that is not in experiment.yaml as it was."""
 
     key: str
+    """Its dotted key in the source."""
     value: object
+    """The value."""
     where: tuple[Location, ...]
+    """Its places, one per file."""
     reason: Reason
+    """Why it is not carried over."""
     why: str
+    """The reason in words, and what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

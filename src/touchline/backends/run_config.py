@@ -31,8 +31,11 @@ class PlannedBatches:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     digest: str
+    """`BatchPlan.digest`."""
     steps: int
+    """Optimizer steps of the whole run."""
     steps_per_epoch: int
+    """Optimizer steps of one epoch."""
     data_parallel_size: int = 1
     """Processes that share each step, one per device. The file has this key only if there are several."""
 
@@ -48,6 +51,7 @@ class ParentConfig:
     }
 
     run: str
+    """Its name."""
     folder: str
     """Its folder, relative to this run's: `../135M_rank4_easy`."""
     run_digest: str
@@ -65,11 +69,15 @@ class RunConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     schema_version: int = FINETUNE_SCHEMA_VERSION
+    """Version of this file's form."""
     experiment: str
+    """The experiment's name."""
     run: str
+    """The run's name."""
     run_digest: str
     """`PlannedRun.digest`; a saved state with another one is not resumed."""
     model: PlannedModel
+    """The base."""
     data: DataConfig
     """Dataset, columns, prompt; the path is absolute."""
     data_sha256: str
@@ -87,6 +95,7 @@ class RunConfig:
     seed: int
     """Order of the examples, a new adapter, dropout."""
     batches: PlannedBatches
+    """Planned batches."""
     parent: ParentConfig | None = None
     """Parent run. None if the training starts from the base model."""
     shuffled_labels: bool = False
