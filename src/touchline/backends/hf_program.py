@@ -15,22 +15,17 @@ from numpy.typing import NDArray
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command, package_text
 from touchline.backends.hf_loop import HF_OPTIMIZERS, hf_forecast
 from touchline.backends.planning import (
-    common_fixed_settings,
-    forecast_batches,
+    PlannedBackend,
     limit_faults,
     resolve_base_dtype,
-    training_setup,
     whole_alpha,
 )
-from touchline.backends.protocol import Capabilities, ExampleLengths, FixedSetting, setting_value, unsupported
+from touchline.backends.protocol import Capabilities, ExampleLengths, setting_value, unsupported
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_batches, planned_orders
+from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_orders
 from touchline.core.catalog import ModelInfo
-from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
-from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import one_each
 from touchline.experiment.experiment import TrainConfig
@@ -90,8 +85,8 @@ class PlannedSettings:
         return fields | {key: setting_value(train, name.removeprefix("train.")) for key, name in keys.items()}
 
 
-@dataclass(kw_only=True, slots=True)
-class HfProgramBackend:
+@dataclass(kw_only=True)
+class HfProgramBackend(PlannedBackend):
     """LoRA by a program that is built on transformers' Trainer."""
 
     name: str
@@ -102,10 +97,6 @@ class HfProgramBackend:
     settings: Callable[[PlannedSettings], dict[str, object]]
     packing: Batching | None = None
     """Batching of packed sequences, if it packs. A pack holds one token less than `max_seq_len`."""
-
-    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
-        """Return the loss and the settings of the optimizer."""
-        return common_fixed_settings(train)
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -122,18 +113,11 @@ class HfProgramBackend:
             )
         return tuple(faults)
 
-    def setup(
-        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
-    ) -> TrainingSetup:
-        """Return what memory and time depend on apart from the batch."""
-        del width
-        return training_setup(self.name, train, shape, machine, devices)
-
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or the trainer's packs in the trainer's own."""
-        planned = planned_batches(train, lengths, seed, devices)
+        planned = super().batches(train, lengths, seed, devices)
         if not train.packed or isinstance(planned, Missing):
             return planned
         if planned.longest_example_tokens >= train.max_seq_len:
@@ -148,13 +132,11 @@ class HfProgramBackend:
     def _whole(self, tokens: int) -> int:
         return -(-tokens // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
-    def forecast(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchForecast | Missing:
-        """Return the predicted micro-batches."""
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the planned order, or the trainer's packer."""
+        del lengths
         packing = self.packing if train.packed is True else None
-        batching = _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
-        return forecast_batches(batching, train, lengths, seed, devices)
+        return _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that starts the trainer with it, its recorder, and the resolved run."""

@@ -11,6 +11,7 @@ import numpy as np
 from touchline.backends.config_table import method_of
 from touchline.backends.protocol import Capabilities, ExampleLengths, FixedSetting, unsupported
 from touchline.backends.registry import traits_of
+from touchline.backends.simulation import planned_batches
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import Dtype, TrainingSetup
 from touchline.core.finding import Finding, Severity
@@ -20,6 +21,7 @@ from touchline.core.shape import ModelShape
 from touchline.data.packing.batches import largest_divisor
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, settings_of
 from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.plan import BatchSummary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +150,6 @@ def compile_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
 
 
 def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
-    """Return the errors of `kernels: liger` settings that trainers ignore or only warn about."""
     if train.kernels != "liger":
         return []
     found = []
@@ -353,3 +354,36 @@ def common_fixed_settings(train: TrainConfig) -> tuple[FixedSetting, ...]:
         FixedSetting("train.loss", "cross-entropy, mean over the label tokens of a step"),
         *_OPTIMIZER_SETTINGS.get(train.optimizer, betas),
     )
+
+
+class PlannedBackend:
+    """Answers of a backend that trains on the planned examples in the planned order. Backends replace what differs."""
+
+    name: str
+
+    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
+        """Return the loss and the settings of the optimizer."""
+        return common_fixed_settings(train)
+
+    def setup(
+        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
+    ) -> TrainingSetup:
+        """Return what memory and time depend on apart from the batch."""
+        del width
+        return training_setup(self.name, train, shape, machine, devices)
+
+    def batches(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchSummary | Missing:
+        """Return the batches."""
+        return planned_batches(train, lengths, seed, devices)
+
+    def forecast(
+        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
+    ) -> BatchForecast | Missing:
+        """Return the predicted micro-batches."""
+        return forecast_batches(self.batching(train, lengths), train, lengths, seed, devices)
+
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the batching of a training on examples of these lengths."""
+        raise NotImplementedError

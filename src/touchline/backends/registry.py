@@ -50,13 +50,11 @@ def _member(folder: str, module: str, name: str) -> Any:
 
 @functools.cache
 def _having(module: str, name: str) -> dict[str, Any]:
-    """Return what the modules of all folders hold, by folder."""
     found = {folder: _member(folder, module, name) for folder in _folders_with(module)}
     return {folder: member for folder, member in found.items() if member is not None}
 
 
 def _members(module: str, name: str) -> tuple[Any, ...]:
-    """Return the members of a tuple that the modules of the folders may hold."""
     return tuple(member for members in _having(module, name).values() for member in members)
 
 
@@ -266,7 +264,6 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
 
 
 def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
-    """Yield an error for a recipe given to a backend without recipes, and for images that it does not take."""
     own = able[train.backend]
     if train.recipe is not None and not own.recipes:
         named = [name for name, features in able.items() if features.recipes]

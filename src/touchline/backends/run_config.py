@@ -220,7 +220,6 @@ def build_run_config(data: Mapping[str, object], path: str) -> RunConfig:
 
 
 def _parent(run: PlannedRun, plan: Plan) -> ParentConfig | None:
-    """Return the parent run of a stage. Run folders have the same parent directory."""
     parent = None if run.link is None else plan.run(run.link.parent)
     if run.link is None or parent is None:
         return None

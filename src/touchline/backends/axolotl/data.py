@@ -130,7 +130,6 @@ def _train(labels: list[bool], ids: Ids, tokens: list[int], text: ModelText) -> 
 
 
 def _template(text: ModelText, settings: RowSettings) -> str | Missing | None:
-    """Return the template's text, or None for the model's own template."""
     name = settings.template or OWN[0]
     if name == OWN[0] or (name.startswith(OWN[1]) and text.template is not None):
         return None

@@ -145,7 +145,6 @@ def state_training(settings: ConfigReader) -> StatedTraining:
 
 
 def _devices(settings: ConfigReader) -> Stated[int] | None:
-    """Return the devices in data parallel, where the file states them."""
     shard, copies = settings.whole("dp_shard_size"), settings.whole("dp_replicate_size")
     count = (1 if shard is None else shard.value) * (1 if copies is None else copies.value)
     named = shard or copies
@@ -328,7 +327,6 @@ _COLUMNS: Mapping[str, dict[str, object]] = {
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that the type of a dataset reads."""
     del registry
     place = source.name.key.rpartition(".")[0]
     top, _, index = place.partition(".")
@@ -354,7 +352,6 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config trains by rewards, on preferences or plain text, or another kind of adapter."""
     data = document.data
     if data.get("adapter") and data["adapter"] not in ("lora", "qlora"):
         return "adapter"

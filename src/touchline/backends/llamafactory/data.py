@@ -139,7 +139,6 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
 
 
 def _pairs(text: ModelText, row: ShownRow, template: Slotted) -> list[tuple[Ids, Ids]] | Missing:
-    """Return prompt and answer of each round, as token ids."""
     system, turns = _turns(row, template)
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         return Missing(missing="the turns do not alternate")

@@ -279,14 +279,12 @@ FORMATS: tuple[ConfigFormat, ...] = (LlamaFactoryFormat(),)
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config trains in another way than supervised, or other parameters."""
     if document.get("stage") not in (None, "sft"):
         return "stage"
     return None if document.get("finetuning_type") in (None, "lora", "full") else "finetuning_type"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return file and columns of a registered dataset."""
     found = DataColumns()
     entry = None if registry is None else registry.get(source.name.value)
     if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):

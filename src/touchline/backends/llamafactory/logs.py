@@ -216,7 +216,6 @@ class LlamaFactoryLines:
         now.step, now.elapsed = step, elapsed
 
     def _process_of(self, step: int, total: int, elapsed: float) -> _Process | None:
-        """Return the other process that this row continues."""
         for process in self._processes[:-1]:
             interval = process.interval or step - process.step
             if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:

@@ -157,7 +157,6 @@ class PeftBatching:
     def _rows(
         self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: BatchLayout
     ) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
-        """Return the packed rows of all micro-batches, their numbers and widths."""
         lengths: list[int] = tokens.tolist()
         places: list[int] = []
         sizes: list[int] = []

@@ -142,7 +142,6 @@ class QloraStageFormat:
 
 
 def _check_keys(settings: ConfigReader) -> None:
-    """Report groups that are none, keys that the script does not read, and those that it needs."""
     document = settings.document
     known: dict[Path, list[str]] = {(): [*_GROUPS]}
     for path in _KEYS:
@@ -171,7 +170,6 @@ def _check_keys(settings: ConfigReader) -> None:
 
 
 def _check_values(settings: ConfigReader) -> None:
-    """Report values of another kind, and one that the script undoes."""
     document = settings.document
     for path, (kind, needed, _) in _KEYS.items():
         value = document.get(*path)
@@ -298,7 +296,6 @@ def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[
 
 
 def _parent(stage: str, configs: Mapping[str, StatedTraining]) -> str | None:
-    """Return the stage whose output folder holds this stage's prev_checkpoint."""
     parent = configs[stage].parent
     if parent is None:
         return None
@@ -321,7 +318,6 @@ def _ordered(parents: Mapping[str, str | None]) -> list[str]:
 
 
 def _different(configs: Mapping[str, StatedTraining], field: str) -> list[Finding]:
-    """Return an error for each config whose setting is not that of the first."""
     values: dict[str, Stated[object] | None] = {stage: getattr(each, field) for stage, each in configs.items()}
     first = _value(next(iter(values.values())), None)
     return [

@@ -48,7 +48,6 @@ _LONGEST = 400
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return why the program must not run: it would import a module of the user."""
     own = sorted({name for name in _components(document.data) if not name.startswith(_TRUSTED)})
     return f"tune validate would import {own[0]}" if own else None
 
@@ -289,7 +288,6 @@ def _end_token(config: Config) -> None:
 
 
 def _overlap(config: Config) -> None:
-    """Report two slices of the same split that overlap."""
     train, held = config.get("dataset"), config.get("dataset_val")
     if not isinstance(train, dict) or not isinstance(held, dict):
         return

@@ -153,7 +153,6 @@ def _validation_fraction(config: Config) -> Stated[float] | None:
 
 
 def _last(config: Config, section: str) -> Stated[str] | None:
-    """Return the last part of the section's component."""
     name = config.last(section)
     return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT)) if name else None
 
@@ -216,7 +215,6 @@ def _packed(config: Config) -> Stated[bool] | None:
 
 
 def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
-    """Return the word of the first key that is true."""
     on = (found for key in words if (found := config.flag(key)) is not None and found.value)
     return next((Stated(words[found.key], found.key, found.where) for found in on), None)
 

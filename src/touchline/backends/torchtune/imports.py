@@ -44,7 +44,6 @@ def other_family(training: StatedTraining, document: ForeignDocument) -> Iterato
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config is not supervised fine-tuning."""
     config = config_of(document)
     for part in ("loss", "dataset", "dataset_val"):
         if _OTHERS.search(config.component(part) or ""):
@@ -54,7 +53,6 @@ def _refuses(document: ForeignDocument) -> str | None:
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that a builder of datasets reads."""
     del registry
     config = config_of(document)
     section = "dataset_val" if source.role == "validation" else "dataset"
@@ -97,7 +95,6 @@ def _list(value: object) -> list[object]:
 
 
 def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: bool) -> None:
-    """Add the columns of cruijff_kit's datasets, which name prompt and columns themselves."""
     keys = {"input_key": "data.input", "output_key": "data.output", "prompt": "data.prompt"}
     for key, to in {**keys, "system_prompt": "data.system"}.items():
         value = config.get(section, key)
@@ -123,7 +120,6 @@ def _same_keys(config: Config) -> Iterator[str]:
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
-    """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
     config = config_of(document)
     used = {name for line in document.lines for name in _REFERENCE.findall(line)}

@@ -237,7 +237,6 @@ class TorchtuneLines:
             yield Observation(name="gpus", value=1, line=number)
 
     def _words_of(self, text: str, number: int) -> Iterator[Event]:
-        """Yield the events of a line that is read by itself."""
         if "torchtune" in text and _LOGGER.search(text):
             yield from self._trainer(number)
         if "heckpoint" in text:
@@ -344,7 +343,6 @@ def _memory(
 
 
 def _devices(options: str, number: int) -> Iterator[Observation]:
-    """Record the processes that the command starts, one per device."""
     each, nodes = _PER_NODE.search(options), _NODES.search(options)
     count = to_count(nodes.group(1)) if nodes is not None else 1
     if each is not None and count:

@@ -150,7 +150,6 @@ def _output_folder(settings: ConfigReader) -> Stated[str] | None:
 
 
 def _sources(settings: ConfigReader) -> list[StatedSource]:
-    """Return the file that the script names: folder, format and label joined."""
     base, label = settings.text("input_dir_base"), settings.text("dataset_label")
     if base is None or label is None:
         return []
@@ -169,7 +168,6 @@ _TYPES = ("chat_completion", "instruct_dataset")
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return prompt and columns, with the script's defaults."""
     del source, registry
     found = DataColumns()
     kind = document.get("dataset_type")

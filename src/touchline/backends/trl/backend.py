@@ -11,18 +11,16 @@ from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.hf_program import planned_settings
 from touchline.backends.planning import (
     MOST_DEVICES,
+    PlannedBackend,
     adapter_faults,
-    common_fixed_settings,
-    forecast_batches,
     full_faults,
     limit_faults,
     sharding_faults,
-    training_setup,
     whole_alpha,
 )
-from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths
 from touchline.backends.run_config import change_comment, run_yaml
-from touchline.backends.simulation import packed_batches, planned_batches
+from touchline.backends.simulation import packed_batches
 from touchline.backends.trl import MEMORY
 from touchline.backends.trl.data import TrlBatching
 from touchline.backends.trl.format import IMPORTS, KEYS
@@ -32,7 +30,7 @@ from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast
+from touchline.data.packing.forecast import Batching
 from touchline.experiment.defaults import VISION_TOWERS
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
@@ -54,7 +52,7 @@ _SHARDED: dict[str, object] = {
 _BATCHING = TrlBatching(planned_order=True)
 
 
-class TrlBackend:
+class TrlBackend(PlannedBackend):
     """SFTTrainer on the planner's examples: in the planned order, or packed by its own packer."""
 
     name = "trl"
@@ -72,10 +70,6 @@ class TrlBackend:
         },
     )
 
-    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
-        """Return the loss and the settings of the optimizer."""
-        return common_fixed_settings(train)
-
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
         return (
@@ -89,8 +83,7 @@ class TrlBackend:
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
         """Return what memory and time depend on apart from the batch."""
-        del width
-        setup = training_setup(self.name, train, shape, machine, devices)
+        setup = super().setup(train, shape, machine, width, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
         # Those of an adapter are too small to count.
         buckets = train.trains_all and devices > setup.shards
@@ -102,17 +95,16 @@ class TrlBackend:
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or packed sequences."""
-        planned = planned_batches(train, lengths, seed, devices)
+        planned = super().batches(train, lengths, seed, devices)
         if isinstance(planned, Missing) or not train.packed:
             return planned
         forecast = self.forecast(train, lengths, seed, devices)
         return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)
 
-    def forecast(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchForecast | Missing:
-        """Return the predicted micro-batches."""
-        return forecast_batches(_BATCHING, train, lengths, seed, devices)
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the trainer's batching."""
+        del train, lengths
+        return _BATCHING
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that reads it, and the resolved run."""

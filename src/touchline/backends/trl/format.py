@@ -268,7 +268,6 @@ MANY_CLEARLY_OURS = 3
 
 
 def _trains_the_whole_model(settings: ConfigReader) -> bool:
-    """Return True if TRL's own script reads an adapter's settings without `use_peft`."""
     ranked = settings.given("lora_r", "lora_alpha", "lora_target_modules") is not None
     own_script = settings.given("model_name_or_path") and settings.given("attn_implementation", "dataset_name", "dtype")
     return ranked and bool(own_script) and settings.flag("use_peft") is None
@@ -343,7 +342,6 @@ _LOSS = "TRL uses all tokens as labels unless rows are prompt and completion, he
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
-    """Yield TRL's defaults that mean another training here."""
     data = document.data
     if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
@@ -357,7 +355,6 @@ _NESTED = "use_bnb_nested_quant"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that an entry of a mixture reads."""
     del registry
     found = DataColumns()
     *above, _ = source.name.key.split(".")

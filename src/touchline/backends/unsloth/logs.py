@@ -135,7 +135,6 @@ class UnslothLines:
                 yield from _versions(text, number)
 
     def _counts(self, groups: dict[str, str | None], number: int) -> Iterator[Event]:
-        """Yield the counts of a banner's line."""
         part = to_number(groups.get("trainable_parameters"))
         if (gpu := (groups.pop("gpu", None) or "").strip()).strip("."):
             yield Observation(name="gpu", value=gpu, line=number)
