@@ -51,7 +51,6 @@ class ArgumentTable:
         """Return the settings that a name surely means: another spelling, or one or two letters different.
 
         Args:
-            name: the name that is not known.
             present: names that the file has already, which are not suggested.
         """
         names = (argument.name for argument in self.arguments.values() if argument.last is None)
@@ -239,7 +238,6 @@ class ConfigReader:
         """Report names that are surely other ones.
 
         Args:
-            table: the names that the trainer knows.
             effect: treatment of unknown names, such as `axolotl ignores it silently`.
         """
         for key in self.values:

@@ -239,12 +239,7 @@ def written(table: Keys, values: Mapping[str, object], *parts: str | Mapping[str
 
 
 def first_on(settings: ConfigReader, words: Mapping[str, object], *also: object) -> Stated[Any] | None:
-    """Return the word of the first key that is switched on, or has one of some other values.
-
-    Args:
-        words: words by key, in the trainer's order.
-        also: values that switch a key on too.
-    """
+    """Return the word of the first key that is switched on, or has one of some other values."""
     for key, word in words.items():
         if settings.on(key) or (also and settings.values.get(key) in also):
             return Stated(word, key, settings.where(key))
@@ -252,12 +247,7 @@ def first_on(settings: ConfigReader, words: Mapping[str, object], *also: object)
 
 
 def first_set(settings: ConfigReader, words: Mapping[str, object], *, shown: bool = False) -> Stated[Any] | None:
-    """Return the word of the first key with a value that is not empty.
-
-    Args:
-        words: words by key, in the trainer's order.
-        shown: whether a value that is a text follows the word.
-    """
+    """Return the word of the first key with a value that is not empty; with `shown`, a text follows the word."""
     for key, word in words.items():
         value = settings.values.get(key)
         if value and not (isinstance(value, str) and not value.strip()):
@@ -283,11 +273,7 @@ def cadence(settings: ConfigReader, *names: str, default: Cadence) -> Stated[Cad
 
 
 def training_of(backend: str, settings: ConfigReader, fields: Mapping[str, Any]) -> StatedTraining:
-    """Return the training of a file.
-
-    Args:
-        fields: what it states, by the fields of a `StatedTraining`.
-    """
+    """Return the training of a file."""
     path = settings.document.path
     return StatedTraining(backend=backend, where=Location(path=path), subject=subject_of(path), **fields)
 
@@ -339,7 +325,6 @@ def observations(
     """Yield the observations of a config.
 
     Args:
-        lines: line of each key; 0 for those that are not there.
         exact: whether the number of steps is that of the training, not a bound.
         dora: whether the adapter, if there is one, is DoRA's.
     """

@@ -196,7 +196,6 @@ def adapted(
     """Return the model's own names of the adapted layers; all layers if the config leaves them open.
 
     Args:
-        targets: layers in the trainer's names.
         names: a trainer's own names of layers, with those of config.json's models.
     """
     own = [linear.name for linear in shape.linears]

@@ -115,11 +115,7 @@ def parsed(value: object) -> int | float | None:
 
 
 def pointed(text: str, value: float) -> str:
-    """Return a number as every YAML loader reads it, with a point and a signed exponent: `5.0e-5`.
-
-    Args:
-        text: how it is written.
-    """
+    """Return a number as every YAML loader reads it, with a point and a signed exponent: `5.0e-5`."""
     match = _EXPONENT.fullmatch(text.strip())
     if match is None:
         return repr(value)

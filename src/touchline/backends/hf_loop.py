@@ -93,7 +93,6 @@ def hf_forecast(
     """Build the forecast of a training by this loop.
 
     Args:
-        filled: in which rows.
         capacity: most tokens per sequence.
         multiple: what the width of a micro-batch is rounded up to.
         width: the width of all rows, where it is fixed.

@@ -58,11 +58,7 @@ _LIGER_MODELS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemm
 
 
 def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
-    """Return an error for each batch size, length or kind of model that cannot be trained as written.
-
-    Args:
-        devices: its data-parallel size.
-    """
+    """Return an error for each batch size, length or kind of model that cannot be trained as written."""
     faults: list[Finding] = []
     # Whether the backend trains vision-language models is its capability.
     kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
@@ -199,11 +195,7 @@ def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
 
 
 def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple[Finding, ...]:
-    """Return an error for each setting that does not go with `sharding: full`, or if there is nothing to share.
-
-    Args:
-        devices: its data-parallel size.
-    """
+    """Return an error for each setting that does not go with `sharding: full`, or if there is nothing to share."""
     if not train.is_sharded:
         return ()
     pairs = (
@@ -295,11 +287,7 @@ def whole_alpha(lora: LoraConfig) -> float | int:
 def training_setup(
     backend: str, train: TrainConfig, shape: ModelShape, machine: TargetMachine, devices: int
 ) -> TrainingSetup:
-    """Return what memory and time depend on apart from the batch. Backends replace what differs.
-
-    Args:
-        devices: data-parallel size.
-    """
+    """Return what memory and time depend on apart from the batch. Backends replace what differs."""
     bits, whole = {"nf4": 4, "int8": 8}.get(train.quantization), train.trains_all
     return TrainingSetup(
         shape=shape,
@@ -326,13 +314,7 @@ def training_setup(
 def forecast_batches(
     batching: Batching, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int
 ) -> BatchForecast | Missing:
-    """Return the micro-batches that a batching makes of a training split.
-
-    Args:
-        batching: the trainer's batching.
-        seed: seed of the order.
-        devices: data-parallel size.
-    """
+    """Return the micro-batches that a batching makes of a training split."""
     if train.micro_batch_size == "auto" or train.packed == "auto":
         return Missing(missing="micro_batch_size or packed is not resolved")
     if not len(lengths.total):

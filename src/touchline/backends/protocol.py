@@ -58,11 +58,7 @@ def setting_value(train: TrainConfig, key: str) -> object:
 
 
 def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[str, Capabilities]) -> Iterator[Finding]:
-    """Yield an error for each setting that a backend does not support, with the backends that do.
-
-    Args:
-        capabilities: of every backend, by name.
-    """
+    """Yield an error for each setting that a backend does not support, with the backends that do."""
     for key, supported in capabilities[name].values.items():
         value = setting_value(train, key)
         if _supports(value, supported):
@@ -82,7 +78,6 @@ def unsupported(backend: str, key: str, combination: str, hint: str | None) -> F
     """Build the error for a setting that a backend does not support.
 
     Args:
-        key: dotted key under `train`.
         combination: the value, or the values that exclude each other.
         hint: the change that helps, if there is one.
     """
@@ -181,9 +176,7 @@ class Backend(Protocol):
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.
-            machine: where it will run.
             width: tokens of the longest row.
-            devices: data-parallel size.
         """
         ...
 

@@ -62,7 +62,6 @@ def _required(folder: str, module: str, name: str, *, message: str, option: str)
     """Return what a module of one folder holds.
 
     Args:
-        message: the error if the folder has no such member.
         option: the beginning of the hint, before the nearest name.
 
     Raises:
@@ -227,8 +226,6 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
 
     Args:
         tree: the syntax tree of the recipe's file; None for a name.
-        devices: its data-parallel size.
-        validates: whether there is a validation split.
     """
     faults = _member(train.backend, "recipes", "recipe_faults")
     return () if faults is None else tuple(faults(train, tree, devices, validates=validates))
@@ -248,9 +245,6 @@ def capabilities() -> dict[str, Capabilities]:
 
 def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
     """Return an error for every setting that the training's backend does not support, alone or for this model.
-
-    Args:
-        devices: its data-parallel size.
 
     Raises:
         InputError: if the backend does not exist.

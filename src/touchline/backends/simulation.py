@@ -318,11 +318,7 @@ def simulated_epochs(rows: int, epochs: int) -> int:
 
 
 def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
-    """Return the examples of each epoch in the planned order.
-
-    Args:
-        lengths: tokens of each example.
-    """
+    """Return the examples of each epoch in the planned order."""
     plan = plan_batches(
         np.asarray(lengths),
         global_batch_size=settings.global_batch_size,
@@ -337,7 +333,6 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
     """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
 
     Args:
-        seed: seed of the order.
         devices: data-parallel size; each device takes every n-th micro-batch of a step.
     """
     if train.micro_batch_size == "auto":
@@ -370,11 +365,7 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
 
 
 def packed_batches(forecast: BatchForecast, planned: BatchSummary, epochs: int) -> BatchSummary:
-    """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
-
-    Args:
-        planned: batches of the same training without packing.
-    """
+    """Return the batches of a trainer that packs before it batches: every size counts packed sequences."""
     digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {planned.micro_batch_size}".encode())
     digest.update(forecast.row_tokens.astype("<i8").tobytes())
     digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())

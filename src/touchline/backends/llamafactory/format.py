@@ -152,12 +152,7 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """Yield the observations of a mapping of settings.
-
-    Args:
-        values: the settings by LLaMA-Factory's names.
-        lines: line of each; 0 for those that are not there.
-    """
+    """Yield the observations of a mapping of settings."""
     reader = reader_of(values)
     stated = state_training(reader)
     attention = stated.attention

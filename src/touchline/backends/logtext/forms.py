@@ -74,11 +74,7 @@ class FormReader:
         self._rank: str | None = None
 
     def line(self, text: str, rest: str, number: int) -> list[Event] | None:
-        """Return the events of a line, or None if no form matches.
-
-        Args:
-            rest: the line without its prefix.
-        """
+        """Return the events of a line, or None if no form matches."""
         for form in self.forms:
             if form.hint in text:
                 match = form.pattern.match(rest) if form.after_prefix else form.pattern.search(text)

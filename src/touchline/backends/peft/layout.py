@@ -65,7 +65,6 @@ class BatchLayout:
         """Return the layout of training rows: those of a compiled training have few widths.
 
         Args:
-            compiled: whether the model is compiled.
             max_seq_len: tokens that a row of one example is not padded beyond, since padding counts positions too, and
                 the model may support no more.
         """
@@ -152,7 +151,6 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
 
     Args:
         examples: at least one; each with at least one token in prompt and answer.
-        pad_id: token put where there is none.
 
     Raises:
         ValueError: an example has no prompt or no answer.
@@ -210,7 +208,6 @@ def stack(batches: Sequence[SequenceBatch], pad_id: int = 0) -> SequenceBatch:
 
     Args:
         batches: at least one, without images; the targets follow each other in this order.
-        pad_id: token put where there is none.
 
     Returns:
         A micro-batch of `len(batches) * R` rows, R and the width being the largest of all. Rows that only fill a block

@@ -175,7 +175,6 @@ def recipe_for(devices: int, *, validation: bool, on_cpu: bool = False) -> Recip
     """Return the recipe for a number of devices, with validation during the training or without.
 
     Args:
-        validation: whether there is a validation split.
         on_cpu: whether the devices are processes that share a CPU.
     """
     several = devices > 1
@@ -270,8 +269,6 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
 
     Args:
         tree: the syntax tree of the recipe's file; None for a name.
-        devices: data-parallel size.
-        validates: whether there is a validation split.
     """
     if tree is None:
         yield from _name_faults(train, devices)
