@@ -1,24 +1,19 @@
-"""Readers of one config agree: what rules and import read, what the history takes as evidence, what we write."""
+"""Readers of one config agree: what rules and import read, and what the history takes as evidence."""
 
 import importlib
 import os
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.backends.config_files import format_of, value_of
 from tests.faults.case import base
-from tests.run.made_plans import MODEL, made_plan, made_run
 
 from touchline.backends.config_table import OBSERVED
-from touchline.backends.hf_program import planned_settings
-from touchline.backends.registry import config_formats, document_readers, get_backend
+from touchline.backends.registry import config_formats, document_readers
 from touchline.core.observation import Observation
-from touchline.experiment.experiment import LoraConfig
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.partial import StatedTraining
 
@@ -109,24 +104,3 @@ def test_readers_of_samples_agree() -> None:
                     check_agreement(stated, document.data)
                     seen += 1
     assert seen >= 20
-
-
-@pytest.mark.parametrize("trainer", ["axolotl", "llamafactory"])
-def test_what_is_written_is_read_as_it_was_planned(trainer: str) -> None:
-    run = made_run()
-    assert run.train is not None
-    lora = LoraConfig(rank=4, dropout=0.1, target_modules=("q_proj", "v_proj"))
-    train = replace(run.train, backend=trainer, packed=False, warmup_steps=3, quantization="nf4", lora=lora)
-    run = replace(run, train=train)
-    plan = made_plan(run)
-    text = get_backend(trainer).files(run, plan)["finetune.yaml"]
-    (stated,) = format_of(trainer).read(parse_foreign(text, "finetune.yaml", format_of(trainer).dialect)).trainings
-    planned = planned_settings(run, plan).values({}) | {"method": "qlora", "target_modules": lora.target_modules}
-    differing = {
-        field: (value, found)
-        for field, value in planned.items()
-        if (found := value_of(getattr(stated, field))) != value and field not in ("compiled", "warmup_fraction")
-    }
-    assert differing == {}
-    check_agreement(stated, yaml.safe_load(text))
-    assert plan.models[run.model] == MODEL
