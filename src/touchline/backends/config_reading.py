@@ -63,10 +63,7 @@ def argument_table(backend: str) -> ArgumentTable:
     table = parse_json(package_text(backend, "arguments.json"))
     arguments = {
         name: Argument(
-            name,
-            frozenset(row[0].split("|")),
-            tuple(row[1]) if len(row) > 1 else (),
-            row[2] if len(row) > 2 else None,
+            name, frozenset(row[0].split("|")), tuple(row[1]) if len(row) > 1 else (), row[2] if len(row) > 2 else None
         )
         for name, row in table["arguments"].items()
     }

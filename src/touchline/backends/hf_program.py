@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command, package_text
 from touchline.backends.hf_loop import HF_OPTIMIZERS, hf_forecast
-from touchline.backends.planning import (
-    PlannedBackend,
-    limit_faults,
-    resolve_base_dtype,
-    whole_alpha,
-)
+from touchline.backends.planning import PlannedBackend, limit_faults, resolve_base_dtype, whole_alpha
 from touchline.backends.protocol import Capabilities, ExampleLengths, setting_value, unsupported
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_orders

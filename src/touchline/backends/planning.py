@@ -209,11 +209,7 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
             f"{train.optimizer} with sharding: full: tried with AdamW only",
             "optimizer: adamw",
         ),
-        (
-            train.compile,
-            "compile: true with sharding: full: not tried",
-            "compile: false",
-        ),
+        (train.compile, "compile: true with sharding: full: not tried", "compile: false"),
         (
             train.kernels == "liger",
             "kernels: liger with sharding: full: it uses the output layer's weights outside of that layer",
@@ -224,11 +220,7 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
             ("base_dtype: bfloat16 with method: full and sharding: full: weights would stay in float32"),
             "base_dtype: auto",
         ),
-        (
-            bool(train.packed) and train.packed != "auto",
-            "packed: true with sharding: full: not tried",
-            "packed: false",
-        ),
+        (bool(train.packed) and train.packed != "auto", "packed: true with sharding: full: not tried", "packed: false"),
         (
             model.vision,
             f"sharding: full for {model.name}, a vision-language model: devices with and without images would wait "
@@ -252,10 +244,7 @@ def _error(code: str, subject: str, message: str, hint: str | None = None) -> Fi
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
-_OPTIMIZER_SETTINGS = {
-    "adafactor": (),
-    "muon": (FixedSetting("train.optimizer_momentum", "0.95"),),
-}
+_OPTIMIZER_SETTINGS = {"adafactor": (), "muon": (FixedSetting("train.optimizer_momentum", "0.95"),)}
 """By optimizer, if it is not a form of AdamW."""
 
 

@@ -118,10 +118,7 @@ def _draws(seed: int, count: int) -> NDArray[np.int64]:
     for index in range(1, _WORDS):
         words.append((_MULTIPLIER * (words[-1] ^ (words[-1] >> 30)) + index) % 2**32)
     generator = np.random.MT19937(seed)
-    generator.state = {
-        "bit_generator": "MT19937",
-        "state": {"key": np.asarray(words, np.uint32), "pos": _WORDS},
-    }
+    generator.state = {"bit_generator": "MT19937", "state": {"key": np.asarray(words, np.uint32), "pos": _WORDS}}
     return generator.random_raw(count).astype(np.int64)
 
 

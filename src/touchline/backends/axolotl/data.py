@@ -242,9 +242,7 @@ class AxolotlBatching:
         if count and int(np.diff(np.append(first.starts, count)).max()) == self.sample_packing_bin_size:
             notes.append(f"packs end at sample_packing_bin_size, {self.sample_packing_bin_size} examples")
         most = MicroBatch(
-            rows=1,
-            width=-(-capacity // multiple) * multiple,
-            label_tokens=min(capacity, int(examples.labels.sum())),
+            rows=1, width=-(-capacity // multiple) * multiple, label_tokens=min(capacity, int(examples.labels.sum()))
         )
         return forecast(
             examples=examples,

@@ -97,9 +97,7 @@ TEMPLATES: dict[str, Slotted] = {
         replaces_eos=True,
     ),
     "llama2": Slotted(
-        user=(BOS, "[INST] {{content}} [/INST]"),
-        system=("<<SYS>>\n{{content}}\n<</SYS>>\n\n",),
-        system_in_user=True,
+        user=(BOS, "[INST] {{content}} [/INST]"), system=("<<SYS>>\n{{content}}\n<</SYS>>\n\n",), system_in_user=True
     ),
     "mistral": Slotted(
         user=("[INST] {{content}}[/INST]",),

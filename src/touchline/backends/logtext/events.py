@@ -121,12 +121,7 @@ class AttributesOfMemory(Attributes, total=False):
 
 
 def observed(
-    name: ObservationName,
-    value: float | str,
-    line: int,
-    *,
-    unit: str | None = None,
-    **more: Unpack[AttributesOfMemory],
+    name: ObservationName, value: float | str, line: int, *, unit: str | None = None, **more: Unpack[AttributesOfMemory]
 ) -> Observation:
     """Return what a line says, in the unit of its name where none is given."""
     return Observation(name=name, value=value, line=line, unit=unit or UNITS.get(name, "1"), **more)

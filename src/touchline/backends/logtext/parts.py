@@ -225,14 +225,7 @@ NUMBER = r"(?:[-+]?(?:\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]
 """A finite number, with or without thousands separators; for building patterns of lines."""
 _NUMBER = re.compile(NUMBER)
 _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_SIZES_IN_GIB = {
-    "b": 1 / 1024**3,
-    "bytes": 1 / 1024**3,
-    "kib": 1 / 1024**2,
-    "mib": 1 / 1024,
-    "gib": 1.0,
-    "tib": 1024.0,
-}
+_SIZES_IN_GIB = {"b": 1 / 1024**3, "bytes": 1 / 1024**3, "kib": 1 / 1024**2, "mib": 1 / 1024, "gib": 1.0, "tib": 1024.0}
 _CLOCK = re.compile(r"(?:(\d+) days?, )?(?:(\d+):)?(\d{1,3}):(\d{2}(?:\.\d+)?)")
 
 

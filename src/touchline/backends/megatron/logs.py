@@ -60,11 +60,7 @@ class MegatronLines(FormReader):
                 "reserved": memory("reserved", "GiB", scale=1 / 1024),
             },
         ),
-        Form(
-            hint="after training",
-            pattern=re.compile(r"\[after training is done\] datetime:"),
-            sign=SignKind.TRAINED,
-        ),
+        Form(hint="after training", pattern=re.compile(r"\[after training is done\] datetime:"), sign=SignKind.TRAINED),
     )
 
     def row(

@@ -84,10 +84,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
 """Every key that a script of the project reads: what it takes, whether it is read without a default, and the field of a
 `StatedTraining`."""
 _FLOATS = frozenset(
-    {
-        *("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"),
-        *("save_steps", "eval_steps"),
-    }
+    {*("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"), *("save_steps", "eval_steps")}
 )
 _FIXED: Mapping[str, tuple[object, str]] = {
     "method": (method_of(adapter=True, bits=QLORA_BITS), "lora"),
@@ -205,11 +202,7 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
         if document.get("train", key := f"{action}_steps") is not None:
             found[f"{action}_cadence"] = Stated("steps", f"train.{key}", document.where("train", key))
     return StatedTraining(
-        backend="qlora_stage",
-        where=file,
-        subject=subject_of(document.path),
-        sources=tuple(_sources(document)),
-        **found,
+        backend="qlora_stage", where=file, subject=subject_of(document.path), sources=tuple(_sources(document)), **found
     )
 
 

@@ -18,11 +18,7 @@ from touchline.backends.external import (
     driver_command,
     examples_command,
 )
-from touchline.backends.planning import (
-    MOST_DEVICES,
-    PlannedBackend,
-    limit_faults,
-)
+from touchline.backends.planning import MOST_DEVICES, PlannedBackend, limit_faults
 from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.simulation import packed_batches
@@ -258,11 +254,7 @@ def _sections(
     return {
         "output_dir": f"{WORK_FOLDER}/output",
         "model": model_section(model, train.lora),
-        "tokenizer": {
-            "_component_": f"{COMPONENTS}.PlannedTokenizer",
-            "pad_id": 0,
-            "max_seq_len": train.max_seq_len,
-        },
+        "tokenizer": {"_component_": f"{COMPONENTS}.PlannedTokenizer", "pad_id": 0, "max_seq_len": train.max_seq_len},
         "checkpointer": {
             "_component_": f"{COMPONENTS}.RecordedCheckpointer",
             "checkpoint_dir": model.path,

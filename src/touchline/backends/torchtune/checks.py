@@ -13,16 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from touchline.backends.external import Validator
-from touchline.backends.fields import (
-    TEXT,
-    TRUTH,
-    dotted,
-    new_value,
-    number,
-    shown,
-    whole,
-    wrong_value,
-)
+from touchline.backends.fields import TEXT, TRUTH, dotted, new_value, number, shown, whole, wrong_value
 from touchline.backends.torchtune.reading import (
     COMPONENT,
     OTHERS,

@@ -64,10 +64,7 @@ class TrlBackend(PlannedBackend):
         shuffled_labels=True,
         vision=True,
         packing_keeps_steps=False,
-        values={
-            "optimizer": tuple(HF_OPTIMIZERS),
-            "lora.dtype": ("float32",),
-        },
+        values={"optimizer": tuple(HF_OPTIMIZERS), "lora.dtype": ("float32",)},
     )
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:

@@ -68,12 +68,7 @@ _FORMS = (
 """Lines of the banners: a text of each, and the pattern whose groups are named like observations."""
 _MOST = 1e15
 _SUMS: tuple[tuple[ObservationName, re.Pattern[str], Phase, Aggregation], ...] = (
-    (
-        "memory_before_training",
-        re.compile(rf"^\s*(?P<size>{_SIZE}) GB of memory reserved\.\s*$"),
-        "after_init",
-        "last",
-    ),
+    ("memory_before_training", re.compile(rf"^\s*(?P<size>{_SIZE}) GB of memory reserved\.\s*$"), "after_init", "last"),
     ("peak_memory", re.compile(rf"^\s*Peak reserved memory = (?P<size>{_SIZE}) GB\.?\s*$"), "step", "peak"),
 )
 """Lines that notebooks print before and after training. `... for training` is a difference, not a peak."""
