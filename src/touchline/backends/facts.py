@@ -95,11 +95,6 @@ class MemoryCoefficients:
 _ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 
 
-def _trainer_loads(document: ForeignDocument, section: str) -> bool:
-    del document, section
-    return False
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerTraits:
     """Behaviour of a trainer. A field's default is that of a trainer of which nothing is known."""
@@ -165,7 +160,7 @@ class TrainerTraits:
     """Whether a config can name the key of a JSON object under which the rows are."""
     needs_field: bool = False
     """Whether rows under a key are found only if the config names the key."""
-    loads_by_itself: Callable[[ForeignDocument, str], bool] = _trainer_loads
+    loads_by_itself: Callable[[ForeignDocument, str], bool] = lambda document, section: False
     """Function that returns True if the user's own code builds the dataset of a section, in any way."""
     registry: str | None = None
     """File in which datasets are registered by name."""

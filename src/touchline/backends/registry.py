@@ -80,19 +80,16 @@ def backend_names() -> tuple[str, ...]:
     return _folders_with("backend")
 
 
-@functools.cache
 def log_readers() -> tuple[type[LogReader], ...]:
     """Return every backend's readers of log lines; make one instance of each for every file."""
     return _members("logs", "READERS")
 
 
-@functools.cache
 def form_readers() -> tuple[type[FormReader], ...]:
     """Return every backend's tables of line forms; make one instance of each for every file, with one emitter."""
     return _members("logs", "FORMS")
 
 
-@functools.cache
 def document_readers() -> tuple[DocumentReader, ...]:
     """Return every backend's readers of state files and configs."""
     return _members("logs", "DOCUMENTS")
@@ -105,7 +102,6 @@ def logged_trainers() -> Mapping[str, LoggedTrainer]:
     return {trainer.name: trainer for trainer in trainers}
 
 
-@functools.cache
 def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
     return _members("format", "FORMATS")

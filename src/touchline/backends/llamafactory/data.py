@@ -202,15 +202,11 @@ def _ids(text: ModelText, slots: Slots, content: str, template: Slotted) -> Ids:
         if slot == BOS:
             ids += () if text.bos_id is None else (text.bos_id,)
         elif slot == EOS:
-            end = _end(text, template)
+            end = text.id(template.stop_words[0] if template.replaces_eos else text.tokens.eos)
             ids += () if end is None else (end,)
         elif written := slot.replace(HERE, content, 1):
             ids += text.ids(written)
     return ids
-
-
-def _end(text: ModelText, template: Slotted) -> int | None:
-    return text.id(template.stop_words[0] if template.replaces_eos else text.tokens.eos)
 
 
 PAD_TO_MULTIPLE_OF = 8

@@ -104,7 +104,8 @@ def find_environment(environment: Environment) -> FoundEnvironment | Missing:
     absent = [name for name in wanted if name not in here]
     if not absent and not os.access(program, os.X_OK):
         absent = [environment.program]
-    differs = [name for name, version in here.items() if _public(version) != wanted[name]]
+    # Without the build: `2.13.0` of `2.13.0+cpu`.
+    differs = [name for name, version in here.items() if version.partition("+")[0] != wanted[name]]
     if named is not None:
         # Which torch a machine can have follows from its driver.
         differs = [name for name in differs if name != "torch"]
@@ -137,8 +138,3 @@ def require_environment(environment: Environment) -> FoundEnvironment:
             hint=environment.install_command,
         )
     return found
-
-
-def _public(version: str) -> str:
-    """Return a version without the build: `2.13.0` of `2.13.0+cpu`."""
-    return version.partition("+")[0]

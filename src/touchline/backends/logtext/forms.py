@@ -87,7 +87,9 @@ class FormReader:
         found = self.values(form, match)
         groups = match.groupdict()
         step = _step(groups.get("step") or _first(found, "step"))
-        if self._is_of_another_rank(groups.get("rank")) or self._is_echo(found, step, number):
+        if self._is_of_another_rank(groups.get("rank")) or (
+            _first(found, "loss") is not None and self.emitter.is_echo(step, number)
+        ):
             return
         yield from self.row(form, found, text, number, step=step, epoch=to_number(groups.get("epoch")))
         if form.sign is not None:
@@ -153,9 +155,6 @@ class FormReader:
         """Return True for a row of another process than the first one that printed such a row."""
         self._rank = self._rank or rank
         return rank is not None and rank != self._rank
-
-    def _is_echo(self, found: list[tuple[Figure, str]], step: int | None, number: int) -> bool:
-        return _first(found, "loss") is not None and self.emitter.is_echo(step, number)
 
 
 def memory(kind: MemoryKind, unit: str, *, scale: float = 1.0, phase: Phase | None = "step") -> Figure:

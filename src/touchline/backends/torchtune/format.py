@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
-from touchline.backends.config_table import Keys, Method, method_of, observations, read_table, training_of
+from touchline.backends.config_table import Keys, Method, first_on, method_of, observations, read_table, training_of
 from touchline.backends.fields import dotted, parsed
 from touchline.backends.logtext.events import Row
 from touchline.backends.torchtune.checks import (
@@ -130,10 +130,10 @@ def stated_training(config: Config) -> StatedTraining:
         "packed": _packed(config),
         "dtype": None if dtype is None or dtype.value not in _DTYPES else replace(dtype, value=_DTYPES[dtype.value]),
         "distributed": None if sharded is None else Stated("fsdp", sharded, config.where(sharded)),
-        "offloads": _switched(config, _OFFLOADS),
+        "offloads": first_on(config, _OFFLOADS),
         "sources": tuple(_sources(config)),
         "validation_fraction": _validation_fraction(config),
-        "resume": _switched(config, {"resume_from_checkpoint": "true"}),
+        "resume": first_on(config, {"resume_from_checkpoint": "true"}),
         "save_cadence": _cadence(config, "save_every_n_steps", otherwise="epoch"),
         "eval_cadence": _cadence(config, "run_val_every_n_steps", otherwise="no"),
     }
@@ -212,11 +212,6 @@ def _packed(config: Config) -> Stated[bool] | None:
     if found:
         return next((each for each in found if each.value), found[0])
     return config.default("dataset.packed", False) if config.has("dataset") else None
-
-
-def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
-    on = (found for key in words if (found := config.flag(key)) is not None and found.value)
-    return next((Stated(words[found.key], found.key, found.where) for found in on), None)
 
 
 def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence] | None:
