@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from touchline.backends.config_table import method_of
-from touchline.backends.protocol import Capabilities, ExampleLengths, FixedSetting, unsupported
+from touchline.backends.protocol import Capabilities, ExampleLengths, FixedSetting, error, unsupported
 from touchline.backends.registry import traits_of
 from touchline.backends.simulation import planned_batches
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import Dtype, TrainingSetup
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -63,39 +63,37 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     # Whether the backend trains vision-language models is its capability.
     kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
     if "config.json" not in model.absent and not model.architecture.endswith(kinds):
-        faults.append(
-            _error("BK001", "models", f"{model.name} is a {model.architecture}, expected a causal language model")
-        )
+        faults.append(error("models", f"{model.name} is a {model.architecture}, expected a causal language model"))
     whole = train.global_batch_size
     if whole % devices:
         fewer = largest_divisor(whole, devices)
         faults.append(
-            _error(
-                "TR001",
+            error(
                 "compute.gpus_per_run",
                 f"global_batch_size {whole} is not a multiple of gpus_per_run {devices}",
                 f"compute.gpus_per_run: {fewer}, or train.global_batch_size: {whole + -whole % devices}",
+                code="TR001",
             )
         )
     elif isinstance(train.micro_batch_size, int) and whole % (train.micro_batch_size * devices):
         times = f" x gpus_per_run {devices}" if devices > 1 else ""
         faults.append(
-            _error(
-                "TR001",
+            error(
                 "train.micro_batch_size",
                 f"global_batch_size {whole} is not a multiple of micro_batch_size {train.micro_batch_size}{times}",
                 f"micro_batch_size: {largest_divisor(whole // devices, train.micro_batch_size)}",
+                code="TR001",
             )
         )
     faults += _liger_faults(model, train)
     if train.max_seq_len > model.context_length:
         faults.append(
-            _error(
-                "TR002",
+            error(
                 "train.max_seq_len",
                 f"max_seq_len {train.max_seq_len} is longer than the context of {model.name}, "
                 f"{model.context_length} tokens",
                 f"max_seq_len: {model.context_length}",
+                code="TR002",
             )
         )
     return tuple(faults)
@@ -152,10 +150,10 @@ def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
     if model.model_type not in _LIGER_MODELS:
         known = ", ".join(_LIGER_MODELS)
         message = f"kernels: liger for {model.name}, a {model.model_type or 'model of unknown type'}, expected {known}"
-        found.append(_error("BK001", "train.kernels", message, "kernels: none"))
+        found.append(error("train.kernels", message, "kernels: none"))
     if train.label_smoothing:
         message = "kernels: liger with label_smoothing, which needs the logits that liger does not keep"
-        found.append(_error("BK001", "train.kernels", message, "kernels: none"))
+        found.append(error("train.kernels", message, "kernels: none"))
     return found
 
 
@@ -232,16 +230,12 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
     if devices > 1:
         return found
     message = "sharding: full with one device"
-    return (*found, _error("BK001", "train.sharding", message, "compute.gpus_per_run: 2, or train.sharding: none"))
+    return (*found, error("train.sharding", message, "compute.gpus_per_run: 2, or train.sharding: none"))
 
 
 def _refused(train: TrainConfig, pairs: Iterable[tuple[bool, str, str, str]]) -> tuple[Finding, ...]:
     """Return an error for each pair of settings that applies: (whether, key, message, hint)."""
     return tuple(unsupported(train.backend, key, text, hint) for applies, key, text, hint in pairs if applies)
-
-
-def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
-    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
 _OPTIMIZER_SETTINGS = {"adafactor": (), "muon": (FixedSetting("train.optimizer_momentum", "0.95"),)}

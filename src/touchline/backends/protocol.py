@@ -81,13 +81,12 @@ def unsupported(backend: str, key: str, combination: str, hint: str | None) -> F
         combination: the value, or the values that exclude each other.
         hint: the change that helps, if there is one.
     """
-    return Finding(
-        code="BK001",
-        severity=Severity.ERROR,
-        subject=f"train.{key}",
-        message=f"the backend {backend} does not support {combination}",
-        hint=hint,
-    )
+    return error(f"train.{key}", f"the backend {backend} does not support {combination}", hint)
+
+
+def error(subject: str, message: str, hint: str | None = None, code: str = "BK001") -> Finding:
+    """Build an error about a setting."""
+    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
 def _supports(value: object, supported: tuple[object, ...]) -> bool:

@@ -15,11 +15,11 @@ from touchline.backends.external import Environment, ExternalTrainer, Validator
 from touchline.backends.facts import TRAITS_UNKNOWN, MemoryCoefficients, TrainerTraits
 from touchline.backends.logtext.events import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.logtext.forms import FormReader
-from touchline.backends.protocol import Backend, Capabilities, unsupported, unsupported_settings
+from touchline.backends.protocol import Backend, Capabilities, error, unsupported, unsupported_settings
 from touchline.backends.simulation import TrainingRow
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Finding
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.core.removed import RemovedKind, refuse_removed
@@ -261,15 +261,7 @@ def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, C
     if model.vision and not own.vision:
         named = [name for name, features in able.items() if features.vision]
         message = f"the backend {train.backend} does not train vision-language models such as {model.name}"
-        yield Finding(
-            code="BK001",
-            severity=Severity.ERROR,
-            subject="train.backend",
-            message=message,
-            hint=f"backend: {named[0]}" if named else None,
-        )
+        yield error("train.backend", message, f"backend: {named[0]}" if named else None)
     if model.vision and train.packed is True:
         message = f"{model.name} is a vision-language model, whose sequences cannot be packed"
-        yield Finding(
-            code="BK001", severity=Severity.ERROR, subject="train.packed", message=message, hint="packed: false"
-        )
+        yield error("train.packed", message, "packed: false")

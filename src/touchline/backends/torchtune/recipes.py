@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from touchline.backends.external import RECIPE_MODULE, package_text
+from touchline.backends.protocol import error
 from touchline.core.catalog import Dimensions, ModelInfo
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Finding
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
 
@@ -140,14 +141,8 @@ def _unlike(model: ModelInfo, found: Dimensions) -> Iterator[str]:
         yield f"rotary positions scaled as {kind} with these factors cannot be built"
 
 
-def _error(subject: str, message: str, hint: str | None = None) -> Finding:
-    return Finding(
-        code="BK001",
-        severity=Severity.ERROR,
-        subject=subject,
-        message=f"the backend torchtune: {message}",
-        hint=hint or "backend: peft",
-    )
+def _error(subject: str, message: str, hint: str = "backend: peft") -> Finding:
+    return error(subject, f"the backend torchtune: {message}", hint)
 
 
 VALIDATION_KEYS = ("dataset_val", "run_val_every_n_steps")

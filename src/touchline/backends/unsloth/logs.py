@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from touchline.backends.logtext.events import (
     BarCount,
-    DocumentReader,
     LoggedTrainer,
     LogReader,
     Row,
@@ -165,5 +164,4 @@ def _sums(text: str, number: int) -> Iterator[Event]:
 
 
 READERS: tuple[type[LogReader], ...] = (UnslothLines,)
-DOCUMENTS: tuple[DocumentReader, ...] = ()
 TRAINERS = (LoggedTrainer(name="unsloth", export_functions=r"unsloth_save\w*", precedence=3, bar=BarCount.RUN_STEPS),)
