@@ -442,7 +442,7 @@ def test_a_key_of_the_setup_is_as_its_script_says(here: Path, old: str, new: str
 
 
 def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
-    """The config that trains is read, not the setup that it was made of; the data beside the runs is no config."""
+    """The config that trains is read, not the setup that it was made of; the data next to the runs is no config."""
     for rank in (4, 8):
         text = changed(BASE, "lora_rank: 8", f"lora_rank: {rank}")
         write(here / "ranks" / f"r{rank}" / "finetune.yaml", changed(text, "lora_alpha: 16", f"lora_alpha: {2 * rank}"))

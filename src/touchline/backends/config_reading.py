@@ -48,7 +48,7 @@ class ArgumentTable:
     arguments: dict[str, Argument]
 
     def near(self, name: str, present: Container[str]) -> tuple[str, ...]:
-        """Return the settings that a name surely means: another spelling, or one or two letters different.
+        """Return the settings that a name may stand for: another spelling, or one or two letters different.
 
         Args:
             present: names that the file has already, which are not suggested.
@@ -185,7 +185,7 @@ class ConfigReader:
         *,
         severity: Severity = Severity.ERROR,
     ) -> None:
-        """Report a key that is not read, as BK011: with the one that it surely means, or a hint."""
+        """Report a key that is not read, as BK011: with the one that is near, or a hint."""
         edits = () if near is None else new_key(self.document, path, near)
         hint = hint if near is None else f"did you mean {near!r}?"
         self.find("BK011", path, message, hint, severity=severity, edits=edits)
@@ -232,7 +232,7 @@ class ConfigReader:
         return Stated(value, name, Location(path=self.document.path), is_default=True)
 
     def check_names(self, table: ArgumentTable, effect: str) -> None:
-        """Report names that are surely other ones.
+        """Report misspelt names.
 
         Args:
             effect: treatment of unknown names, such as `axolotl ignores it silently`.
@@ -243,7 +243,7 @@ class ConfigReader:
                 self.misspelt(key, near, effect, Severity.ERROR)
 
     def misspelt(self, key: str, near: tuple[str, ...], effect: str, severity: Severity) -> None:
-        """Report a name that is surely another one, as BK011, with an edit if only one is near."""
+        """Report a misspelt name as BK011, with an edit if only one is near."""
         value = self.values[key]
         message = f"unknown, and {effect}: did you mean {' or '.join(repr(name) for name in near)}?"
         hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]

@@ -118,7 +118,7 @@ class ExternalTrainer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validator:
-    """A trainer's own check of its configs, as a program: `VALIDATOR` of a backend's `validator.py`."""
+    """A trainer's own check of its configs, as a program: `VALIDATOR` of a backend's `checks.py`."""
 
     trainer: str
     command: tuple[str, ...]

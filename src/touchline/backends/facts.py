@@ -118,7 +118,7 @@ class TrainerTraits:
     fails_beyond_context: bool = False
 
     uses_default_dtype: bool = False
-    """Whether the element type that a config leaves open is surely the default."""
+    """Whether the element type that a config leaves open is known to be the default."""
     shards_by_itself: bool = False
     """Whether several devices share weights, gradients and optimizer states without a setting (FSDP)."""
     sharding_settings: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """Prior rates of the step time and their spreads, used until something is measured on a machine.
 
-Published tables and READMEs of trainers are named in `backends/*/facts.py`.
+Published tables and READMEs of trainers are named in `backends/*/__init__.py`.
 
 Medians, and standard deviations of logarithms, for one device. Measurements on a machine replace them there.
 """

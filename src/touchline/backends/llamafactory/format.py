@@ -243,8 +243,8 @@ class LlamaFactoryFormat:
         named = "model_name_or_path" in data or "finetuning_type" in data or "adapter_name_or_path" in data
         known = argument_table("llamafactory").arguments
         enough = 2 * sum(key in known for key in data) >= len(data)
-        surely = not _OURS_ALONE.isdisjoint(ours)
-        return named and enough and surely and (len(ours) >= 2 or "finetuning_type" in data)
+        alone = not _OURS_ALONE.isdisjoint(ours)
+        return named and enough and alone and (len(ours) >= 2 or "finetuning_type" in data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training, or None, with the file's findings."""

@@ -156,7 +156,7 @@ def _check_keys(settings: ConfigReader) -> None:
             settings.find_unknown(path, message, near, severity=Severity.ERROR if near else Severity.INFO)
     missing: list[Path] = [(group,) for group in _GROUPS[:3] if group not in document.data]
     for path, (_, needed, _) in _KEYS.items():
-        # The scripts that take no name write beside themselves; the others read where to write.
+        # The scripts that take no name write next to themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
         inside = len(path) == 1 or isinstance(document.data.get(str(path[0])), dict)
         given = any(settings.has(*each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))

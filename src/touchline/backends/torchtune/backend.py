@@ -50,7 +50,7 @@ ENVIRONMENT = Environment(
     name="torchtune",
     python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
     program="tune",
-    # torchtune does not import beside newer versions of torchao, which it does not ask for either.
+    # torchtune does not import with newer versions of torchao, which it does not ask for either.
     packages=("torch==2.13.0", "torchtune==0.6.1", "torchao==0.15.0", "torchdata==0.11.0"),
     note="torchtune is no longer maintained (since July 2025)",
 )
