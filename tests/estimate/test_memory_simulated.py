@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from tests.estimate.made_shapes import LORA, QVO_MLP, SHAPES
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, Method, MicroBatch
 from touchline.estimate.coefficients_memory import WORKSPACE_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, MemoryKind
 from touchline.core.units import GIB

@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import TrainingSetup
 from touchline.estimate.work import StepWork

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import (
     Estimate,
     EvidenceLevel,

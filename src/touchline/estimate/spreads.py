@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.backends.facts import MemoryCoefficients
+from touchline.backends.memory import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.backends.planning import MOST_DEVICES
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import memory_coefficients
+from touchline.backends.training_limits import MOST_DEVICES
 from touchline.core.catalog import DatasetInfo
 from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.quantity import Missing

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from touchline.backends.config_reading import ConfigReading
-from touchline.backends.config_table import (
+from touchline.backends.imports import (
     ALL_ROWS,
     MODEL,
     PARALLEL_GROUPS,
