@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 from tests.api.folders import command, environment, make_experiment  # noqa: E402 (the path above)
 from tests.hostile import harness  # noqa: E402
 from tests.hostile.conftest import RUN  # noqa: E402
+from tests.hostile.harness import VALUES, mutated, to_json  # noqa: E402
 from tests.hostile.test_generated_values import (  # noqa: E402
     FOREIGN,
     STATE,
@@ -48,7 +49,6 @@ from tests.hostile.test_generated_values import (  # noqa: E402
     write_model,
     write_rows,
 )
-from tests.hostile.harness import VALUES, mutated, to_json  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
 from touchline.agent.server import _TOOLS, Started, called  # noqa: E402

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from tests.estimate.measured_rows import MeasuredRow, dimensions, measured_rows  # noqa: E402
 from tests.estimate.time_rows import PublicRow, gpu_machine, public_rows  # noqa: E402
 
-from touchline.backends.memory import MemoryCoefficients  # noqa: E402
+from touchline.backends.facts import MemoryCoefficients  # noqa: E402
 from touchline.backends.registry import memory_coefficients  # noqa: E402
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402

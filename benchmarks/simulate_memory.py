@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.integrations import sdpa_attention
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.estimate.parts import tokens_with_logits

@@ -278,7 +278,7 @@ def test_every_code_of_planning_has_a_fault() -> None:
     assert found - WARNINGS - {fault.code for fault in FAULTS.values()} - {code for code, _ in EXAMPLES} == set()
 
 
-BACKENDS = tuple(Path("backends") / name for name in ("capabilities.py", "registry.py", "training_limits.py"))
+BACKENDS = tuple(Path("backends") / name for name in ("protocol.py", "registry.py", "planning.py"))
 
 
 def test_a_model_with_warnings_is_planned_by_both(models: Path, tmp_path: Path) -> None:

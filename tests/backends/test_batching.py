@@ -15,12 +15,12 @@ from tests.cases import parametrize, some
 from tests.tiers import examples
 
 from touchline.backends import simulation
-from touchline.backends.axolotl.batching import AxolotlBatching
-from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
-from touchline.backends.peft.batching import PeftBatching
+from touchline.backends.axolotl.data import AxolotlBatching
+from touchline.backends.llamafactory.data import LlamaFactoryBatching, shortened
+from touchline.backends.peft.data import PeftBatching
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange, choose_layout
 from touchline.backends.registry import batching_names, batching_of
-from touchline.backends.trl.batching import TrlBatching
+from touchline.backends.trl.data import TrlBatching
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.data.packing.batches import plan_batches
@@ -318,7 +318,7 @@ def test_beyond_simulations_the_largest_is_a_bound(name: str, packed: bool, monk
     asked = BatchSettings(max_seq_len=40, packed=packed, micro_batch_size=4, epochs=6, seed=1)
     exact = made(name, lengths, asked)
     monkeypatch.setattr(simulation, "SHUFFLED_ROWS", 1)
-    monkeypatch.setattr("touchline.backends.axolotl.batching.EXAMPLES_PACKED", 1)
+    monkeypatch.setattr("touchline.backends.axolotl.data.EXAMPLES_PACKED", 1)
     bounded = made(name, lengths, asked)
     assert bounded.largest.tokens >= exact.largest.tokens
     assert bounded.steps_low <= exact.steps_low <= exact.steps_high <= bounded.steps_high + asked.epochs

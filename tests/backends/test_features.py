@@ -12,12 +12,12 @@ from tests.estimate.test_memory import coefficients_of
 from tests.lint.trainings import WHERE, stated, view
 from tests.run.made_plans import CPU, GPU, MODEL, made_plan, made_run
 
-from touchline.backends.capabilities import Capabilities, setting_value, unsupported_settings
 from touchline.backends.config_reading import argument_table
-from touchline.backends.peft.batching import PeftBatching
+from touchline.backends.peft.data import PeftBatching
 from touchline.backends.peft.layout import COMPILED_WIDTH, BatchLayout
+from touchline.backends.planning import needed_kernels
+from touchline.backends.protocol import Capabilities, setting_value, unsupported_settings
 from touchline.backends.registry import backend_names, capabilities, get_backend, refused_settings
-from touchline.backends.training_limits import needed_kernels
 from touchline.core.catalog import Dimensions
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.core.finding import Severity

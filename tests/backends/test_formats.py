@@ -15,8 +15,7 @@ from tests.tiers import examples
 
 from touchline.backends.config_reading import ConfigFormat, argument_table
 from touchline.backends.registry import config_formats
-from touchline.backends.torchtune.components import recipe_keys
-from touchline.backends.torchtune.reading import resolve
+from touchline.backends.torchtune.reading import recipe_keys, resolve
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled, nearest, slips
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
@@ -272,6 +271,7 @@ FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
         ("load_in_4bit: true\nadapter: qlora\n", "", "BK019 warning lora_r"),
         ("attn_implementation: flash_attention_2\n", "", "BK021 info sample_packing"),
         ("learning_rate: 0.0002", "learning_rate: 2e-4", ""),
+        ("num_epochs: 2\n", "num_epochs: 2\nnum_epochs: 4\n", "BK015 warning num_epochs"),
     ],
     "llamafactory": [
         ("lora_rank: 16", "lora_rnak: 16", "BK011 error lora_rnak"),
@@ -279,10 +279,13 @@ FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
         ("learning_rate: 1.0e-4", 'learning_rate: "1e-4"', "BK014 error learning_rate"),
         ("learning_rate: 1.0e-4", "learning_rate: 1e-4", ""),
         ("cutoff_len: 1024", "cutoff_len: 1024\npacking: true", "BK021 error packing"),
+        ("bf16: true", "bf16: true\ngradient_checkpointing: false", "BK019 warning gradient_checkpointing"),
+        ("bf16: true", "bf16: true\ndisable_gradient_checkpointing: true", ""),
     ],
     "trl": [("use_peft: true\n", "", "BK019 warning lora_r"), ("seed: 7", "seed: 7\nseed: 8", "BK015 warning seed")],
     "qlora_stage": [
         ("lr: 5.0e-5", "lr: 5e-5", "BK014 error train.lr"),
+        ("lr: 5.0e-5", "lr: 5.e-5", ""),
         ("[q_proj, k_proj, v_proj, o_proj]", "q_proj", "BK012 error lora.target_modules"),
         ("  lr: 5.0e-5\n", "", "BK013 error train.lr"),
         ("  seed: 42", "  seed: 42\n  seed: 43", "BK015 warning train.seed"),

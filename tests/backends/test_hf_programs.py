@@ -1,7 +1,11 @@
-"""Backends axolotl and llamafactory: what they render is what the trainer's parser takes and what the plan decided."""
+"""Programs of trainers: what is rendered is what their parsers take, and what the plan decided; the warm-up of each."""
 
+import ast
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +16,8 @@ from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
 from touchline import api
 from touchline.backends.config_reading import Argument, argument_table
-from touchline.backends.external import Launch
-from touchline.backends.imports import Reason
+from touchline.backends.config_table import Reason
+from touchline.backends.external import Launch, package_text
 from touchline.backends.planning import resolve_adapter_dtype
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environment_of, external_trainer, get_backend, refused_settings
@@ -23,6 +27,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.read import read_experiment
+from touchline.train.schedule import learning_rate
 
 pytestmark = pytest.mark.planning
 PROGRAMS = ("axolotl", "llamafactory")
@@ -36,6 +41,10 @@ SETTINGS = (
     *("train.learning_rate=1e-5", "train.schedule=cosine", "train.lora.dropout=0.1", "train.base_dtype=auto"),
     "compute.gpu=A100-80GB",
 )
+
+
+def train_of(backend: str, **changes: Any) -> TrainConfig:
+    return TrainConfig(learning_rate=2e-4, backend=backend, **{"max_seq_len": 96, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +146,7 @@ def test_a_plan_for_another_gpu_gives_minutes_and_memory(experiment: PlannedExpe
 def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: str) -> None:
     """Micro-batches of the planner's examples, padded to a multiple of the trainer's."""
     lengths = np.asarray([10, 33, 65, 40, 12, 90, 7], dtype=np.uint32)
-    train = TrainConfig(
-        learning_rate=2e-4,
-        backend=backend,
-        epochs=2,
-        global_batch_size=4,
-        micro_batch_size=2,
-        max_seq_len=96,
-        packed=False,
-    )
+    train = train_of(backend, epochs=2, global_batch_size=4, micro_batch_size=2, packed=False)
     found = get_backend(backend).forecast(train, ExampleLengths(prompt=lengths - 2, answer=np.full_like(lengths, 2)), 3)
     assert not isinstance(found, Missing)
     multiple = {"axolotl": 64, "llamafactory": 8}[backend]
@@ -158,22 +159,10 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
 
 @parametrize(
     "train, subject, hint",
-    (
-        TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, label_smoothing=0.1),
-        "train.label_smoothing",
-        "backend: peft",
-    ),
-    (TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
-    (
-        TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=90, packed=True),
-        "train.max_seq_len",
-        "max_seq_len: 96",
-    ),
-    (
-        TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
-        "train.lora.alpha",
-        "alpha: 6",
-    ),
+    (train_of("axolotl", label_smoothing=0.1), "train.label_smoothing", "backend: peft"),
+    (train_of("axolotl", packed=True), "train.packed", "backend: peft"),
+    (train_of("llamafactory", max_seq_len=90, packed=True), "train.max_seq_len", "max_seq_len: 96"),
+    (train_of("llamafactory", lora=LoraConfig(alpha=6.5)), "train.lora.alpha", "alpha: 6"),
 )
 def test_the_impossible_is_refused(experiment: PlannedExperiment, train: TrainConfig, subject: str, hint: str) -> None:
     (model,) = experiment.plan.models.values()
@@ -183,17 +172,9 @@ def test_the_impossible_is_refused(experiment: PlannedExperiment, train: TrainCo
 
 def test_a_refusal_of_packed_sequences_gives_its_reason(experiment: PlannedExperiment) -> None:
     (model,) = experiment.plan.models.values()
-    (found,) = refused_settings(model, TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True))
+    (found,) = refused_settings(model, train_of("axolotl", packed=True))
     assert "packed: true (isolation of its packed examples is not verified), expected false or auto" in found.message
-    train = TrainConfig(
-        learning_rate=2e-4,
-        backend="llamafactory",
-        epochs=2,
-        global_batch_size=2,
-        micro_batch_size=1,
-        max_seq_len=96,
-        packed=True,
-    )
+    train = train_of("llamafactory", epochs=2, global_batch_size=2, micro_batch_size=1, packed=True)
     assert refused_settings(model, train) == ()
     lengths = np.asarray([10, 33, 96], dtype=np.uint32)
     refused = get_backend("llamafactory").batches(
@@ -231,3 +212,42 @@ def test_the_program_is_the_script_of_the_run_folder(experiment: PlannedExperime
         compile((experiment.folder / run.name / name).read_text(), name, "exec")
     with pytest.raises(InputError, match="no separate environment"):
         environment_of("trl")
+
+
+STEPS = 20
+
+
+def function_of(backend: str, file: str, names: tuple[str, ...], **given: object) -> Callable[[int], float]:
+    """Return a function of a program that trainers run, by its name and those of the functions around it."""
+    nodes: list[ast.stmt] = ast.parse(package_text(backend, file)).body
+    before: list[ast.stmt] = []
+    for name in names:
+        (found,) = (each for each in nodes if isinstance(each, ast.FunctionDef) and each.name == name)
+        nodes = found.body
+        before = [each for each in nodes if isinstance(each, ast.Assign)][:1] if name != names[-1] else before
+    space: dict[str, Any] = {"math": math, **given}
+    exec(compile(ast.Module([*before, found], []), file, "exec"), space)  # noqa: S102 (a file of this project)
+    function: Callable[[int], float] = space[names[-1]]
+    return function
+
+
+@parametrize(
+    "train, rising",
+    (TrainConfig(warmup_fraction=0.1), 2),
+    (TrainConfig(warmup_fraction=0.0), 0),
+    (TrainConfig(warmup_steps=7), 7),
+    (TrainConfig(warmup_fraction=0.5, warmup_steps=3), 3),
+    (TrainConfig(warmup_steps=100), STEPS),
+)
+def test_the_rate_rises_in_as_many_steps_with_every_trainer(train: TrainConfig, rising: int) -> None:
+    assert train.warmup(STEPS) == rising
+    ours = [learning_rate(step, steps=STEPS, peak=1.0, warmup=rising, schedule=train.schedule) for step in range(STEPS)]
+    assert all(ours[step] == (step + 1) / rising for step in range(rising))
+    settings = {key: getattr(train, key) for key in ("warmup_fraction", "warmup_steps", "schedule")}
+    recorded = function_of("", "hf_recorder.py.txt", ("factor",), TRAIN=settings, STEPS=STEPS)
+    assert [recorded(step) for step in range(STEPS)] == ours
+    given = {**settings, "warmup_steps": None if train.warmup_steps is None else rising}
+    torchtune = function_of(
+        "torchtune", "run_components.py.txt", ("planned_schedule", "factor"), num_training_steps=STEPS, **given
+    )
+    assert [torchtune(step) for step in range(STEPS)] == ours

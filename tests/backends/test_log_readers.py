@@ -17,12 +17,18 @@ from tests.cases import parametrize
 from tests.history.sound import assert_sound
 from tests.tiers import examples
 
-from touchline.backends.logtext.bars import read_bars
-from touchline.backends.logtext.dicts import read_row
-from touchline.backends.logtext.numbers import not_a_number, to_count, to_gib, to_number, to_seconds
-from touchline.backends.logtext.reader import LogReader
-from touchline.backends.logtext.redact import redact
-from touchline.backends.logtext.stamps import read_stamp
+from touchline.backends.logtext.events import LogReader
+from touchline.backends.logtext.parts import (
+    not_a_number,
+    read_bars,
+    read_row,
+    read_stamp,
+    redact,
+    to_count,
+    to_gib,
+    to_number,
+    to_seconds,
+)
 from touchline.backends.logtext.vocabulary import words_of
 from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign
 from touchline.experiment.document import parse

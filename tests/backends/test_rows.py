@@ -25,7 +25,7 @@ from touchline.backends.peft.layout import (
     visible,
 )
 from touchline.backends.registry import training_row
-from touchline.backends.rendering import RowSettings, TrainedRow
+from touchline.backends.simulation import RowSettings, TrainedRow
 from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.packing import simple

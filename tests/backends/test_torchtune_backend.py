@@ -15,14 +15,13 @@ from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.backends.config_table import Reason
 from touchline.backends.external import Launch
-from touchline.backends.imports import Reason
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environments, get_backend, refused_settings
 from touchline.backends.torchtune.backend import TRAINER
 from touchline.backends.torchtune.format import TorchtuneFormat
-from touchline.backends.torchtune.models import model_section
-from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_for
+from touchline.backends.torchtune.recipes import RECIPES, model_section, recipe_files, recipe_for
 from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
@@ -442,7 +441,7 @@ def test_a_key_of_the_setup_is_as_its_script_says(here: Path, old: str, new: str
 
 
 def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
-    """The config that trains is read, not the setup that it was made of; the data beside the runs is no config."""
+    """The config that trains is read, not the setup that it was made of; the data next to the runs is no config."""
     for rank in (4, 8):
         text = changed(BASE, "lora_rank: 8", f"lora_rank: {rank}")
         write(here / "ranks" / f"r{rank}" / "finetune.yaml", changed(text, "lora_alpha: 16", f"lora_alpha: {2 * rank}"))

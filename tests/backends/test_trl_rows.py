@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from touchline.backends.registry import batching_of
-from touchline.backends.rendering import RowSettings, TrainedRow
-from touchline.backends.simulation import permutation
-from touchline.backends.trl.rendering import training_row
+from touchline.backends.simulation import RowSettings, TrainedRow, permutation
+from touchline.backends.trl.data import training_row
 from touchline.data.packing.forecast import BatchSettings
 from touchline.data.rendering.rows import shown_row
 

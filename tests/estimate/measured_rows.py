@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.estimate.made_shapes import LORA, SHAPES
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 from touchline.core.shape import ModelShape

@@ -15,7 +15,7 @@ from tests.estimate.time_rows import cpu_machine, cpu_runs, gpu_machine
 from tests.history.made import READINGS, make_record, number
 from tests.tiers import examples
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MicroBatch, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import Missing

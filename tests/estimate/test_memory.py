@@ -11,7 +11,7 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGE
 from tests.estimate.measured_rows import coefficients_of, gpu_of
 from tests.tiers import examples
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.peft.layout import label_chunk
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup

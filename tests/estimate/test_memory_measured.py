@@ -13,7 +13,7 @@ from tests.cases import parametrize
 from tests.estimate.made_shapes import LORA, SHAPES
 from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, gpu_of, measured_rows
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup

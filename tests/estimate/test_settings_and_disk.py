@@ -17,7 +17,7 @@ from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, LORA, QVO_MLP, SHAPES
 from tests.estimate.test_evidence_used import said
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.core.estimate import Dtype, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine

@@ -75,12 +75,12 @@ output_dir: outputs/questions
 def experiment(
     template: str | None = CHATML, *, text: str = EXPERIMENT, words: str = WORDS, **model: Any
 ) -> dict[str, str]:
-    """The base experiment beside a model of its own."""
+    """The base experiment with a model of its own."""
     return {"experiment.yaml": text, "data/words.json": words} | model_files("models/tiny", template, **model)
 
 
 def config(text: str, rows: Sequence[Mapping[str, object]], template: str | None = CHATML) -> dict[str, str]:
-    """A config of another trainer beside its model and its data."""
+    """A config of another trainer with its model and its data."""
     registry = {"questions": {"file_name": "questions.jsonl", "columns": {"prompt": "question", "response": "answer"}}}
     return {
         "config.yaml": text,

@@ -11,7 +11,7 @@ _MORE = 2
 
 @functools.cache
 def experiment_files() -> dict[str, str]:
-    """Data files by their path beside experiment.yaml.
+    """Data files by their path next to experiment.yaml.
 
     words.json is plain; words_copy.json is the same file laid out differently, words_reordered.json has the training
     rows in another order, more_words.json three times as many, other_words.json another test split,

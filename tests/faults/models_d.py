@@ -10,7 +10,7 @@ from tests.faults.case import base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from touchline.backends.registry import training_row
-from touchline.backends.rendering import RowSettings
+from touchline.backends.simulation import RowSettings
 from touchline.core.finding import Location
 from touchline.data.rendering.chat import SpecialTokens
 from touchline.data.rendering.rows import shown_row

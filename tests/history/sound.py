@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from touchline.backends.logtext.reader import LogReader
+from touchline.backends.logtext.events import LogReader
 from touchline.core.observation import Event, Observation
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")

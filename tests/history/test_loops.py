@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.parts import read_row
 from touchline.backends.logtext.vocabulary import Concept, Split, meaning_of
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.loops.facts import duration

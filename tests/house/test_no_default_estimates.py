@@ -129,8 +129,11 @@ def _holds_coefficients(path: Path) -> bool:
     """Whether a module is one of those that are there for measured and published coefficients."""
     parts = path.relative_to(SOURCE).parts
     return (parts[0] == "estimate" and parts[-1].startswith("coefficients")) or (
-        parts[0] == "backends" and parts[-1] == "facts.py" and len(parts) > 2
+        parts[0] == "backends" and len(parts) > 2 and "\nMEMORY = " in path.read_text(encoding="utf-8")
     )
+
+
+_OTHERS = ("__all__", "COMMANDS", "TRAITS")
 
 
 def without_source(source: str) -> list[int]:
@@ -140,7 +143,7 @@ def without_source(source: str) -> list[int]:
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.Assign | ast.AnnAssign):
             docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if not docstring and not (isinstance(node, ast.Assign) and _name(node.targets[0]) == "__all__"):
+            if not docstring and not (isinstance(node, ast.Assign) and _name(node.targets[0]) in _OTHERS):
                 found.append(node.lineno)
     return found
 

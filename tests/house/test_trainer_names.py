@@ -122,7 +122,7 @@ def test_every_trainer_has_a_pattern() -> None:
         ("x = b'axolotl train'", "axolotl"),
         ("def read_trl_rows(): ...", "trl"),
         ("TORCHTUNE_PYTHON = 1", "torchtune"),
-        ("from touchline.backends.litgpt.facts import MEMORY", "litgpt"),
+        ("from touchline.backends.litgpt import MEMORY", "litgpt"),
         ("def f(unsloth=None): ...", "unsloth"),
         ("x = 1  # DeepSpeed shards it", "deepspeed"),
         ("x = view.megatron", "megatron"),

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from tests.faults.models_d import CHATML, rendering_of, text_of
 from tests.tiers import examples
 
-from touchline.backends.llamafactory.rendering import TEMPLATES
+from touchline.backends.llamafactory.data import TEMPLATES
 from touchline.backends.registry import training_row
-from touchline.backends.rendering import RowSettings, TrainedRow
+from touchline.backends.simulation import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity

@@ -9,7 +9,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.core.errors import InputError
 from touchline.core.estimate import MicroBatch

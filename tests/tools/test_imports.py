@@ -19,7 +19,7 @@ from tests.hostile.harness import VALUES
 from tests.tiers import examples
 
 from touchline import api
-from touchline.backends.imports import Carried, ImportedTraining, Reason
+from touchline.backends.config_table import Carried, ImportedTraining, Reason
 from touchline.backends.registry import import_table
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location

@@ -9,7 +9,7 @@ from tests.cases import parametrize, python_program, write
 from tests.faults.case import base, changed
 from tests.run.made_scorers import SMART, WORDS, data, serious
 
-from touchline.backends.torchtune.validator import VALIDATOR
+from touchline.backends.torchtune.checks import VALIDATOR
 from touchline.core.errors import HostError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing

@@ -13,7 +13,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 from tests.train.tiny_sizes import SIZES, made_examples, made_model
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from touchline.backends.local.compilers import missing_compiler
+from touchline.backends.local.environments import missing_compiler
 from touchline.backends.peft.layout import COMPILED_WIDTH, PADDED, BatchLayout, arrange
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow

@@ -15,7 +15,7 @@ from tests.train.test_run import library_loss
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from torch import nn
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.peft.layout import PADDED, arrange
 from touchline.backends.registry import get_backend, memory_coefficients
 from touchline.backends.run_config import RunConfig

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from touchline.backends.external import package_text
 from touchline.backends.fields import dotted, new_key
-from touchline.backends.package_files import package_text
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import nearest
@@ -45,15 +45,12 @@ class ArgumentTable:
     """All settings of a trainer."""
 
     source: str
-    """The releases that it was written from."""
     arguments: dict[str, Argument]
-    """By name."""
 
     def near(self, name: str, present: Container[str]) -> tuple[str, ...]:
-        """Return the settings that a name surely means: another spelling, or one or two letters different.
+        """Return the settings that a name may stand for: another spelling, or one or two letters different.
 
         Args:
-            name: the name that is not known.
             present: names that the file has already, which are not suggested.
         """
         names = (argument.name for argument in self.arguments.values() if argument.last is None)
@@ -66,10 +63,7 @@ def argument_table(backend: str) -> ArgumentTable:
     table = parse_json(package_text(backend, "arguments.json"))
     arguments = {
         name: Argument(
-            name,
-            frozenset(row[0].split("|")),
-            tuple(row[1]) if len(row) > 1 else (),
-            row[2] if len(row) > 2 else None,
+            name, frozenset(row[0].split("|")), tuple(row[1]) if len(row) > 1 else (), row[2] if len(row) > 2 else None
         )
         for name, row in table["arguments"].items()
     }
@@ -106,11 +100,8 @@ class SettingRule:
     severity: Severity
     key: str
     applies: Callable[[ConfigReader], bool]
-    """Function that returns True if the settings violate the rule."""
     message: str
-    """Effect of the settings."""
     hint: str | None = None
-    """Suggested setting."""
 
 
 def _finite(value: object) -> float | None:
@@ -138,9 +129,7 @@ class ConfigReader:
     """Settings of a file, and findings about them."""
 
     document: ForeignDocument
-    """The file."""
     findings: list[Finding] = field(default_factory=list)
-    """Findings so far."""
     kinds: ClassVar[Mapping[str, Callable[[object], Any]]] = {
         "text": lambda value: value if isinstance(value, str) and value.strip() else None,
         "number": _finite,
@@ -196,7 +185,7 @@ class ConfigReader:
         *,
         severity: Severity = Severity.ERROR,
     ) -> None:
-        """Report a key that is not read, as BK011: with the one that it surely means, or a hint."""
+        """Report a key that is not read, as BK011: with the one that is near, or a hint."""
         edits = () if near is None else new_key(self.document, path, near)
         hint = hint if near is None else f"did you mean {near!r}?"
         self.find("BK011", path, message, hint, severity=severity, edits=edits)
@@ -243,10 +232,9 @@ class ConfigReader:
         return Stated(value, name, Location(path=self.document.path), is_default=True)
 
     def check_names(self, table: ArgumentTable, effect: str) -> None:
-        """Report names that are surely other ones.
+        """Report misspelt names.
 
         Args:
-            table: the names that the trainer knows.
             effect: treatment of unknown names, such as `axolotl ignores it silently`.
         """
         for key in self.values:
@@ -255,7 +243,7 @@ class ConfigReader:
                 self.misspelt(key, near, effect, Severity.ERROR)
 
     def misspelt(self, key: str, near: tuple[str, ...], effect: str, severity: Severity) -> None:
-        """Report a name that is surely another one, as BK011, with an edit if only one is near."""
+        """Report a misspelt name as BK011, with an edit if only one is near."""
         value = self.values[key]
         message = f"unknown, and {effect}: did you mean {' or '.join(repr(name) for name in near)}?"
         hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
@@ -336,7 +324,6 @@ class ConfigFormat(Protocol):
     title: str
     """Name of such a file, as in `torchtune config`."""
     dialect: Dialect
-    """The loader that it is read by."""
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
         """Return True if the keys show this format. Be cautious: a tree holds many other YAML files."""

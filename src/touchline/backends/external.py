@@ -22,12 +22,21 @@ step that `trainer/pause.json` names, when its validation and checkpoint are wri
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
+
+
+def package_text(folder: str, name: str) -> str:
+    """Return the text of a file of a backend's folder; of `backends/` itself if the folder is empty."""
+    data = pkgutil.get_data(f"touchline.backends.{folder}".rstrip("."), name)
+    assert data is not None, "a part of this package"
+    return data.decode()
+
 
 WORK_FOLDER = "trainer"
 """Folder of a run's folder that driver and trainer work in; removed at the end."""
@@ -38,13 +47,11 @@ VALIDATION_FILE = f"{WORK_FOLDER}/validation.jsonl"
 ORDERS_FILE = f"{WORK_FOLDER}/orders.jsonl"
 """Planned order of the training split: a JSON array of indices per epoch and line."""
 LOG_FILE = f"{WORK_FOLDER}/log.jsonl"
-"""Rows of the trainer's side."""
 
 RECIPE_MODULE = "run_recipe"
 """Module in the run's folder with a copy of the recipe that `train.recipe` names by a path."""
 
 DRIVER = "touchline.train.external"
-"""Module that drives the trainer."""
 EXAMPLES = "--examples"
 """Its option to write the planned examples and not to start the trainer."""
 
@@ -68,11 +75,9 @@ class Environment:
     python_variable: str
     """Environment variable with the interpreter of another environment than touchline's own."""
     program: str
-    """Program next to the interpreter that starts the trainer."""
     packages: tuple[str, ...]
     """Pinned packages, `torch==2.13.0` first: it is installed alone, so that the index gives the build that fits."""
     note: str | None = None
-    """Remark for people who choose it."""
 
     @property
     def install_command(self) -> str:
@@ -90,19 +95,15 @@ class Launch:
     """Attempt of a training."""
 
     program: str
-    """Path of `Environment.program`."""
     model: str | None
     """Folder of the base model on this machine, if it is another than the planned one."""
     recipe: str | None = None
     """Recipe that `train.recipe` names, or the module with its copy; None where the trainer chooses."""
     modules: frozenset[str]
-    """Names of the Python modules in the run's folder."""
     devices: int
-    """Devices of the run."""
     state: str | None
     """Folder of the state to resume from, as the trainer saved it. None for a start from nothing."""
     step: int
-    """Optimizer steps done before."""
 
 
 class ExternalTrainer(Protocol):
@@ -117,10 +118,9 @@ class ExternalTrainer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validator:
-    """A trainer's own check of its configs, as a program: `VALIDATOR` of a backend's `validator.py`."""
+    """A trainer's own check of its configs, as a program: `VALIDATOR` of a backend's `checks.py`."""
 
     trainer: str
-    """The trainer's name, for messages."""
     command: tuple[str, ...]
     """Program and its arguments; the config's path follows."""
     python_variable: str

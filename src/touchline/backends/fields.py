@@ -24,7 +24,6 @@ class ValueType:
     expected: str
     """In words, `a whole number of at least 1`."""
     takes: Callable[[object], bool]
-    """Test for a valid value."""
     number: bool = False
     """Whether the value is a number, so that number-like text is a quoted number."""
 
@@ -69,9 +68,7 @@ def number(above: float | None = None, least: float | None = None, below: float 
 
 
 TRUTH = ValueType("true or false", lambda value: isinstance(value, bool))
-"""True or false."""
 TEXT = ValueType("a text", lambda value: isinstance(value, str) and bool(value))
-"""A text that is not empty."""
 
 
 def wrong_value(
@@ -118,11 +115,7 @@ def parsed(value: object) -> int | float | None:
 
 
 def pointed(text: str, value: float) -> str:
-    """Return a number as every YAML loader reads it, with a point and a signed exponent: `5.0e-5`.
-
-    Args:
-        text: how it is written.
-    """
+    """Return a number as every YAML loader reads it, with a point and a signed exponent: `5.0e-5`."""
     match = _EXPONENT.fullmatch(text.strip())
     if match is None:
         return repr(value)

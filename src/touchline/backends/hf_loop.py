@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.simulation import (
     Examples,
     MicroBatches,
@@ -50,7 +50,6 @@ HF_OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
-"""Names of this loop for the values of `train.optimizer`."""
 
 
 def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
@@ -94,7 +93,6 @@ def hf_forecast(
     """Build the forecast of a training by this loop.
 
     Args:
-        filled: in which rows.
         capacity: most tokens per sequence.
         multiple: what the width of a micro-batch is rounded up to.
         width: the width of all rows, where it is fixed.

@@ -12,27 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.capabilities import Capabilities, unsupported
-from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
-from touchline.backends.hf_loop import hf_forecast
-from touchline.backends.package_files import package_text
-from touchline.backends.planning import (
-    common_fixed_settings,
-    forecast_batches,
-    resolve_base_dtype,
-    training_setup,
-    whole_alpha,
-)
-from touchline.backends.protocol import ExampleLengths, FixedSetting
+from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command, package_text
+from touchline.backends.hf_loop import HF_OPTIMIZERS, hf_forecast
+from touchline.backends.planning import PlannedBackend, limit_faults, resolve_base_dtype, whole_alpha
+from touchline.backends.protocol import Capabilities, ExampleLengths, setting_value, unsupported
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_batches, planned_orders
-from touchline.backends.training_limits import limit_faults
+from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_orders
 from touchline.core.catalog import ModelInfo
-from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
-from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
-from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import one_each
 from touchline.experiment.experiment import TrainConfig
@@ -52,35 +40,58 @@ class PlannedSettings:
 
     run: PlannedRun
     train: TrainConfig
-    """Its training, resolved."""
     batches: BatchSummary
     model: str
-    """Path of the base model."""
     on_cpu: bool
-    """Whether it is planned for a CPU."""
     base_dtype: str
-    """Element type of the base."""
+
+    def values(self, keys: Mapping[str, str]) -> dict[str, object]:
+        """Return the settings by the fields of a `StatedTraining`, in the words of transformers' Trainer.
+
+        Args:
+            keys: the trainer's keys with the values of a key of experiment.yaml.
+        """
+        train, lora = self.train, self.train.lora
+        fields: dict[str, object] = {
+            "model": self.model,
+            "rank": lora.rank,
+            "alpha": whole_alpha(lora),
+            "dropout": lora.dropout,
+            "target_modules": list(lora.target_modules),
+            "epochs": train.epochs,
+            "micro_batch_size": self.batches.micro_batch_size,
+            "gradient_accumulation_steps": self.batches.gradient_accumulation_steps,
+            "learning_rate": train.peak_learning_rate,
+            "schedule": "constant_with_warmup" if train.schedule == "constant" else train.schedule,
+            "warmup_steps": None if train.warmup_steps is None else train.warmup(self.batches.steps),
+            "warmup_fraction": train.warmup_fraction if train.warmup_steps is None else None,
+            "weight_decay": train.weight_decay,
+            "optimizer": HF_OPTIMIZERS[train.optimizer],
+            "max_grad_norm": train.max_grad_norm,
+            "seed": self.run.seed,
+            "max_seq_len": train.max_seq_len,
+            "packed": train.packed is True,
+            "gradient_checkpointing": train.gradient_checkpointing,
+            "attention": "sdpa" if train.attention == "auto" else train.attention,
+            "compiled": train.compile or None,
+            "data_workers": train.dataloader_workers,
+            "output_dir": f"{WORK_FOLDER}/output",
+        }
+        return fields | {key: setting_value(train, name.removeprefix("train.")) for key, name in keys.items()}
 
 
-@dataclass(kw_only=True, slots=True)
-class HfProgramBackend:
+@dataclass(kw_only=True)
+class HfProgramBackend(PlannedBackend):
     """LoRA by a program that is built on transformers' Trainer."""
 
     name: str
     title: str
-    """Name of the trainer as its authors write it."""
     capabilities: Capabilities
-    """What it can do."""
     pad_to_multiple_of: int
     """Multiple to which its collator rounds the width of a micro-batch up."""
     settings: Callable[[PlannedSettings], dict[str, object]]
-    """Rendering of finetune.yaml."""
     packing: Batching | None = None
     """Batching of packed sequences, if it packs. A pack holds one token less than `max_seq_len`."""
-
-    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
-        """Return the loss and the settings of the optimizer."""
-        return common_fixed_settings(train)
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -97,18 +108,11 @@ class HfProgramBackend:
             )
         return tuple(faults)
 
-    def setup(
-        self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
-    ) -> TrainingSetup:
-        """Return what memory and time depend on apart from the batch."""
-        del width
-        return training_setup(self.name, train, shape, machine, devices)
-
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or the trainer's packs in the trainer's own."""
-        planned = planned_batches(train, lengths, seed, devices)
+        planned = super().batches(train, lengths, seed, devices)
         if not train.packed or isinstance(planned, Missing):
             return planned
         if planned.longest_example_tokens >= train.max_seq_len:
@@ -123,20 +127,18 @@ class HfProgramBackend:
     def _whole(self, tokens: int) -> int:
         return -(-tokens // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
-    def forecast(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchForecast | Missing:
-        """Return the predicted micro-batches."""
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the planned order, or the trainer's packer."""
+        del lengths
         packing = self.packing if train.packed is True else None
-        batching = _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
-        return forecast_batches(batching, train, lengths, seed, devices)
+        return _PlannedBatching(self.pad_to_multiple_of) if packing is None else packing
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that starts the trainer with it, its recorder, and the resolved run."""
         del python
         header = _HEADER.format(run=run.name, title=self.title, folder=WORK_FOLDER)
         return {
-            "finetune.yaml": header + change_comment(run) + to_yaml(self.settings(_planned_settings(run, plan))),
+            "finetune.yaml": header + change_comment(run) + to_yaml(self.settings(planned_settings(run, plan))),
             "finetune.py": package_text(self.name, "finetune.py.txt"),
             "recorder.py": package_text("", "hf_recorder.py.txt"),
             **run_yaml(run, plan, DRIVER),
@@ -147,7 +149,12 @@ class HfProgramBackend:
         return driver_command(python)
 
 
-def _planned_settings(run: PlannedRun, plan: Plan) -> PlannedSettings:
+def planned_settings(run: PlannedRun, plan: Plan) -> PlannedSettings:
+    """Return the planned training of a run.
+
+    Raises:
+        ValueError: the run trains nothing.
+    """
     train, batches = require_training(run)
     return PlannedSettings(
         run=run,
@@ -185,7 +192,6 @@ class HfProgram:
     """finetune.py of the run's folder as a program."""
 
     environment: Environment
-    """Environment of the trainer."""
 
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt; a state of an earlier one is its argument."""

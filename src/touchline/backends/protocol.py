@@ -1,24 +1,103 @@
-"""Backend interface. An unsupported facet is `Missing(reason)`, which appears in the plan."""
+"""Backend interface, and what each backend can do: the refusal of settings that it cannot.
+
+An unsupported facet is `Missing(reason)`, which appears in the plan.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.capabilities import Capabilities
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
-from touchline.core.finding import Finding
+from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """Features of a backend. A setting that it lacks is an error, never dropped."""
+
+    devices: int = 1
+    stages: bool = False
+    """Whether a run can continue from another run's adapter."""
+    shuffled_labels: bool = False
+    """Whether it can train on shuffled answers, as a shuffled control does."""
+    vision: bool = False
+    cohorts: bool = False
+    """Whether several runs train side by side on one base, in one process."""
+    pauses: bool = False
+    """Whether a training pauses at the step that pause.json names, and continues as if it had not paused."""
+    shares_validation: bool = False
+    """Whether a run takes the validation before its first step over from another run on the same base and items."""
+    recipes: bool = False
+    one_dtype: bool = False
+    packing_keeps_steps: bool = True
+    """Whether a step holds as many examples packed as unpacked. If not, `packed: auto` does not pack."""
+    values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Supported values by dotted key under `train`. A key that is not listed takes every value."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why other values are not supported, by the same key, where that is no matter of course."""
+
+
+def setting_value(train: TrainConfig, key: str) -> object:
+    """Return the value of a dotted key under `train`, such as `lora.dora`."""
+    value: object = train
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    """Yield an error for each setting that a backend does not support, with the backends that do."""
+    for key, supported in capabilities[name].values.items():
+        value = setting_value(train, key)
+        if _supports(value, supported):
+            continue
+        able = [
+            other
+            for other, features in capabilities.items()
+            if key not in features.values or _supports(value, features.values[key])
+        ]
+        expected = " or ".join(map(_text, supported))
+        reason = f" ({capabilities[name].reasons[key]})" if key in capabilities[name].reasons else ""
+        hint = f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}"
+        yield unsupported(name, key, f"{key}: {_text(value)}{reason}, expected {expected}", hint)
+
+
+def unsupported(backend: str, key: str, combination: str, hint: str | None) -> Finding:
+    """Build the error for a setting that a backend does not support.
+
+    Args:
+        combination: the value, or the values that exclude each other.
+        hint: the change that helps, if there is one.
+    """
+    return error(f"train.{key}", f"the backend {backend} does not support {combination}", hint)
+
+
+def error(subject: str, message: str, hint: str | None = None, code: str = "BK001") -> Finding:
+    """Build an error about a setting."""
+    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
+
+
+def _supports(value: object, supported: tuple[object, ...]) -> bool:
+    if value == "auto":
+        # It becomes a supported value.
+        return True
+    return any(value == able and isinstance(value, bool) == isinstance(able, bool) for able in supported)
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +114,6 @@ class ExampleLengths:
     patches: int = 0
     """Patches of all images, as the model's image processor scales them."""
     patch_squares: int = 0
-    """Sum of the squared patches of each image."""
     of_tests: ExampleLengths | None = None
     """Tokens of the items of all test sets that have files of their own; None if no test set has."""
     ends: tuple[ExampleLengths, ExampleLengths] | None = None
@@ -81,7 +159,6 @@ class Backend(Protocol):
     name: str
     """Name of its folder, a value of `train.backend`."""
     capabilities: Capabilities
-    """Supported features and values of settings."""
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
         """Return the settings that the trainer decides for this training, such as its loss."""
@@ -98,9 +175,7 @@ class Backend(Protocol):
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.
-            machine: where it will run.
             width: tokens of the longest row.
-            devices: data-parallel size.
         """
         ...
 

@@ -11,17 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import touchline.backends as _package
-from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
 from touchline.backends.external import Environment, ExternalTrainer, Validator
+from touchline.backends.facts import TRAITS_UNKNOWN, MemoryCoefficients, TrainerTraits
+from touchline.backends.logtext.events import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.logtext.forms import FormReader
-from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
-from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.protocol import Backend
-from touchline.backends.rendering import TrainingRow
-from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
+from touchline.backends.protocol import Backend, Capabilities, error, unsupported, unsupported_settings
+from touchline.backends.simulation import TrainingRow
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Finding
 from touchline.core.near import RemovedKind, near_names, refuse_removed
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
@@ -31,34 +29,31 @@ from touchline.slurm.script import LaunchCommand
 
 if TYPE_CHECKING:
     from touchline.backends.config_reading import ConfigFormat
-    from touchline.backends.imports import ExperimentOfStages, ImportTable
+    from touchline.backends.config_table import ExperimentOfStages, ImportTable
 
 
 @functools.cache
 def _folders_with(module: str) -> tuple[str, ...]:
     folders = sorted(entry.name for entry in pkgutil.iter_modules(_package.__path__) if entry.ispkg)
-    return tuple(
-        name for name in folders if importlib.util.find_spec(f"{_package.__name__}.{name}.{module}") is not None
-    )
+    names = (f"{_package.__name__}.{folder}.{module}".rstrip(".") for folder in folders)
+    return tuple(folder for folder, name in zip(folders, names, strict=True) if importlib.util.find_spec(name))
 
 
 @functools.cache
 def _member(folder: str, module: str, name: str) -> Any:
-    """Return what a module of one folder holds. None without it."""
+    """Return what a module of one folder holds; without a module's name, the folder itself. None without it."""
     if folder not in _folders_with(module):
         return None
-    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}"), name, None)
+    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}".rstrip(".")), name, None)
 
 
 @functools.cache
 def _having(module: str, name: str) -> dict[str, Any]:
-    """Return what the modules of all folders hold, by folder."""
     found = {folder: _member(folder, module, name) for folder in _folders_with(module)}
     return {folder: member for folder, member in found.items() if member is not None}
 
 
 def _members(module: str, name: str) -> tuple[Any, ...]:
-    """Return the members of a tuple that the modules of the folders may hold."""
     return tuple(member for members in _having(module, name).values() for member in members)
 
 
@@ -66,7 +61,6 @@ def _required(folder: str, module: str, name: str, *, message: str, option: str)
     """Return what a module of one folder holds.
 
     Args:
-        message: the error if the folder has no such member.
         option: the beginning of the hint, before the nearest name.
 
     Raises:
@@ -85,19 +79,16 @@ def backend_names() -> tuple[str, ...]:
     return _folders_with("backend")
 
 
-@functools.cache
 def log_readers() -> tuple[type[LogReader], ...]:
     """Return every backend's readers of log lines; make one instance of each for every file."""
     return _members("logs", "READERS")
 
 
-@functools.cache
 def form_readers() -> tuple[type[FormReader], ...]:
     """Return every backend's tables of line forms; make one instance of each for every file, with one emitter."""
     return _members("logs", "FORMS")
 
 
-@functools.cache
 def document_readers() -> tuple[DocumentReader, ...]:
     """Return every backend's readers of state files and configs."""
     return _members("logs", "DOCUMENTS")
@@ -110,7 +101,6 @@ def logged_trainers() -> Mapping[str, LoggedTrainer]:
     return {trainer.name: trainer for trainer in trainers}
 
 
-@functools.cache
 def config_formats() -> tuple[ConfigFormat, ...]:
     """Return all config formats. A file belongs to the first format that claims it."""
     return _members("format", "FORMATS")
@@ -130,40 +120,40 @@ def experiment_of_stages(name: str) -> ExperimentOfStages | None:
 
 def launch_commands() -> tuple[LaunchCommand, ...]:
     """Return the programs that start trainers."""
-    return _members("facts", "COMMANDS")
+    return _members("", "COMMANDS")
 
 
 def all_traits() -> tuple[TrainerTraits, ...]:
     """Return the known behaviour of every trainer."""
-    return tuple(_having("facts", "TRAITS").values())
+    return tuple(_having("", "TRAITS").values())
 
 
 def traits_of(name: str) -> TrainerTraits:
     """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
-    traits: TrainerTraits = _member(name, "facts", "TRAITS") or TRAITS_UNKNOWN
+    traits: TrainerTraits = _member(name, "", "TRAITS") or TRAITS_UNKNOWN
     return traits
 
 
 def validator_of(name: str) -> Validator | None:
     """Return a trainer's own check of its configs. None if it has none."""
-    validator: Validator | None = _member(name, "validator", "VALIDATOR")
+    validator: Validator | None = _member(name, "checks", "VALIDATOR")
     return validator
 
 
 def training_row(name: str) -> TrainingRow | Missing:
     """Return a backend's rendering of rows. Return Missing if there is none."""
-    render: TrainingRow | None = _member(name, "rendering", "training_row")
+    render: TrainingRow | None = _member(name, "data", "training_row")
     return render or Missing(missing=f"rendering of {name} is not supported here")
 
 
 def memory_names() -> tuple[str, ...]:
     """Return the trainers with a memory formula."""
-    return tuple(_having("facts", "MEMORY"))
+    return tuple(_having("", "MEMORY"))
 
 
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
-    coefficients: MemoryCoefficients | None = _member(name, "facts", "MEMORY")
+    coefficients: MemoryCoefficients | None = _member(name, "", "MEMORY")
     return coefficients or Missing(
         missing=f"no memory coefficients for {name!r}, expected one of {', '.join(memory_names())}"
     )
@@ -205,8 +195,8 @@ def environment_of(name: str) -> Environment:
 
 
 def batching_names() -> tuple[str, ...]:
-    """Return the trainers with known batching, from the names of their folders."""
-    return _folders_with("batching")
+    """Return the trainers with known batching."""
+    return tuple(_having("data", "BATCHING"))
 
 
 def batching_of(name: str) -> Batching:
@@ -216,7 +206,7 @@ def batching_of(name: str) -> Batching:
         InputError: if there is none.
     """
     message = f"the batching of {name!r} is not supported"
-    batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
+    batching: Batching = _required(name, "data", "BATCHING", message=message, option="--backend ")
     return batching
 
 
@@ -231,8 +221,6 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
 
     Args:
         tree: the syntax tree of the recipe's file; None for a name.
-        devices: its data-parallel size.
-        validates: whether there is a validation split.
     """
     faults = _member(train.backend, "recipes", "recipe_faults")
     return () if faults is None else tuple(faults(train, tree, devices, validates=validates))
@@ -253,9 +241,6 @@ def capabilities() -> dict[str, Capabilities]:
 def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
     """Return an error for every setting that the training's backend does not support, alone or for this model.
 
-    Args:
-        devices: its data-parallel size.
-
     Raises:
         InputError: if the backend does not exist.
     """
@@ -268,7 +253,6 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
 
 
 def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
-    """Yield an error for a recipe given to a backend without recipes, and for images that it does not take."""
     own = able[train.backend]
     if train.recipe is not None and not own.recipes:
         named = [name for name, features in able.items() if features.recipes]
@@ -276,15 +260,7 @@ def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, C
     if model.vision and not own.vision:
         named = [name for name, features in able.items() if features.vision]
         message = f"the backend {train.backend} does not train vision-language models such as {model.name}"
-        yield Finding(
-            code="BK001",
-            severity=Severity.ERROR,
-            subject="train.backend",
-            message=message,
-            hint=f"backend: {named[0]}" if named else None,
-        )
+        yield error("train.backend", message, f"backend: {named[0]}" if named else None)
     if model.vision and train.packed is True:
         message = f"{model.name} is a vision-language model, whose sequences cannot be packed"
-        yield Finding(
-            code="BK001", severity=Severity.ERROR, subject="train.packed", message=message, hint="packed: false"
-        )
+        yield error("train.packed", message, "packed: false")

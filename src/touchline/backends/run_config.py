@@ -149,11 +149,7 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
 
 
 def run_config_text(config: RunConfig, header: str) -> str:
-    """Return the text of the file: JSON values in YAML's block style, so that every YAML reader gives the same numbers.
-
-    Args:
-        header: comment lines that the file starts with.
-    """
+    """Return the text of the file: JSON values in YAML's block style, equal numbers for every YAML reader."""
     data = json.loads(_ADAPTER.dump_json(config))
     if config.train.trains_all:
         del data["train"]["lora"], data["train"]["checkpoint"]["save"]
@@ -180,11 +176,7 @@ def change_comment(run: PlannedRun) -> str:
 
 
 def run_yaml(run: PlannedRun, plan: Plan, reader: str) -> dict[str, str]:
-    """Return run.yaml, by its name.
-
-    Args:
-        reader: program that reads the file.
-    """
+    """Return run.yaml, by its name."""
     header = f"# The planned run, resolved: {reader} reads from it the data, the order of the examples and the hashes."
     return {"run.yaml": run_config_text(run_config(run, plan), f"{header}\n")}
 
@@ -220,7 +212,6 @@ def build_run_config(data: Mapping[str, object], path: str) -> RunConfig:
 
 
 def _parent(run: PlannedRun, plan: Plan) -> ParentConfig | None:
-    """Return the parent run of a stage. Run folders have the same parent directory."""
     parent = None if run.link is None else plan.run(run.link.parent)
     if run.link is None or parent is None:
         return None

@@ -1,6 +1,7 @@
-"""Shared parts of the batching simulations: truncated examples, rows in micro-batches, and their forecast.
+"""Shared parts of a trainer's `data.py`: rendered rows, truncated examples, micro-batches, and their forecast.
 
-A trainer's `batching.py` decides what is truncated or left out, which packer fills the rows, how rows become
+A row is rendered from a model's tokenizer and template alone; unverified behaviour is `Missing(reason)`.
+A trainer's own part decides what is truncated or left out, which packer fills the rows, how rows become
 micro-batches, and how many steps these make.
 The order of a seeded shuffle is known before the run: a seeded `torch.randperm` on the CPU is a Mersenne Twister with a
 Fisher-Yates shuffle (ATen/core/MT19937RNGEngine.h, ATen/native/TensorFactories.cpp, torch 2.13). Other trainers take
@@ -13,6 +14,7 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +27,64 @@ from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.lengths import count_lengths
 from touchline.data.packing.simple import Filled
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary
 from touchline.experiment.training import accumulation_steps
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowSettings:
+    """Rendering settings of a config."""
+
+    template: str | None = None
+    """The template that it names or holds; none: the model's own, or the trainer's default."""
+    model: str = ""
+    """The base model as the config names it; some trainers have one tokenizer per family."""
+    dataset: str = ""
+    """The format or builder of the dataset, `chat_template`, `alpaca`."""
+    max_seq_len: int | None = None
+    trains_on_prompt: bool | None = None
+    """Whether the prompt has a loss too. None means the trainer's default."""
+    answers_only: bool = False
+    """Whether only text that the template marks as the model's has a loss: `assistant_only_loss`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRow:
+    """Rendered form of a row, as training shows it to the model."""
+
+    ids: Ids
+    labels: tuple[bool, ...]
+    uncut: int
+    left_out: bool = False
+    refused: bool = False
+
+    @property
+    def trained_ids(self) -> Ids:
+        """Label tokens."""
+        return tuple(token for token, label in zip(self.ids, self.labels, strict=True) if label)
+
+
+class TrainingRow(Protocol):
+    """A backend's own rendering of one row."""
+
+    def __call__(self, text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
+        """Return the row as this trainer renders it.
+
+        Raises: ChatTemplateError if the template refuses the chat, which would end the training.
+        """
+        ...
+
+
+def cut(ids: Ids, labels: tuple[bool, ...], limit: int | None) -> TrainedRow:
+    """Return a row truncated at the limit."""
+    return TrainedRow(ids=ids[:limit], labels=labels[:limit], uncut=len(ids))
+
+
 _WORDS = 624
-"""Words of the generator's state."""
 _MULTIPLIER = 1812433253
-"""Of its initialization (Matsumoto and Nishimura, mt19937ar.c, 2002)."""
 _LONGEST = (2**32 - 1) // 20
 """From here on torch draws 64 bits an item."""
 
@@ -66,10 +118,7 @@ def _draws(seed: int, count: int) -> NDArray[np.int64]:
     for index in range(1, _WORDS):
         words.append((_MULTIPLIER * (words[-1] ^ (words[-1] >> 30)) + index) % 2**32)
     generator = np.random.MT19937(seed)
-    generator.state = {
-        "bit_generator": "MT19937",
-        "state": {"key": np.asarray(words, np.uint32), "pos": _WORDS},
-    }
+    generator.state = {"bit_generator": "MT19937", "state": {"key": np.asarray(words, np.uint32), "pos": _WORDS}}
     return generator.random_raw(count).astype(np.int64)
 
 
@@ -88,7 +137,6 @@ class Examples:
     labels: NDArray[np.int64]
     """Of these, tokens with a loss; shape [kept]."""
     truncated: NDArray[np.int64]
-    """Indices of those that lost tokens."""
     answers_cut: NDArray[np.int64]
     """Indices of those that lost tokens with a loss."""
     dropped: NDArray[np.int64]
@@ -267,11 +315,7 @@ def simulated_epochs(rows: int, epochs: int) -> int:
 
 
 def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
-    """Return the examples of each epoch in the planned order.
-
-    Args:
-        lengths: tokens of each example.
-    """
+    """Return the examples of each epoch in the planned order."""
     plan = plan_batches(
         np.asarray(lengths),
         global_batch_size=settings.global_batch_size,
@@ -286,7 +330,6 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
     """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
 
     Args:
-        seed: seed of the order.
         devices: data-parallel size; each device takes every n-th micro-batch of a step.
     """
     if train.micro_batch_size == "auto":
@@ -319,11 +362,7 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
 
 
 def packed_batches(forecast: BatchForecast, planned: BatchSummary, epochs: int) -> BatchSummary:
-    """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
-
-    Args:
-        planned: batches of the same training without packing.
-    """
+    """Return the batches of a trainer that packs before it batches: every size counts packed sequences."""
     digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {planned.micro_batch_size}".encode())
     digest.update(forecast.row_tokens.astype("<i8").tobytes())
     digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())

@@ -1,7 +1,7 @@
 """Measured or published constants of the estimates, each with its source: memory first, then rates of the step time.
 
 Rates are priors for one device, as medians and standard deviations of logarithms. Measurements on a machine replace
-them there. Published tables and READMEs of trainers are named in `backends/*/facts.py`.
+them there. Published tables and READMEs of trainers are named in `backends/*/__init__.py`.
 """
 
 from __future__ import annotations

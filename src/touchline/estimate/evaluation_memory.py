@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.core.estimate import Estimate, MemoryEstimate, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing

@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import MemoryKind
 from touchline.core.units import GIB, plural
@@ -55,7 +55,7 @@ _LINE_SPREAD = 0.04
 _AFTER_INIT = 1.02
 """A peak within 2% of the memory after loading the model is not a training's peak."""
 _PRIOR_WEIGHT = 4
-"""Number of residuals that the standard deviations of `coefficients_memory.py` are worth."""
+"""Number of residuals that the standard deviations of `coefficients.py` are worth."""
 _FORMULA_WEIGHT = 8
 """The same of those of the closed form, which is compared with more published models."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.core.estimate import TrainingSetup
 from touchline.core.shape import Linear, ModelShape
 from touchline.estimate.coefficients import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.core.estimate import LossKind, MicroBatch, TrainingSetup
 from touchline.estimate.coefficients import (
     ADAFACTOR_BYTES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup, WhatIf
 from touchline.core.units import GIB
 from touchline.estimate.coefficients import (

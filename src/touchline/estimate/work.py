@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.data.packing.forecast import BatchForecast, BatchSettings

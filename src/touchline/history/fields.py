@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.backends.logtext.reader import BarCount
+from touchline.backends.logtext.events import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity

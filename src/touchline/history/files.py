@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from touchline.backends.logtext.emitter import EventEmitter
-from touchline.backends.logtext.numbers import to_number
+from touchline.backends.logtext.events import EventEmitter
+from touchline.backends.logtext.parts import to_number
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from touchline.backends.logtext.redact import redact
+from touchline.backends.logtext.parts import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
 from touchline.history.failures.reader import LAUNCHER_KILLS

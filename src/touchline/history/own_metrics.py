@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from touchline.backends.logtext.numbers import not_a_number, to_gib
+from touchline.backends.logtext.parts import not_a_number, to_gib
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, StepRow, ValidationRow

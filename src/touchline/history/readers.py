@@ -8,17 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
-from touchline.backends.logtext.stamps import read_stamp
+from touchline.backends.logtext.events import DocumentReader, LogReader, Row
+from touchline.backends.logtext.parts import NUMBER, not_a_number, read_stamp, strip_prefix, to_count, to_number
 from touchline.backends.registry import document_readers, log_readers
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
 from touchline.history.failures.reader import Faults
 from touchline.history.loops.reader import TrainingLines
 from touchline.history.slurm_lines import SlurmLines
 
-READERS_VERSION = 9
+READERS_VERSION = 10
 """Raised when a reader reads something else than before: files are then read again."""
 
 

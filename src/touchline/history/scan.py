@@ -12,10 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from touchline.backends.logtext.bars import may_hold_bar, read_bars
-from touchline.backends.logtext.dicts import read_row
-from touchline.backends.logtext.reader import LogReader
-from touchline.backends.logtext.stamps import read_stamp
+from touchline.backends.logtext.events import LogReader
+from touchline.backends.logtext.parts import may_hold_bar, read_bars, read_row, read_stamp
 from touchline.core.observation import Event, Sign, SignKind, Stamp
 from touchline.core.text import without_controls
 from touchline.history.failures.reader import Faults

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
 from touchline.core.observation import Event, Observation, Sign, SignKind
 
 _TEXT_LIMIT = 300

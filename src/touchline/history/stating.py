@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.parts import to_count, to_number
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from touchline.backends.logtext.reader import BarCount
+from touchline.backends.logtext.events import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import OVER, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity

@@ -11,8 +11,8 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from touchline.backends.facts import TrainerTraits
 from touchline.backends.registry import traits_of
-from touchline.backends.traits import TrainerTraits
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing

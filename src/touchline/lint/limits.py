@@ -10,9 +10,8 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients, adapted
 from touchline.backends.registry import memory_coefficients, traits_of
-from touchline.backends.traits import adapted
 from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import BILLION, size_class

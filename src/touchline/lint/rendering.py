@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from touchline.backends.registry import traits_of
-from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
+from touchline.backends.simulation import RowSettings, TrainedRow, TrainingRow
 from touchline.core.catalog import Message
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.backends.registry import traits_of
-from touchline.backends.rendering import TrainedRow
+from touchline.backends.simulation import TrainedRow
 from touchline.core.catalog import IMAGE_PLACE
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from touchline.backends.registry import traits_of
-from touchline.backends.rendering import TrainedRow
+from touchline.backends.simulation import TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from touchline.backends.planning import MOST_DEVICES
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend, memory_coefficients
-from touchline.backends.training_limits import MOST_DEVICES
 from touchline.core.catalog import DatasetInfo
 from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from touchline.backends.local.compilers import missing_compiler
+from touchline.backends.local.environments import missing_compiler
 from touchline.backends.peft.layout import BatchLayout, arrange, shape_of
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, InputError

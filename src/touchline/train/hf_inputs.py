@@ -15,8 +15,8 @@ import yaml
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
+from touchline.backends.planning import needed_kernels
 from touchline.backends.run_config import RunConfig
-from touchline.backends.training_limits import needed_kernels
 from touchline.core.errors import HostError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured

@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend
 
-from touchline.backends.local.compilers import missing_compiler
+from touchline.backends.local.environments import missing_compiler
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SequenceBatch, arrange
 from touchline.backends.run_config import run_config_text
 from touchline.core.files import read_bytes

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
+from touchline.backends.llamafactory.data import LlamaFactoryBatching, shortened
 from touchline.backends.registry import batching_of
-from touchline.backends.trl.batching import TrlBatching
+from touchline.backends.trl.data import TrlBatching
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, batch_edges, best_fit_decreasing, first_fit_decreasing, next_fit
 

@@ -7,6 +7,7 @@ Source: axolotl.cli.config, axolotl.utils.schemas, axolotl.core.builders.base (0
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,16 +21,6 @@ from touchline.backends.config_reading import (
     source_kind,
 )
 from touchline.backends.config_table import (
-    Keys,
-    cadence,
-    first_on,
-    first_set,
-    observations,
-    read_table,
-    reader_of,
-    training_of,
-)
-from touchline.backends.imports import (
     ATTENTION,
     HF_AUTOMATIC,
     HF_OPTIMIZER_WORDS,
@@ -37,13 +28,22 @@ from touchline.backends.imports import (
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
+    Keys,
+    cadence,
+    first_on,
+    first_set,
+    method_of,
+    observations,
+    read_table,
+    reader_of,
+    training_of,
 )
-from touchline.backends.logtext.numbers import to_count
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
+from touchline.backends.logtext.parts import to_count
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import QLORA_BITS, Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model": ("text", "base_model", None),
@@ -77,14 +77,12 @@ KEYS: Keys = {
     "save_limit": ("whole", "save_total_limit", 4),
     "load_best": ("flag", "load_best_model_at_end", None),
 }
-"""Its keys and defaults."""
 ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_r", None),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", 0.0),
     "target_modules": ("words", "lora_target_modules", None),
 }
-"""The same of an adapter."""
 _SWITCHES: Mapping[str, str] = {
     "xformers_attention": "xformers",
     "sage_attention": "sage",
@@ -112,7 +110,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     found["method"] = settings.default("adapter", "full")
     if adapter is not None:
         bits = found["quantization_bits"]
-        word = "qlora" if adapter.value == "qlora" or (bits is not None and bits.value == QLORA_BITS) else "lora"
+        word = "qlora" if adapter.value == "qlora" else method_of(adapter=True, bits=bits)
         found["method"] = Stated(word, "adapter", adapter.where) if adapter.value in ("lora", "qlora") else None
         found["target_modules"] = found["target_modules"] or first_on(settings, {"lora_target_linear": ("all-linear",)})
     found["devices"] = devices = _devices(settings)
@@ -147,7 +145,6 @@ def state_training(settings: ConfigReader) -> StatedTraining:
 
 
 def _devices(settings: ConfigReader) -> Stated[int] | None:
-    """Return the devices in data parallel, where the file states them."""
     shard, copies = settings.whole("dp_shard_size"), settings.whole("dp_replicate_size")
     count = (1 if shard is None else shard.value) * (1 if copies is None else copies.value)
     named = shard or copies
@@ -217,7 +214,6 @@ READ_KEYS: frozenset[str] = frozenset(
         *("adapter", "peft_use_dora", "lora_target_linear", "world_size", *BITS, *DTYPES, *_SWITCHES),
     }
 )
-"""The settings that are read."""
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -229,23 +225,16 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """Yield the observations of a mapping of settings.
-
-    Args:
-        values: the settings by axolotl's names.
-        lines: line of each; 0 for those that are not there.
-    """
+    """Yield the observations of a mapping of settings."""
     reader = reader_of(values)
     stated = state_training(reader)
     method, optimizer = stated.method, stated.optimizer
     if method is not None and method.is_default and stated.model is not None:
         method = replace(method, key="base_model", is_default=False)
-    elif method is not None and reader.on("peft_use_dora"):
-        stated, method = replace(stated, method=None), None
-        yield Observation(name="method", value="dora", line=lines.get("adapter", 0))
     if optimizer is not None and not optimizer.is_default:
         optimizer = Stated(optimizer.value.removeprefix("OptimizerNames."), optimizer.key, optimizer.where)
-    yield from observations(replace(stated, method=method, optimizer=optimizer), lines, exact=False)
+    stated = replace(stated, method=method, optimizer=optimizer)
+    yield from observations(stated, lines, exact=False, dora=reader.on("peft_use_dora"))
     devices = to_count(values.get("world_size"))
     if devices:
         yield Observation(name="gpus", value=devices, line=lines.get("world_size", 0))
@@ -321,21 +310,18 @@ class AxolotlFormat:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (AxolotlFormat(),)
-"""This backend's formats."""
 
 
-_LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
-_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
 _COLUMNS: Mapping[str, dict[str, object]] = {
     "alpaca": {"data.input": ["instruction", "input"], "data.output": "output"},
     "alpaca_chat": {"data.input": ["instruction", "input"], "data.output": "output"},
     "context_qa": {"data.input": ["context", "question"], "data.output": "answer"},
 }
-"""Columns by `type` of a dataset."""
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that the type of a dataset reads."""
     del registry
     place = source.name.key.rpartition(".")[0]
     top, _, index = place.partition(".")
@@ -361,7 +347,6 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config trains by rewards, on preferences or plain text, or another kind of adapter."""
     data = document.data
     if data.get("adapter") and data["adapter"] not in ("lora", "qlora"):
         return "adapter"
@@ -386,7 +371,7 @@ IMPORTS = ImportTable(
         "neftune_noise_alpha": "train.neftune_alpha",
         "label_smoothing_factor": "train.label_smoothing",
     },
-    words={"plugins": ("train.kernels", {_LIGER: "liger"})},
+    words={"plugins": ("train.kernels", {json.dumps([LIGER]): "liger"})},
     same={
         **HF_SAME,
         "bf16": ("auto",),
@@ -395,7 +380,7 @@ IMPORTS = ImportTable(
         "load_in_4bit": (False,),
         "load_in_8bit": (False,),
         "chat_template": ("tokenizer_default",),
-        **dict.fromkeys(_PARTS, (True,)),
+        **dict.fromkeys(LIGER_PARTS, (True,)),
     },
     automatic=(*HF_AUTOMATIC, "evals_per_epoch", "saves_per_epoch", "dp_replicate_size", "loss_watchdog_*"),
     bfloat16_weights=frozenset({"bf16", "bfloat16"}),
@@ -404,4 +389,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.partition(".")[0] in argument_table("axolotl").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about its configs."""

@@ -13,9 +13,18 @@ from statistics import fmean
 from typing import ClassVar
 
 from touchline.backends.axolotl.format import READ_KEYS, evidence, read_config
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
-from touchline.backends.logtext.numbers import to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import to_number
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase
@@ -225,8 +234,5 @@ def _memory(
 
 
 READERS: tuple[type[LogReader], ...] = (AxolotlLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of state files and configs."""
 TRAINERS = (LoggedTrainer(name="axolotl", precedence=4, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""

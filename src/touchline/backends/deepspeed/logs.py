@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from touchline.backends.logtext.forms import VALUE, Figure, Form, FormReader, memory
-from touchline.backends.logtext.numbers import NUMBER
+from touchline.backends.logtext.parts import NUMBER
 
 _RATE = Figure(name="train_samples_per_second", aggregation="mean")
 
@@ -85,4 +85,3 @@ class DeepSpeedLines(FormReader):
 
 
 FORMS: tuple[type[FormReader], ...] = (DeepSpeedLines,)
-"""Readers of its lines."""

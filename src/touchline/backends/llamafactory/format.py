@@ -19,8 +19,7 @@ from touchline.backends.config_reading import (
     argument_table,
     source_kind,
 )
-from touchline.backends.config_table import Keys, first_on, inverted, observations, reader_of, training_of
-from touchline.backends.imports import (
+from touchline.backends.config_table import (
     HF_AUTOMATIC,
     HF_KEYS,
     HF_OPTIMIZER_WORDS,
@@ -28,13 +27,21 @@ from touchline.backends.imports import (
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
+    Keys,
+    Method,
+    first_on,
+    inverted,
+    method_of,
+    observations,
+    reader_of,
+    training_of,
 )
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
 from touchline.backends.trl.format import TRAINER_KEYS, trainer_fields
 from touchline.core.finding import Severity
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     **TRAINER_KEYS,
@@ -50,15 +57,12 @@ KEYS: Keys = {
     "devices": ("whole", "ray_num_workers", None),
     "image_root": ("text", "media_dir image_dir", None),
 }
-"""Its keys and defaults."""
 ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_rank", 8),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", 0.0),
     "target_modules": ("words", "lora_target", ("all",)),
 }
-"""The same of an adapter."""
-Method = Literal["lora", "qlora", "full"]
 
 
 def finetuning_type(settings: ConfigReader) -> str:
@@ -98,8 +102,7 @@ def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
     if kind not in ("lora", "full"):
         return None
     bits = settings.whole("quantization_bit")
-    quantized = bits is not None and bits.value <= QLORA_BITS
-    word: Method = "full" if kind == "full" else "qlora" if quantized else "lora"
+    word = method_of(adapter=kind == "lora", bits=bits)
     if settings.given("finetuning_type"):
         return Stated(word, "finetuning_type", settings.where("finetuning_type"))
     return settings.default("finetuning_type", word)
@@ -132,7 +135,6 @@ READ_KEYS: frozenset[str] = frozenset(
         *("bf16", "fp16", "pure_bf16", "disable_gradient_checkpointing"),
     }
 )
-"""The settings that are read."""
 
 
 def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -150,12 +152,7 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
-    """Yield the observations of a mapping of settings.
-
-    Args:
-        values: the settings by LLaMA-Factory's names.
-        lines: line of each; 0 for those that are not there.
-    """
+    """Yield the observations of a mapping of settings."""
     reader = reader_of(values)
     stated = state_training(reader)
     attention = stated.attention
@@ -163,16 +160,13 @@ def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
     stated = replace(
         stated, attention=None if word is None or attention is None else Stated(word, attention.key, attention.where)
     )
-    if stated.method is not None and not stated.method.is_default and reader.on("use_dora"):
-        yield Observation(name="method", value="dora", line=lines.get("finetuning_type", 0))
-        stated = replace(stated, method=None)
     other = str(values.get("quantization_method") or "bnb") not in ("bnb", "bitsandbytes")
     bits, kind = stated.quantization_bits, values.get("quantization_type")
     if bits is not None and (other or (kind and bits.value == 4)):
         value = f"{bits.value}-bit" if other else str(kind)
         yield Observation(name="quantization", value=value, line=lines.get(bits.key, 0))
         stated = replace(stated, quantization_bits=None)
-    yield from observations(stated, lines)
+    yield from observations(stated, lines, dora=reader.on("use_dora"))
 
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})
@@ -249,8 +243,8 @@ class LlamaFactoryFormat:
         named = "model_name_or_path" in data or "finetuning_type" in data or "adapter_name_or_path" in data
         known = argument_table("llamafactory").arguments
         enough = 2 * sum(key in known for key in data) >= len(data)
-        surely = not _OURS_ALONE.isdisjoint(ours)
-        return named and enough and surely and (len(ours) >= 2 or "finetuning_type" in data)
+        alone = not _OURS_ALONE.isdisjoint(ours)
+        return named and enough and alone and (len(ours) >= 2 or "finetuning_type" in data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training, or None, with the file's findings."""
@@ -277,18 +271,15 @@ def is_training(settings: ConfigReader) -> bool:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (LlamaFactoryFormat(),)
-"""This backend's formats."""
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config trains in another way than supervised, or other parameters."""
     if document.get("stage") not in (None, "sft"):
         return "stage"
     return None if document.get("finetuning_type") in (None, "lora", "full") else "finetuning_type"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return file and columns of a registered dataset."""
     found = DataColumns()
     entry = None if registry is None else registry.get(source.name.value)
     if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
@@ -338,4 +329,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.partition(".")[0] in argument_table("llamafactory").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about its configs."""

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.llamafactory.format import READ_KEYS, evidence, read_config
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 from touchline.core.quantity import MemoryKind, TokenUnit
 
@@ -207,7 +216,6 @@ class LlamaFactoryLines:
         now.step, now.elapsed = step, elapsed
 
     def _process_of(self, step: int, total: int, elapsed: float) -> _Process | None:
-        """Return the other process that this row continues."""
         for process in self._processes[:-1]:
             interval = process.interval or step - process.step
             if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:
@@ -254,8 +262,5 @@ def _rate(
 
 
 READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of state files and configs."""
 TRAINERS = (LoggedTrainer(name="llamafactory", precedence=4, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""

@@ -1,11 +1,16 @@
-"""Environments of trainers on this machine: where they are, and what is installed in them."""
+"""Environments of trainers on this machine, what is installed in them, and programs that torch.compile needs."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
@@ -13,6 +18,36 @@ from touchline.backends.external import Environment
 from touchline.core.errors import HostError
 from touchline.core.quantity import Missing
 from touchline.data.user_config import load_settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissingCompiler:
+    """Program or package that torch.compile lacks."""
+
+    what: str
+    hint: str
+
+
+def missing_compiler(kind: Literal["gpu", "cpu"]) -> MissingCompiler | None:
+    """Return what torch.compile lacks for a kind of device, None if nothing: triton, a compiler, headers of Python."""
+    if kind == "gpu" and importlib.util.find_spec("triton") is None:
+        return MissingCompiler(what="the package triton, not installed here", hint="pip install triton")
+    variable, language, package = ("CC", "C", "gcc") if kind == "gpu" else ("CXX", "C++", "g++")
+    named = os.environ.get(variable)
+    usual = ("clang++",) if kind == "cpu" and sys.platform == "darwin" else (package,)
+    programs = (named,) if named else ("gcc", "clang", "cc") if kind == "gpu" else usual
+    if not any(shutil.which(program) for program in programs):
+        return MissingCompiler(
+            what=f"a {language} compiler, not found here",
+            hint=f"install one (Debian: apt install {package}), or name it in the environment variable {variable}",
+        )
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return MissingCompiler(
+            what="the headers of Python (Python.h), not found here",
+            hint="install them (Debian: apt install python3-dev)",
+        )
+    return None
+
 
 COMPLETE = ".complete"
 """File of a complete environment that touchline made."""
@@ -23,13 +58,9 @@ class FoundEnvironment:
     """Complete environment of a trainer."""
 
     python: str
-    """Its interpreter."""
     program: str
-    """The program that starts the trainer."""
     python_version: str
-    """Version of the interpreter, `3.11`."""
     versions: dict[str, str]
-    """Installed version of each pinned package."""
 
 
 def environment_folder(environment: Environment) -> Path:
@@ -43,7 +74,6 @@ class NamedPython:
     """Interpreter of an environment of the user's own."""
 
     path: Path
-    """The interpreter."""
     source: str
     """What names it: `backends.torchtune.python=...` or the variable."""
 
@@ -74,7 +104,8 @@ def find_environment(environment: Environment) -> FoundEnvironment | Missing:
     absent = [name for name in wanted if name not in here]
     if not absent and not os.access(program, os.X_OK):
         absent = [environment.program]
-    differs = [name for name, version in here.items() if _public(version) != wanted[name]]
+    # Without the build: `2.13.0` of `2.13.0+cpu`.
+    differs = [name for name, version in here.items() if version.partition("+")[0] != wanted[name]]
     if named is not None:
         # Which torch a machine can have follows from its driver.
         differs = [name for name in differs if name != "torch"]
@@ -107,8 +138,3 @@ def require_environment(environment: Environment) -> FoundEnvironment:
             hint=environment.install_command,
         )
     return found
-
-
-def _public(version: str) -> str:
-    """Return a version without the build: `2.13.0` of `2.13.0+cpu`."""
-    return version.partition("+")[0]

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from touchline.backends.logtext.emitter import Attributes, EventEmitter, to_sign
-from touchline.backends.logtext.numbers import NUMBER, to_number
+from touchline.backends.logtext.events import Attributes, EventEmitter, to_sign
+from touchline.backends.logtext.parts import NUMBER, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 VALUE = rf"(?:{NUMBER}|(?i:nan|-?inf))"
-"""Pattern of a number as a loop prints it."""
 _NAMES: frozenset[str] = frozenset(get_args(ObservationName))
 _SETTINGS: frozenset[ObservationName] = frozenset(
     {"epochs", "steps_total", "micro_batch_size", "global_batch_size", "max_seq_len"}
@@ -25,7 +24,6 @@ class Figure:
     """Number of a form, and what it measures."""
 
     name: ObservationName
-    """Name of the observation."""
     unit: str | None = None
     """Unit; None for the usual one of the name."""
     scale: float = 1.0
@@ -33,9 +31,7 @@ class Figure:
     phase: Phase | None = None
     """Phase of a memory measurement. None if the earlier lines determine it."""
     kind: MemoryKind | None = None
-    """Kind of memory."""
     aggregation: Aggregation | None = None
-    """Aggregation of the measurements."""
     certain: bool = True
     """False if other trainers print the number with another meaning."""
 
@@ -51,7 +47,6 @@ class Form:
     hint: str
     """Text that every such line holds; tested before the pattern."""
     pattern: re.Pattern[str]
-    """Pattern that is searched in the line."""
     after_prefix: bool = False
     """Whether the pattern must match at the start of the line without its logger's prefix."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -59,7 +54,6 @@ class Form:
     pairs: re.Pattern[str] | None = None
     """Pattern that finds each `name` and `value` in the group `rest`."""
     sign: SignKind | None = None
-    """Sign that the line gives."""
     names_trainer: bool = False
     """Whether the line is one of a training, and names the trainer, without a loss too."""
 
@@ -80,11 +74,7 @@ class FormReader:
         self._rank: str | None = None
 
     def line(self, text: str, rest: str, number: int) -> list[Event] | None:
-        """Return the events of a line, or None if no form matches.
-
-        Args:
-            rest: the line without its prefix.
-        """
+        """Return the events of a line, or None if no form matches."""
         for form in self.forms:
             if form.hint in text:
                 match = form.pattern.match(rest) if form.after_prefix else form.pattern.search(text)
@@ -97,7 +87,9 @@ class FormReader:
         found = self.values(form, match)
         groups = match.groupdict()
         step = _step(groups.get("step") or _first(found, "step"))
-        if self._is_of_another_rank(groups.get("rank")) or self._is_echo(found, step, number):
+        if self._is_of_another_rank(groups.get("rank")) or (
+            _first(found, "loss") is not None and self.emitter.is_echo(step, number)
+        ):
             return
         yield from self.row(form, found, text, number, step=step, epoch=to_number(groups.get("epoch")))
         if form.sign is not None:
@@ -163,9 +155,6 @@ class FormReader:
         """Return True for a row of another process than the first one that printed such a row."""
         self._rank = self._rank or rank
         return rank is not None and rank != self._rank
-
-    def _is_echo(self, found: list[tuple[Figure, str]], step: int | None, number: int) -> bool:
-        return _first(found, "loss") is not None and self.emitter.is_echo(step, number)
 
 
 def memory(kind: MemoryKind, unit: str, *, scale: float = 1.0, phase: Phase | None = "step") -> Figure:

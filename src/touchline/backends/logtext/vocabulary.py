@@ -46,7 +46,6 @@ class Meaning:
     split: Split | None = None
     """Data that the name mentions, if any."""
     is_mean: bool = False
-    """Whether it is a mean over more than a step."""
     is_objective: bool = False
     """Whether a loss is named after what it optimizes: `dpo_loss`, `rl_loss`; a plain one on the same line counts."""
 

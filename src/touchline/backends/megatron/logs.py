@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.emitter import to_sign
+from touchline.backends.logtext.events import to_sign
 from touchline.backends.logtext.forms import VALUE, Figure, Form, FormReader, memory
-from touchline.backends.logtext.numbers import NUMBER, to_number
+from touchline.backends.logtext.parts import NUMBER, to_number
 from touchline.core.observation import Event, SignKind
 
 _LOSS = Figure(name="loss")
@@ -60,11 +60,7 @@ class MegatronLines(FormReader):
                 "reserved": memory("reserved", "GiB", scale=1 / 1024),
             },
         ),
-        Form(
-            hint="after training",
-            pattern=re.compile(r"\[after training is done\] datetime:"),
-            sign=SignKind.TRAINED,
-        ),
+        Form(hint="after training", pattern=re.compile(r"\[after training is done\] datetime:"), sign=SignKind.TRAINED),
     )
 
     def row(
@@ -85,4 +81,3 @@ class MegatronLines(FormReader):
 
 
 FORMS: tuple[type[FormReader], ...] = (MegatronLines,)
-"""Readers of its lines."""

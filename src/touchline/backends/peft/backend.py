@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
-from touchline.backends.peft.batching import PeftBatching
+from touchline.backends.peft.data import PeftBatching
 from touchline.backends.peft.layout import plain_attention
-from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.planning import (
+    MOST_DEVICES,
+    PlannedBackend,
+    adapter_faults,
+    compile_faults,
+    full_faults,
+    limit_faults,
+    training_setup,
+)
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths
 from touchline.backends.run_config import run_config, run_config_text
-from touchline.backends.simulation import planned_batches
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, compile_faults, full_faults, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast
+from touchline.data.packing.forecast import BatchForecast, Batching
 from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 _FEWEST_TOKENS = 2
 """Minimum tokens of an example: one prompt token and one answer token."""
@@ -31,7 +36,7 @@ _HEADER = """\
 """
 
 
-class PeftBackend:
+class PeftBackend(PlannedBackend):
     """The trainer in `touchline.train`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
 
     name = "peft"
@@ -51,10 +56,6 @@ class PeftBackend:
         },
     )
 
-    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
-        """Return the loss and the settings of the optimizer."""
-        return common_fixed_settings(train)
-
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
         return (
@@ -73,20 +74,17 @@ class PeftBackend:
             return setup
         return replace(setup, attention="eager" if plain_attention(machine.kind, width) else "fused")
 
-    def batches(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchSummary | Missing:
-        """Return the batches exactly as the trainer consumes them. Packing changes the rows, not the steps."""
-        return planned_batches(train, lengths, seed, devices)
-
     def forecast(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchForecast | Missing:
         """Return the trainer's rows. A prefix common to all prompts is computed once per row if allowed."""
         if len(lengths.total) and int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
-        batching = PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix, compiled=train.compile)
-        return forecast_batches(batching, train, lengths, seed, devices)
+        return super().forecast(train, lengths, seed, devices)
+
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the trainer's rows."""
+        return PeftBatching(shared_prefix=0 if _is_noisy(train) else lengths.prefix, compiled=train.compile)
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the resolved run itself."""
@@ -99,7 +97,6 @@ class PeftBackend:
 
 
 def _is_noisy(train: TrainConfig) -> bool:
-    """Return True if noise of the training would be shared with a prefix."""
     return (train.lora.dropout > 0 and not train.trains_all) or train.neftune_alpha is not None
 
 

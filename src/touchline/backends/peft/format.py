@@ -109,7 +109,6 @@ class SetupFormat:
 
 
 def _known_backend(document: ForeignDocument) -> None:
-    """Raise InputError if the named trainer does not exist."""
     name = document.get("train", "backend")
     if isinstance(name, str) and name not in backend_names():
         near = near_names(name, backend_names(), most=1)
@@ -125,7 +124,6 @@ def _known_backend(document: ForeignDocument) -> None:
 
 
 def _told(document: ForeignDocument, read: Callable[[ForeignDocument, str], StatedTraining]) -> ConfigReading:
-    """Return a training, or the findings that refuse it, each with its location."""
     try:
         return ConfigReading(trainings=(read(document, "\n".join(document.lines) + "\n"),))
     except InputError as fault:
@@ -140,4 +138,3 @@ def _placed(finding: Finding, document: ForeignDocument) -> Finding:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (FinetuneFormat(), SetupFormat())
-"""Formats of this backend."""

@@ -32,9 +32,7 @@ enough for any GPU."""
 COMPILED_WIDTH = 64
 """Multiple that rows of a compiled training are padded to, because every width is compiled on its own."""
 PADDING = -1
-"""Segment of padding."""
 SHARED = 0
-"""Segment of the shared prefix."""
 
 
 def plain_attention(device: str, widest_row: int) -> bool:
@@ -67,7 +65,6 @@ class BatchLayout:
         """Return the layout of training rows: those of a compiled training have few widths.
 
         Args:
-            compiled: whether the model is compiled.
             max_seq_len: tokens that a row of one example is not padded beyond, since padding counts positions too, and
                 the model may support no more.
         """
@@ -111,7 +108,6 @@ class SequenceBatch:
     sources: NDArray[np.int64]
     """Index, in the flattened rows, of the token that predicts each target; shape [T]."""
     labels: NDArray[np.int64]
-    """The tokens to predict; shape [T]."""
     owners: NDArray[np.int64]
     """Index in the micro-batch of each target's example; shape [T]."""
     masked: bool
@@ -155,7 +151,6 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
 
     Args:
         examples: at least one; each with at least one token in prompt and answer.
-        pad_id: token put where there is none.
 
     Raises:
         ValueError: an example has no prompt or no answer.
@@ -213,7 +208,6 @@ def stack(batches: Sequence[SequenceBatch], pad_id: int = 0) -> SequenceBatch:
 
     Args:
         batches: at least one, without images; the targets follow each other in this order.
-        pad_id: token put where there is none.
 
     Returns:
         A micro-batch of `len(batches) * R` rows, R and the width being the largest of all. Rows that only fill a block

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
-from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
-from touchline.backends.imports import (
+from touchline.backends.config_table import (
     ATTENTION,
     HF_AUTOMATIC,
     HF_OPTIMIZER_WORDS,
@@ -23,15 +22,17 @@ from touchline.backends.imports import (
     SEED,
     ImportedTraining,
     ImportTable,
+    method_of,
     nested,
 )
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
 
 Path = tuple[Key, ...]
 _COUNT = whole(1)
@@ -83,14 +84,11 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
 """Every key that a script of the project reads: what it takes, whether it is read without a default, and the field of a
 `StatedTraining`."""
 _FLOATS = frozenset(
-    {
-        *("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"),
-        *("save_steps", "eval_steps"),
-    }
+    {*("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"), *("save_steps", "eval_steps")}
 )
 _FIXED: Mapping[str, tuple[object, str]] = {
-    "method": ("qlora", "lora"),
-    "quantization_bits": (4, "lora"),
+    "method": (method_of(adapter=True, bits=QLORA_BITS), "lora"),
+    "quantization_bits": (QLORA_BITS, "lora"),
     "schedule": ("linear", "train"),
     "shuffle": (True, "train"),
     "packed": (False, "train"),
@@ -141,7 +139,6 @@ class QloraStageFormat:
 
 
 def _check_keys(settings: ConfigReader) -> None:
-    """Report groups that are none, keys that the script does not read, and those that it needs."""
     document = settings.document
     known: dict[Path, list[str]] = {(): [*_GROUPS]}
     for path in _KEYS:
@@ -159,7 +156,7 @@ def _check_keys(settings: ConfigReader) -> None:
             settings.find_unknown(path, message, near, severity=Severity.ERROR if near else Severity.INFO)
     missing: list[Path] = [(group,) for group in _GROUPS[:3] if group not in document.data]
     for path, (_, needed, _) in _KEYS.items():
-        # The scripts that take no name write beside themselves; the others read where to write.
+        # The scripts that take no name write next to themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
         inside = len(path) == 1 or isinstance(document.data.get(str(path[0])), dict)
         given = any(settings.has(*each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
@@ -170,7 +167,6 @@ def _check_keys(settings: ConfigReader) -> None:
 
 
 def _check_values(settings: ConfigReader) -> None:
-    """Report values of another kind, and one that the script undoes."""
     document = settings.document
     for path, (kind, needed, _) in _KEYS.items():
         value = document.get(*path)
@@ -206,11 +202,7 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
         if document.get("train", key := f"{action}_steps") is not None:
             found[f"{action}_cadence"] = Stated("steps", f"train.{key}", document.where("train", key))
     return StatedTraining(
-        backend="qlora_stage",
-        where=file,
-        subject=subject_of(document.path),
-        sources=tuple(_sources(document)),
-        **found,
+        backend="qlora_stage", where=file, subject=subject_of(document.path), sources=tuple(_sources(document)), **found
     )
 
 
@@ -227,7 +219,6 @@ def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)
-"""Formats of this backend."""
 
 
 IMPORTS = ImportTable(
@@ -241,7 +232,6 @@ IMPORTS = ImportTable(
     knows=known_key,
     images="image_filename",
 )
-"""What `touchline import` needs to know about its configs."""
 
 
 def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:
@@ -299,7 +289,6 @@ def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[
 
 
 def _parent(stage: str, configs: Mapping[str, StatedTraining]) -> str | None:
-    """Return the stage whose output folder holds this stage's prev_checkpoint."""
     parent = configs[stage].parent
     if parent is None:
         return None
@@ -322,7 +311,6 @@ def _ordered(parents: Mapping[str, str | None]) -> list[str]:
 
 
 def _different(configs: Mapping[str, StatedTraining], field: str) -> list[Finding]:
-    """Return an error for each config whose setting is not that of the first."""
     values: dict[str, Stated[object] | None] = {stage: getattr(each, field) for stage, each in configs.items()}
     first = _value(next(iter(values.values())), None)
     return [

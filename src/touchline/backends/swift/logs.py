@@ -9,9 +9,19 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
-from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.config_table import method_of
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import to_count, to_number
 from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 
 _PREFIX = re.compile(r"\[(?:DEBUG|INFO|WARNING|ERROR):swift\] ?(?P<message>.*)")
@@ -157,7 +167,8 @@ def _settings(values: Mapping[str, tuple[object, int]]) -> Iterator[Event]:
         if name == "version":
             word, figure = f"ms-swift={word}", None
         if name == "method" and word == "lora":
-            word = "dora" if known.get("use_dora", ("False", 0))[0] == "True" else "qlora" if bits else word
+            dora = known.get("use_dora", ("False", 0))[0] == "True"
+            word = "dora" if dora else method_of(adapter=True, bits=count or None)
         certain = name != "gpus" or figure != 1
         yield Observation(name=name, value=figure or word, line=line, unit=_UNITS.get(name, "1"), certain=certain)
 
@@ -174,8 +185,5 @@ def _step(path: str) -> int | None:
 
 
 READERS: tuple[type[LogReader], ...] = (SwiftLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of state files and configs."""
 TRAINERS = (LoggedTrainer(name="swift", precedence=4, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
 from touchline.backends.external import (
     DRIVER,
     ORDERS_FILE,
@@ -19,29 +18,30 @@ from touchline.backends.external import (
     driver_command,
     examples_command,
 )
-from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
+from touchline.backends.planning import MOST_DEVICES, PlannedBackend, limit_faults
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.simulation import packed_batches, planned_batches
-from touchline.backends.torchtune.batching import TorchtuneBatching
-from touchline.backends.torchtune.models import model_faults, model_section, model_type
+from touchline.backends.simulation import packed_batches
+from touchline.backends.torchtune.data import TorchtuneBatching
 from touchline.backends.torchtune.recipes import (
     COMPONENTS,
     RECIPES,
     Recipe,
+    model_faults,
+    model_section,
+    model_type,
     planned_recipe,
     recipe_files,
     recipe_for,
     validation_keys,
 )
-from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast
+from touchline.data.packing.forecast import Batching
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.write import to_yaml
@@ -50,7 +50,7 @@ ENVIRONMENT = Environment(
     name="torchtune",
     python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
     program="tune",
-    # torchtune does not import beside newer versions of torchao, which it does not ask for either.
+    # torchtune does not import with newer versions of torchao, which it does not ask for either.
     packages=("torch==2.13.0", "torchtune==0.6.1", "torchao==0.15.0", "torchdata==0.11.0"),
     note="torchtune is no longer maintained (since July 2025)",
 )
@@ -91,7 +91,7 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 _BATCHING = TorchtuneBatching(planned_order=True)
 
 
-class TorchtuneBackend:
+class TorchtuneBackend(PlannedBackend):
     """LoRA by torchtune's recipes on the planner's examples: in the planned order, or packed by torchtune's packer."""
 
     name = "torchtune"
@@ -122,7 +122,7 @@ class TorchtuneBackend:
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
         """Return the loss, the settings of the optimizer, the state of the project, and the dtype for `auto`."""
         note = f"{ENVIRONMENT.note}, and touchline runs version 0.6.1 in a separate environment"
-        common = (*common_fixed_settings(train), FixedSetting("train.backend", note))
+        common = (*super().fixed_settings(train), FixedSetting("train.backend", note))
         if train.base_dtype != "auto":
             return common
         reason = "train.lora.dtype: torchtune has one dtype for base and adapter"
@@ -136,8 +136,7 @@ class TorchtuneBackend:
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
         """Return what memory and time depend on apart from the batch."""
-        del width
-        return replace(training_setup(self.name, train, shape, machine, devices), base_dtype=train.trained_dtype)
+        return replace(super().setup(train, shape, machine, width, devices), base_dtype=train.trained_dtype)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
@@ -154,7 +153,7 @@ class TorchtuneBackend:
                     f"{train.global_batch_size}"
                 )
             )
-        planned = planned_batches(train, lengths, seed, devices)
+        planned = super().batches(train, lengths, seed, devices)
         if isinstance(planned, Missing):
             return planned
         if train.packed:
@@ -169,11 +168,10 @@ class TorchtuneBackend:
             largest_micro_batch_tokens=forecast.largest.tokens,
         )
 
-    def forecast(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchForecast | Missing:
-        """Return the predicted micro-batches."""
-        return forecast_batches(_BATCHING, train, lengths, seed, devices)
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the recipes' batching."""
+        del train, lengths
+        return _BATCHING
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, its components, the recipe if it is touchline's own, and the resolved run."""
@@ -190,7 +188,6 @@ class TorchtuneBackend:
 
 
 def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe, python: str) -> str:
-    """Return finetune.yaml: torchtune's own keys, with comments on what decides about the batch."""
     train, batches = require_training(run)
     model = plan.models[run.model]
     packed = bool(train.packed)
@@ -257,11 +254,7 @@ def _sections(
     return {
         "output_dir": f"{WORK_FOLDER}/output",
         "model": model_section(model, train.lora),
-        "tokenizer": {
-            "_component_": f"{COMPONENTS}.PlannedTokenizer",
-            "pad_id": 0,
-            "max_seq_len": train.max_seq_len,
-        },
+        "tokenizer": {"_component_": f"{COMPONENTS}.PlannedTokenizer", "pad_id": 0, "max_seq_len": train.max_seq_len},
         "checkpointer": {
             "_component_": f"{COMPONENTS}.RecordedCheckpointer",
             "checkpoint_dir": model.path,

@@ -16,22 +16,22 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
-from touchline.backends.config_table import Keys, read_table, training_of
-from touchline.backends.fields import dotted
-from touchline.backends.torchtune.components import component
-from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import (
+from touchline.backends.config_table import Keys, Method, first_on, method_of, observations, read_table, training_of
+from touchline.backends.fields import dotted, parsed
+from touchline.backends.logtext.events import Row
+from touchline.backends.torchtune.checks import (
     check_components,
     check_keys,
     check_values,
     is_reinforcement,
     is_training,
 )
-from touchline.backends.torchtune.reading import Config, Path, config_of, is_known
+from touchline.backends.torchtune.reading import COMPONENT, Config, Path, component, config_of, is_known
 from touchline.core.finding import Finding
+from touchline.core.observation import Event, Observation, ObservationName
 from touchline.core.shape import states_size
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model_path": ("text", "checkpointer.checkpoint_dir", None),
@@ -53,7 +53,6 @@ KEYS: Keys = {
     "save_limit": ("count", "checkpointer.keep_last_n_checkpoints", None),
     "eval_steps": ("number", "run_val_every_n_steps", None),
 }
-"""Its keys and defaults, those of the sections with a dot."""
 BATCH_KEYS: Keys = {
     "epochs": ("number", "epochs", None),
     "micro_batch_size": ("count", "batch_size", None),
@@ -66,7 +65,6 @@ ADAPTER_KEYS: Keys = {
     "dropout": ("number", "model.lora_dropout", 0.0),
     "save_adapter_only": ("flag", "save_adapter_weights_only", False),
 }
-"""The same of an adapter."""
 DATASETS: Mapping[str, tuple[str | None, bool]] = {
     "alpaca_dataset": ("tatsu-lab/alpaca", True),
     "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", True),
@@ -79,15 +77,14 @@ DATASETS: Mapping[str, tuple[str | None, bool]] = {
     "text_completion_dataset": (None, True),
 }
 """Builders of datasets: their default `source`, and whether the prompt has a loss by default."""
-Method = Literal["lora", "qlora", "full"]
 Role = Literal["train", "validation"]
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _OFFLOADS = {"enable_activation_offloading": "activations", "fsdp_cpu_offload": "parameters"}
 FILE_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "webdataset"})
 """Sources that are formats of local files."""
-_BUILDER = re.compile(r"(q?lora)_")
+BUILDER = re.compile(r"^(q?lora)_")
+"""Beginning of the name of a builder with an adapter."""
 _SLICE = re.compile(r"train\[:(\d{1,2})%\]")
-_QUANTIZED_BITS = 4
 _ADAMW_DECAY = 0.01
 SHARDING_KEYS = (
     *("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp", "custom_sharded_layers"),
@@ -133,15 +130,15 @@ def stated_training(config: Config) -> StatedTraining:
         "packed": _packed(config),
         "dtype": None if dtype is None or dtype.value not in _DTYPES else replace(dtype, value=_DTYPES[dtype.value]),
         "distributed": None if sharded is None else Stated("fsdp", sharded, config.where(sharded)),
-        "offloads": _switched(config, _OFFLOADS),
+        "offloads": first_on(config, _OFFLOADS),
         "sources": tuple(_sources(config)),
         "validation_fraction": _validation_fraction(config),
-        "resume": _switched(config, {"resume_from_checkpoint": "true"}),
+        "resume": first_on(config, {"resume_from_checkpoint": "true"}),
         "save_cadence": _cadence(config, "save_every_n_steps", otherwise="epoch"),
         "eval_cadence": _cadence(config, "run_val_every_n_steps", otherwise="no"),
     }
     if method is not None and method.value == "qlora":
-        found["quantization_bits"] = Stated(_QUANTIZED_BITS, method.key, method.where)
+        found["quantization_bits"] = Stated(QLORA_BITS, method.key, method.where)
     return training_of("torchtune", config, found)
 
 
@@ -156,7 +153,6 @@ def _validation_fraction(config: Config) -> Stated[float] | None:
 
 
 def _last(config: Config, section: str) -> Stated[str] | None:
-    """Return the last part of the section's component."""
     name = config.last(section)
     return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT)) if name else None
 
@@ -183,8 +179,9 @@ def _method(config: Config) -> Stated[Method] | None:
         return None
     where, key = config.where(section, COMPONENT), f"{section}.{COMPONENT}"
     if config.get(section, "quantize_base") is True:
-        return Stated("qlora", f"{section}.quantize_base", config.where(section, "quantize_base"))
-    match = _BUILDER.match(path.rpartition(".")[2])
+        quantized = method_of(adapter=True, bits=QLORA_BITS)
+        return Stated(quantized, f"{section}.quantize_base", config.where(section, "quantize_base"))
+    match = BUILDER.match(path.rpartition(".")[2])
     if match is not None:
         return Stated(cast(Method, match.group(1)), key, where)
     if config.has(section, "lora_rank"):
@@ -215,12 +212,6 @@ def _packed(config: Config) -> Stated[bool] | None:
     if found:
         return next((each for each in found if each.value), found[0])
     return config.default("dataset.packed", False) if config.has("dataset") else None
-
-
-def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
-    """Return the word of the first key that is true."""
-    on = (found for key in words if (found := config.flag(key)) is not None and found.value)
-    return next((Stated(words[found.key], found.key, found.where) for found in on), None)
 
 
 def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence] | None:
@@ -269,6 +260,74 @@ def _sources_of(config: Config, path: Path, section: Mapping[str, object], role:
             yield stated(name=folder, kind="folder", format=source)
 
 
+def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
+    """Read a config. Return None for any other mapping, and for configs of generation and evaluation."""
+    del name
+    components = [part[COMPONENT] for part in document.values() if isinstance(part, Mapping) and COMPONENT in part]
+    ours = any(isinstance(path, str) and path.startswith("torchtune.") for path in components)
+    if not ours or "optimizer" not in document or "epochs" not in document:
+        return None
+    return (Observation(name="trainer", value="torchtune", line=0), *evidence(document, {}))
+
+
+_WORDS: Mapping[str, object] = {"true": True, "false": False, **dict.fromkeys(("", "null", "~", "none"))}
+_PRECISE = ("lora_rank", "max_seq_len")
+_DORA = "model.use_dora"
+
+
+def _typed(node: object) -> object:
+    """Return values with the types that OmegaConf gives them; other loaders read `2e-5` as text, and lines are text."""
+    if isinstance(node, Mapping):
+        return {str(key): _typed(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_typed(value) for value in node]
+    if not isinstance(node, str):
+        return node
+    text = node.strip("'\" ")
+    value = parsed(text)
+    return _WORDS.get(text.lower(), text) if value is None else value
+
+
+def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
+    """Yield the observations of a config.
+
+    Args:
+        values: the config, or what is printed of it so far.
+        lines: line of each dotted key; 0 for those that are not there.
+    """
+    config = config_of(ForeignDocument(path="", data=cast(dict[str, object], _typed(values)), lines=()))
+    stated = stated_training(config)
+    folder, builder, dtype = stated.model_path, config.last("model"), stated.dtype
+    if folder is not None and folder.value.rstrip("/"):
+        # It names the model, but it may be an earlier run's checkpoint.
+        line = lines.get(folder.key, 0)
+        yield Observation(name="model", value=folder.value.rstrip("/"), line=line, certain=False)
+    if builder:
+        # A builder without a size is filled with the dimensions of any model.
+        name, line = BUILDER.sub("", builder), lines.get(f"model.{COMPONENT}", 0)
+        yield Observation(name="model", value=name, line=line, certain=states_size(name))
+    dora = config.get(*_DORA.split(".")) is True
+    if stated.method is not None and dora:
+        stated = replace(stated, method=replace(stated.method, key=_DORA))
+    # `max_steps_per_epoch` is a bound.
+    for each in observations(replace(stated, model=None, dtype=None, max_steps=None), lines, dora=dora):
+        value = each.value
+        if not isinstance(value, str):
+            whole = each.name == "epochs" and value == int(value)
+            value = int(value) if whole else float(value) if each.name in _PRECISE else value
+        yield replace(each, value=value)
+    if dtype is not None:
+        # The recipes have one dtype for the base and the adapter.
+        names: tuple[ObservationName, ...] = ("dtype", "adapter_dtype")
+        for part in names:
+            yield Observation(name=part, value=dtype.value, line=lines.get(dtype.key, 0))
+    files, source = config.text("dataset.data_files"), config.text("dataset.source")
+    if files is not None:
+        yield Observation(name="dataset", value=files.value, line=lines.get(files.key, 0))
+    if source is not None and source.value not in FILE_FORMATS:
+        yield Observation(name="dataset", value=source.value, line=lines.get(source.key, 0), certain=False)
+
+
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3
 """Minimum number of parts with components in a torchtune config with custom components."""
@@ -307,4 +366,3 @@ def _place(finding: Finding) -> tuple[int, int, str]:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TorchtuneFormat(),)
-"""Formats of this backend."""

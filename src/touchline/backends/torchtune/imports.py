@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable
-from touchline.backends.torchtune.components import component, recipe_keys
-from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.config_table import DataColumns, ImportTable
+from touchline.backends.torchtune.checks import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.format import DATASETS
-from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
-from touchline.backends.torchtune.reading import Config, config_of
+from touchline.backends.torchtune.reading import COMPONENT, Config, component, config_of, recipe_keys
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
@@ -46,7 +44,6 @@ def other_family(training: StatedTraining, document: ForeignDocument) -> Iterato
 
 
 def _refuses(document: ForeignDocument) -> str | None:
-    """Return the key by which a config is not supervised fine-tuning."""
     config = config_of(document)
     for part in ("loss", "dataset", "dataset_val"):
         if _OTHERS.search(config.component(part) or ""):
@@ -56,7 +53,6 @@ def _refuses(document: ForeignDocument) -> str | None:
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that a builder of datasets reads."""
     del registry
     config = config_of(document)
     section = "dataset_val" if source.role == "validation" else "dataset"
@@ -99,7 +95,6 @@ def _list(value: object) -> list[object]:
 
 
 def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: bool) -> None:
-    """Add the columns of cruijff_kit's datasets, which name prompt and columns themselves."""
     keys = {"input_key": "data.input", "output_key": "data.output", "prompt": "data.prompt"}
     for key, to in {**keys, "system_prompt": "data.system"}.items():
         value = config.get(section, key)
@@ -125,7 +120,6 @@ def _same_keys(config: Config) -> Iterator[str]:
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
-    """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
     config = config_of(document)
     used = {name for line in document.lines for name in _REFERENCE.findall(line)}
@@ -204,4 +198,3 @@ IMPORTS = ImportTable(
     differs=_differs,
     refuses=_refuses,
 )
-"""What `touchline import` needs to know about its configs."""

@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from touchline.backends.logtext.emitter import AttributesOfMemory, figure
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
-from touchline.backends.torchtune.config import WORDS, ResolvedConfig, read_config
+from touchline.backends.config_table import OBSERVED, names_of
+from touchline.backends.logtext.events import (
+    AttributesOfMemory,
+    BarCount,
+    DocumentReader,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+)
+from touchline.backends.logtext.parts import NUMBER, not_a_number, to_count, to_number
+from touchline.backends.torchtune.format import ADAPTER_KEYS, BATCH_KEYS, BUILDER, KEYS, evidence, read_config
+from touchline.backends.torchtune.reading import COMPONENT
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Phase
 
@@ -48,10 +57,127 @@ _TEXT_LIMIT = 300
 _STATS_LINES = 2
 
 
+_RESUME, _MODULES, _FOLDER = "resume_from_checkpoint", "lora_attn_modules", "checkpoint_dir"
+_APPLY = ("apply_lora_to_mlp", "apply_lora_to_output")
+_READ: frozenset[str] = names_of({**KEYS, **BATCH_KEYS, **ADAPTER_KEYS}, OBSERVED) | {
+    *("dtype", "dataset.packed", "dataset.data_files", "dataset.source", "model.quantize_base", "model.use_dora"),
+    *(f"model.{key}" for key in _APPLY),
+}
+"""Dotted keys that are read of a printed config, next to components, layers, the base's folder and resuming."""
+_WORDS: frozenset[str] = frozenset(
+    {
+        *(COMPONENT, _RESUME, _MODULES, _FOLDER, *(key.rpartition(".")[2] for key in _READ)),
+        *("q_proj", "k_proj", "v_proj", "output_proj"),
+    }
+)
+_LINE = re.compile(r"^(?P<indent>\s*)(?:- )?(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>\S.*?))?\s*$")
+_ITEM = re.compile(r"^\s*- ([A-Za-z_]\w*)\s*$")
+_RANK = re.compile(r"^(?:\[(?:rank|default)?\d{1,5}\]:? ?|\s{0,4}\d{1,5}: )")
+_MOST_LINES = 400
+"""A resolved config has some 80 lines; further down nothing is a setting."""
+
+
+def _section_of(component: str) -> str:
+    """Return the section of a component by its dotted path: losses, schedules and loggers are others."""
+    path, _, last = component.rpartition(".")
+    if "tokenizer" in last:
+        return "tokenizer"
+    if "dataset" in last:
+        return "dataset"
+    if ".models" in path or BUILDER.match(last):
+        return "model"
+    return "optimizer" if "optim" in path and "lr_scheduler" not in path else ""
+
+
+class ResolvedConfig:
+    """Reads the lines after `with resolved config:`; between runs it reads nothing.
+
+    OmegaConf prints keys in alphabetical order, so the component of a section is its first line. Sections are known by
+    their components, not by their indentation: notebooks and documents lose it. Of two models, a student and its
+    teacher, or two datasets the first counts. Source: torchtune.config._utils.log_config.
+    """
+
+    def __init__(self) -> None:
+        """Start outside a config."""
+        self._until = 0
+        self._adapter = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._indent: int | None = None
+        self._section = ""
+        self._values: dict[str, Any] = {}
+        self._lines: dict[str, int] = {}
+        self._reported: set[tuple[str, object]] = set()
+        self._modules: list[str] | None = None
+
+    def begin(self, number: int, *, adapter: bool) -> None:
+        """Start a config after this line. `adapter` is true if the recipe's name shows an adapter."""
+        self._clear()
+        self._until = number + _MOST_LINES
+        self._adapter = adapter
+
+    def end(self) -> None:
+        """End the config: the training has begun."""
+        self._until = 0
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Yield what a config line adds to the evidence. Yield nothing outside a config."""
+        if number > self._until:
+            return
+        text = _RANK.sub("", text, count=1)
+        if self._modules is not None:
+            if (item := _ITEM.match(text)) is not None:
+                self._modules.append(item.group(1))
+                return
+            modules, self._modules = self._modules, None
+            if modules:
+                yield from self._add("model", _MODULES, modules, number)
+        match = _LINE.match(text)
+        if match is None:
+            return
+        indent, key, value = len(match.group("indent")), match.group("key"), match.group("value")
+        if self._indent is None:
+            self._indent = indent
+        if key == _MODULES:
+            self._modules = [] if value is None and self._section == "model" else None
+        else:
+            yield from self._setting(key, value or "", number, top=indent <= self._indent)
+
+    def _setting(self, key: str, value: str, number: int, *, top: bool) -> Iterator[Event]:
+        if key == COMPONENT:
+            section = _section_of(value)
+            self._section = "" if section in self._values else section
+            if self._section:
+                yield from self._add(section, key, value, number)
+        elif key == _FOLDER:
+            yield from self._add("checkpointer", key, value, number)
+        elif key == _RESUME:
+            if top and value.lower() == "true":
+                yield Sign(kind=SignKind.RESUMED, line=number, text=f"{key}: {value}")
+        elif key in _READ:
+            if top:
+                yield from self._add("", key, value, number)
+        elif f"{self._section}.{key}" in _READ:
+            yield from self._add(self._section, key, value, number)
+
+    def _add(self, section: str, key: str, value: object, number: int) -> Iterator[Observation]:
+        dotted = f"{section}.{key}" if section else key
+        if dotted in self._lines:
+            return
+        self._lines[dotted] = number
+        (self._values.setdefault(section, {}) if section else self._values)[key] = value
+        for each in evidence(self._values, self._lines):
+            token = (each.name, each.value if each.name in ("model", "method") else None)
+            if token not in self._reported and not (self._adapter and each.value == "full"):
+                self._reported.add(token)
+                yield each
+
+
 class TorchtuneLines:
     """Reads what recipes print, and the rows of the DiskLogger."""
 
-    words: ClassVar[frozenset[str]] = WORDS | {
+    words: ClassVar[frozenset[str]] = _WORDS | {
         *("loss", "val_loss", "lr", "torchtune", "resolved", "precision", "instantiating", "instantiation"),
         *("checkpoint", "peak", "peak_memory_alloc", "gpu_resources", "validation", "nproc_per_node", "nproc"),
     }
@@ -111,7 +237,6 @@ class TorchtuneLines:
             yield Observation(name="gpus", value=1, line=number)
 
     def _words_of(self, text: str, number: int) -> Iterator[Event]:
-        """Yield the events of a line that is read by itself."""
         if "torchtune" in text and _LOGGER.search(text):
             yield from self._trainer(number)
         if "heckpoint" in text:
@@ -218,7 +343,6 @@ def _memory(
 
 
 def _devices(options: str, number: int) -> Iterator[Observation]:
-    """Record the processes that the command starts, one per device."""
     each, nodes = _PER_NODE.search(options), _NODES.search(options)
     count = to_count(nodes.group(1)) if nodes is not None else 1
     if each is not None and count:
@@ -226,8 +350,5 @@ def _devices(options: str, number: int) -> Iterator[Observation]:
 
 
 READERS: tuple[type[LogReader], ...] = (TorchtuneLines,)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
-"""Readers of configs."""
 TRAINERS = (LoggedTrainer(name="torchtune", precedence=3, bar=BarCount.EPOCH_STEPS),)
-"""Names in readings."""

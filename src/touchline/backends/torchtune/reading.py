@@ -1,25 +1,107 @@
-"""Torchtune config with resolved references: settings with their locations, and its components.
+"""Torchtune config with resolved references, and the tables of components and recipe keys by version.
 
 Of OmegaConf's `${a.b}` plain references from the top are followed, everything else stays unknown. Source: OmegaConf
-2.3, interpolations.
+2.3, interpolations. The tables are made by tools/torchtune_tables.py from the released wheels 0.1.0 to 0.6.1, and by
+hand from the main branch that was never released; nothing of torchtune is imported.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from touchline.backends.config_reading import ConfigReader
+from touchline.backends.external import package_text
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole
-from touchline.backends.torchtune.config import COMPONENT
 from touchline.core.finding import Finding, Severity
+from touchline.core.json_text import parse_json
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument, value_at
 from touchline.experiment.partial import Stated
 
+RELEASED = "0.6.1"
+"""The last release."""
+OTHERS = "**"
+"""Among a component's arguments: it takes any others as well."""
+_ANY = "*"
+_TABLE = "components.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """Function or class that a config can name."""
+
+    path: str
+    arguments: frozenset[str]
+
+    @property
+    def takes_others(self) -> bool:
+        """Return True if it accepts arbitrary keyword arguments."""
+        return OTHERS in self.arguments
+
+
+@functools.cache
+def _table() -> dict[str, object]:
+    table: dict[str, object] = parse_json(package_text("torchtune", _TABLE))
+    return table
+
+
+def _listed(name: str) -> list[object]:
+    found = _table()[name]
+    assert isinstance(found, list)
+    return found
+
+
+@functools.cache
+def recipe_keys() -> frozenset[str]:
+    """Return the top-level keys that any recipe or its config has."""
+    return frozenset(str(key) for key in _listed("keys"))
+
+
+@functools.cache
+def _modules() -> dict[str, dict[str, list[int]]]:
+    found = _table()["modules"]
+    assert isinstance(found, dict)
+    return found
+
+
+@functools.cache
+def component(path: str) -> Component | None:
+    """Return the component with a dotted name, or None if no version has it."""
+    module, _, name = path.rpartition(".")
+    names = _modules().get(module, {})
+    if name in names:
+        words = _listed("arguments")
+        return Component(path, frozenset(str(words[number]) for number in names[name][2:]))
+    while module:
+        if _ANY in _modules().get(module, {}):
+            return Component(path, frozenset({OTHERS}))
+        module = module.rpartition(".")[0]
+    return None
+
+
+def is_family(path: str) -> bool:
+    """Return True if a dotted name is in a model folder of a release. It is then hardly a user's own."""
+    module = path.rpartition(".")[0]
+    return module.startswith("torchtune.models.") and module in _modules()
+
+
+def nearest_component(path: str) -> str | None:
+    """Return the intended component of a misspelled dotted name."""
+    module, _, name = path.rpartition(".")
+    if module not in _modules():
+        near = misspelled(module, _modules())
+        return f"{near}.{name}" if near is not None and name in _modules()[near] else None
+    near = misspelled(name, _modules()[module])
+    return None if near is None else f"{module}.{near}"
+
+
+COMPONENT = "_component_"
+"""Key of the dotted path of a section's component."""
 _REFERENCE = re.compile(r"(?<!\\)\$\{\s*([\w\-]+(?:\.[\w\-]+)*)\s*\}")
 _SHELLS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _DEEPEST = 10
@@ -34,9 +116,7 @@ class Resolved:
     """A config with its references followed."""
 
     data: dict[str, object]
-    """The values; what is not known here keeps its `${...}`."""
     findings: tuple[Finding, ...]
-    """References to nothing, as BK018."""
 
 
 def resolve(document: ForeignDocument) -> Resolved:
@@ -108,7 +188,6 @@ class Config(ConfigReader):
     """A config as the recipe sees it."""
 
     data: Mapping[str, object] = field(default_factory=dict)
-    """Its values, references followed."""
     kinds: ClassVar[Mapping[str, Callable[[object], Any]]] = {
         "text": _typed(TEXT),
         "number": _typed(number(), float),

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading
-from touchline.backends.config_table import Keys, read_table, training_of
-from touchline.backends.imports import DataColumns
+from touchline.backends.config_table import DataColumns, Keys, read_table, training_of
 from touchline.backends.torchtune.imports import IMPORTS as TORCHTUNE
 from touchline.backends.torchtune.imports import PLAIN_TEXT, other_family
 from touchline.core.finding import Severity
@@ -42,7 +41,6 @@ KEYS: Keys = {
     "save_adapter_only": ("flag", "save_adapter_weights_only", True),
     "eval_steps": ("number", "run_val_every_n_steps", None),
 }
-"""Its keys and the script's defaults."""
 FIXED: Mapping[str, object] = {
     "method": "lora",
     "target_modules": ("q_proj", "v_proj", "output_proj", "mlp"),
@@ -152,7 +150,6 @@ def _output_folder(settings: ConfigReader) -> Stated[str] | None:
 
 
 def _sources(settings: ConfigReader) -> list[StatedSource]:
-    """Return the file that the script names: folder, format and label joined."""
     base, label = settings.text("input_dir_base"), settings.text("dataset_label")
     if base is None or label is None:
         return []
@@ -163,7 +160,6 @@ def _sources(settings: ConfigReader) -> list[StatedSource]:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (SetupFormat(),)
-"""Formats of this folder."""
 
 
 _UNUSED = {"text_completion": ("system_prompt",), "instruct_dataset": ("prompt", "input_key", "output_key")}
@@ -172,7 +168,6 @@ _TYPES = ("chat_completion", "instruct_dataset")
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return prompt and columns, with the script's defaults."""
     del source, registry
     found = DataColumns()
     kind = document.get("dataset_type")
@@ -218,4 +213,3 @@ IMPORTS = replace(
     differs=other_family,
     refuses=lambda document: None,
 )
-"""What `touchline import` needs to know about its files."""

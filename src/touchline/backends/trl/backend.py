@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities
+from touchline.backends.config_table import written
+from touchline.backends.external import package_text
 from touchline.backends.hf_loop import HF_OPTIMIZERS
-from touchline.backends.package_files import package_text
+from touchline.backends.hf_program import planned_settings
 from touchline.backends.planning import (
-    common_fixed_settings,
-    forecast_batches,
-    resolve_base_dtype,
-    training_setup,
+    MOST_DEVICES,
+    PlannedBackend,
+    adapter_faults,
+    full_faults,
+    limit_faults,
+    sharding_faults,
     whole_alpha,
 )
-from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
-from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.simulation import packed_batches, planned_batches
-from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
-from touchline.backends.trl.batching import TrlBatching
-from touchline.backends.trl.facts import MEMORY
+from touchline.backends.protocol import Backend, Capabilities, ExampleLengths
+from touchline.backends.run_config import change_comment, run_yaml
+from touchline.backends.simulation import packed_batches
+from touchline.backends.trl import MEMORY
+from touchline.backends.trl.data import TrlBatching
+from touchline.backends.trl.format import IMPORTS, KEYS
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.forecast import BatchForecast
+from touchline.data.packing.forecast import Batching
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.training import VISION_TOWERS
@@ -49,7 +52,7 @@ _SHARDED: dict[str, object] = {
 _BATCHING = TrlBatching(planned_order=True)
 
 
-class TrlBackend:
+class TrlBackend(PlannedBackend):
     """SFTTrainer on the planner's examples: in the planned order, or packed by its own packer."""
 
     name = "trl"
@@ -61,15 +64,8 @@ class TrlBackend:
         shuffled_labels=True,
         vision=True,
         packing_keeps_steps=False,
-        values={
-            "optimizer": tuple(HF_OPTIMIZERS),
-            "lora.dtype": ("float32",),
-        },
+        values={"optimizer": tuple(HF_OPTIMIZERS), "lora.dtype": ("float32",)},
     )
-
-    def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
-        """Return the loss and the settings of the optimizer."""
-        return common_fixed_settings(train)
 
     def faults(self, model: ModelInfo, train: TrainConfig, devices: int = 1) -> tuple[Finding, ...]:
         """Return the settings that this trainer does not support for this model."""
@@ -84,8 +80,7 @@ class TrlBackend:
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
         """Return what memory and time depend on apart from the batch."""
-        del width
-        setup = training_setup(self.name, train, shape, machine, devices)
+        setup = super().setup(train, shape, machine, width, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
         # Those of an adapter are too small to count.
         buckets = train.trains_all and devices > setup.shards
@@ -97,17 +92,16 @@ class TrlBackend:
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
     ) -> BatchSummary | Missing:
         """Return the batches: examples in the planned order, or packed sequences."""
-        planned = planned_batches(train, lengths, seed, devices)
+        planned = super().batches(train, lengths, seed, devices)
         if isinstance(planned, Missing) or not train.packed:
             return planned
         forecast = self.forecast(train, lengths, seed, devices)
         return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)
 
-    def forecast(
-        self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
-    ) -> BatchForecast | Missing:
-        """Return the predicted micro-batches."""
-        return forecast_batches(_BATCHING, train, lengths, seed, devices)
+    def batching(self, train: TrainConfig, lengths: ExampleLengths) -> Batching:
+        """Return the trainer's batching."""
+        del train, lengths
+        return _BATCHING
 
     def files(self, run: PlannedRun, plan: Plan, python: str = "python3") -> Mapping[str, str]:
         """Return finetune.yaml, the script that reads it, and the resolved run."""
@@ -130,41 +124,27 @@ def trainer_settings(run: PlannedRun, plan: Plan) -> dict[str, object]:
     Raises:
         ValueError: the run trains nothing.
     """
-    train, batches = require_training(run)
-    base_dtype = resolve_base_dtype(train, plan.machine)
-    sft: dict[str, object] = {
-        "num_train_epochs": train.epochs,
-        "per_device_train_batch_size": batches.micro_batch_size,
-        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
-        "per_device_eval_batch_size": batches.micro_batch_size,
-        "learning_rate": train.peak_learning_rate,
-        "optim": HF_OPTIMIZERS[train.optimizer],
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "max_length": train.max_seq_len,
-        "packing": bool(train.packed),
-        "gradient_checkpointing": train.gradient_checkpointing,
-        "bf16": base_dtype == "bfloat16",
-        "label_smoothing_factor": train.label_smoothing,
-        "neftune_noise_alpha": train.neftune_alpha,
-        "dataloader_num_workers": train.dataloader_workers,
-        "seed": run.seed,
-        "use_cpu": plan.machine.kind == "cpu",
-        "report_to": "none",
-    }
-    if train.kernels == "liger":
-        sft["use_liger_kernel"] = True
-    if train.compile:
-        sft["torch_compile"] = True
-    if train.is_sharded:
-        sft |= _SHARDED
+    planned = planned_settings(run, plan)
+    train, base_dtype = planned.train, planned.base_dtype
     settings: dict[str, object] = {
         "model": {
-            "path": plan.models[run.model].path,
+            "path": planned.model,
             "dtype": train.trained_dtype if train.trains_all else base_dtype,
             "attn_implementation": "sdpa" if train.attention == "auto" else train.attention,
         },
-        "sft": {key: value for key, value in sft.items() if value is not None},
+        "sft": written(
+            KEYS,
+            planned.values(IMPORTS.keys),
+            "epochs micro_batch_size gradient_accumulation_steps",
+            {"per_device_eval_batch_size": planned.batches.micro_batch_size},
+            "learning_rate optimizer weight_decay max_grad_norm max_seq_len packed gradient_checkpointing",
+            {"bf16": base_dtype == "bfloat16"},
+            "label_smoothing_factor neftune_noise_alpha data_workers seed",
+            {"use_cpu": planned.on_cpu, "report_to": "none"},
+            {"use_liger_kernel": True} if train.kernels == "liger" else {},
+            "compiled",
+            _SHARDED if train.is_sharded else {},
+        ),
     }
     if not train.trains_all:
         inherits = run.link is not None and run.link.continue_ == "adapter"

@@ -8,7 +8,8 @@ Source: trl.TrlParser (1.16), transformers.HfArgumentParser and TrainingArgument
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from touchline.backends.config_reading import (
     ConfigFormat,
@@ -18,8 +19,7 @@ from touchline.backends.config_reading import (
     argument_table,
     source_kind,
 )
-from touchline.backends.config_table import Keys, cadence, first_on, first_set, inverted, read_table, training_of
-from touchline.backends.imports import (
+from touchline.backends.config_table import (
     ALL_ROWS,
     ATTENTION,
     HF_AUTOMATIC,
@@ -27,10 +27,24 @@ from touchline.backends.imports import (
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
+    OBSERVED,
     DataColumns,
     ImportTable,
+    Keys,
+    Method,
+    cadence,
+    first_on,
+    first_set,
+    inverted,
+    method_of,
+    names_of,
+    observations,
+    read_table,
+    reader_of,
+    training_of,
 )
 from touchline.core.finding import Severity
+from touchline.core.observation import Observation
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
@@ -110,7 +124,6 @@ KEYS: Keys = {
     "validation_fraction": ("number", "dataset_mixture.test_split_size test_split_size", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
 }
-"""Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
 TRL_KEYS: Keys = {
     "logging_steps": ("number", "logging_steps", 10.0),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", True),
@@ -120,11 +133,8 @@ ADAPTER_KEYS: Keys = {
     "rank": ("whole", "lora_r lora_rank", None),
     "alpha": ("number", "lora_alpha", None),
     "dropout": ("number", "lora_dropout", None),
-    "target_modules": ("words", "lora_target_modules", None),
+    "target_modules": ("words", "lora_target_modules target_modules", None),
 }
-"""The same of an adapter."""
-Method = Literal["lora", "qlora", "full"]
-_FULL: Method = "full"
 _FILES = ("train_file", "train_data_file", "data_path", "dataset_path", "train_data_path", "train_dataset")
 
 
@@ -133,16 +143,20 @@ def uses_trl(settings: ConfigReader) -> bool:
     return not _TRL_ONLY.isdisjoint(settings.values)
 
 
-def state_training(settings: ConfigReader) -> StatedTraining:
-    """Build the stated training."""
-    trl, adapter = uses_trl(settings), settings.on("use_peft")
-    ranked = adapter or (settings.given("lora_r") is not None and settings.flag("use_peft") is None)
+def state_training(settings: ConfigReader, *, partial: bool = False) -> StatedTraining:
+    """Build the stated training.
+
+    Args:
+        partial: whether these are some of the settings, so that an adapter's count without `use_peft` too.
+    """
+    trl, adapter = uses_trl(settings), settings.flag("use_peft")
+    ranked = (partial or settings.given("lora_r") is not None) if adapter is None else adapter.value
     found = trainer_fields(settings, {**KEYS, **(TRL_KEYS if trl else {}), **(ADAPTER_KEYS if ranked else {})})
     loaded = settings.text("dtype", "torch_dtype")
     if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
         found["dtype"] = loaded
     found["quantization_bits"] = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
-    found["method"] = _method(settings, adapter, settings.on("load_in_4bit"))
+    found["method"] = _method(settings, found["quantization_bits"])
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
     found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
     found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
@@ -150,14 +164,13 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     return training_of("trl", settings, found)
 
 
-def _method(settings: ConfigReader, adapter: bool, quantized: bool) -> Stated[Method] | None:
+def _method(settings: ConfigReader, bits: Stated[int] | None) -> Stated[Method] | None:
     """Return low-rank or full. Without `use_peft` the script decides: None."""
-    if adapter:
-        return Stated("qlora" if quantized else "lora", "use_peft", settings.where("use_peft"))
-    if settings.flag("use_peft") is not None:
-        return Stated("full", "use_peft", settings.where("use_peft"))
+    adapter = settings.flag("use_peft")
+    if adapter is not None:
+        return Stated(method_of(adapter=adapter.value, bits=bits), adapter.key, adapter.where)
     if uses_trl(settings) and settings.given("lora_r", "lora_rank", "lora_alpha", "load_in_4bit") is None:
-        return settings.default("use_peft", _FULL)
+        return settings.default("use_peft", method_of(adapter=False, bits=None))
     return None
 
 
@@ -204,6 +217,36 @@ def _mixture(settings: ConfigReader, at: tuple[str, ...]) -> Iterator[StatedSour
         )
 
 
+READ_KEYS: frozenset[str] = frozenset(
+    {
+        *(names_of({**KEYS, **ADAPTER_KEYS}, OBSERVED) - {"model"}),
+        *("bf16", "fp16", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_peft", "use_dora"),
+    }
+)
+
+
+def evidence(values: Mapping[str, object], line: int = 0, *, certain: bool = True) -> Iterator[Observation]:
+    """Yield the observations of arguments.
+
+    Args:
+        values: arguments by name; as text, or as YAML and JSON hold them.
+        certain: whether they are beyond doubt those of the run.
+    """
+    given = {key: each for key, each in values.items() if key in READ_KEYS and each != "None" and "$" not in str(each)}
+    reader = reader_of(given)
+    stated = state_training(reader, partial=True)
+    if stated.method is not None and stated.method.value == "full":
+        # A script may add an adapter by itself.
+        stated = replace(stated, method=None)
+    for each in observations(stated, dict.fromkeys(given, line), dora=reader.on("use_dora")):
+        value = each.value
+        if each.name == "optimizer":
+            value = str(value).rpartition(".")[2].lower()
+        elif value == "nf4":
+            value = str(given.get("bnb_4bit_quant_type") or "4-bit")
+        yield replace(each, value=value, line=line, certain=certain)
+
+
 _OURS = frozenset(
     {
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
@@ -225,7 +268,6 @@ MANY_CLEARLY_OURS = 3
 
 
 def _trains_the_whole_model(settings: ConfigReader) -> bool:
-    """Return True if TRL's own script reads an adapter's settings without `use_peft`."""
     ranked = settings.given("lora_r", "lora_alpha", "lora_target_modules") is not None
     own_script = settings.given("model_name_or_path") and settings.given("attn_implementation", "dataset_name", "dtype")
     return ranked and bool(own_script) and settings.flag("use_peft") is None
@@ -281,7 +323,6 @@ class TrlFormat:
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TrlFormat(),)
-"""This backend's formats."""
 
 
 _OTHERS = frozenset(
@@ -301,7 +342,6 @@ _LOSS = "TRL uses all tokens as labels unless rows are prompt and completion, he
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
-    """Yield TRL's defaults that mean another training here."""
     data = document.data
     if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
@@ -315,7 +355,6 @@ _NESTED = "use_bnb_nested_quant"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
-    """Return the columns that an entry of a mixture reads."""
     del registry
     found = DataColumns()
     *above, _ = source.name.key.split(".")
@@ -378,4 +417,3 @@ IMPORTS = ImportTable(
     knows=lambda key: key.startswith("dataset_mix") or key.partition(".")[0] in argument_table("trl").arguments,
     columns=_columns,
 )
-"""What `touchline import` needs to know about these files. Unset values are those of trl.SFTConfig and ModelConfig."""

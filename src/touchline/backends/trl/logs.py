@@ -11,10 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.dicts import read_row
-from touchline.backends.logtext.emitter import figure, observed
-from touchline.backends.logtext.numbers import NUMBER, to_count, to_number, to_seconds
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import BarCount, DocumentReader, LoggedTrainer, LogReader, Row, figure, observed
+from touchline.backends.logtext.parts import NUMBER, read_row, to_count, to_number, to_seconds
 from touchline.backends.trl.rows import INSIDE, TEXT, Banner, TrainerRowParser, mean_loss, rates
 from touchline.backends.trl.states import read_adapter, read_arguments, read_results, read_stage, read_trainer_state
 from touchline.backends.trl.words import Naming, Words, parameters
@@ -311,11 +309,8 @@ class HintLines:
 
 
 READERS: tuple[type[LogReader], ...] = (TrainerLines, HintLines)
-"""Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_trainer_state, read_results, read_adapter, read_stage, read_arguments)
-"""Readers of state files and configs."""
 TRAINERS = (
     LoggedTrainer(name="trl", precedence=1, bar=BarCount.RUN_STEPS),
     LoggedTrainer(name="hf_trainer", precedence=0, bar=BarCount.RUN_STEPS),
 )
-"""Names in readings."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from touchline.backends.logtext.emitter import Attributes, figure, observed, to_sign
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Attributes, Row, figure, observed, to_sign
+from touchline.backends.logtext.parts import NUMBER, not_a_number, to_count, to_number
 from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 
 INSIDE: tuple[Inside, ...] = ("evaluation", "saving")

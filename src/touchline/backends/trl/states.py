@@ -11,39 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from touchline.backends import config_table
-from touchline.backends.config_table import Keys, first_on, training_of
-from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import Row
+from touchline.backends.config_reading import flag_of
+from touchline.backends.config_table import method_of, observations
+from touchline.backends.logtext.events import Row
+from touchline.backends.logtext.parts import to_count, to_number
 from touchline.backends.qlora_stage.format import stated_stage
-from touchline.backends.trl.format import ADAPTER_KEYS, TRAINER_KEYS, trainer_fields
-from touchline.backends.trl.format import KEYS as FILE_KEYS
+from touchline.backends.trl.format import READ_KEYS, evidence
 from touchline.backends.trl.rows import TrainerRowParser, is_closing, is_evaluation, is_training
 from touchline.core.observation import Event, Observation
 from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import QLORA_BITS
 
-_TABLE: Keys = {
-    **TRAINER_KEYS,
-    **{field: FILE_KEYS[field] for field in ("packed", "attention")},
-    **ADAPTER_KEYS,
-    "model": ("text", "model_name_or_path base_model_name_or_path model_name model_id", None),
-    "max_seq_len": ("whole", "max_seq_length max_seq_len max_length model_max_length", None),
-    "target_modules": ("words", "lora_target_modules target_modules", None),
-    "gradient_checkpointing": ("flag", "gradient_checkpointing", None),
-}
-"""The table of files, with the names that scripts print."""
-_READ = (
-    *("micro_batch_size", "gradient_accumulation_steps", "learning_rate", "max_seq_len", "rank", "alpha", "dropout"),
-    *("gradient_checkpointing", "packed", "compiled", "model", "target_modules", "max_steps", "epochs", "optimizer"),
-    "attention",
-)
-KEYS: frozenset[str] = frozenset(
-    {
-        *(key for field in _READ for key in _TABLE[field][1].split()),
-        *("bf16", "fp16", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_peft", "use_dora"),
-    }
-)
-"""The arguments that are read."""
 ANCHORS: frozenset[str] = frozenset(
     {"per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "model_name_or_path"}
 )
@@ -53,46 +31,12 @@ _FLAG = re.compile(
 )
 
 
-def observations(values: Mapping[str, object], line: int = 0, *, certain: bool = True) -> Iterator[Event]:
-    """Yield the observations of arguments.
-
-    Args:
-        values: arguments by name; as text, or as YAML and JSON hold them.
-        certain: whether they are beyond doubt those of the run.
-    """
-    given = {key: value for key, value in values.items() if key in KEYS and value != "None" and "$" not in str(value)}
-    settings = config_table.reader_of(given)
-    found = trainer_fields(settings, _TABLE)
-    found["quantization_bits"] = bits = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
-    stated = training_of("trl", settings, found)
-    for each in config_table.observations(stated, dict.fromkeys(given, line)):
-        value = each.value
-        if each.name == "optimizer":
-            value = str(value).rpartition(".")[2].lower()
-        elif each.name == "quantization" and bits is not None and bits.value == 4:
-            value = str(given.get("bnb_4bit_quant_type") or "4-bit")
-        yield replace(each, value=value, line=line, certain=certain)
-    if is_on(given.get("use_peft")):
-        method = "dora" if is_on(given.get("use_dora")) else "qlora" if settings.on("load_in_4bit") else "lora"
-        yield Observation(name="method", value=method, line=line, certain=certain)
-
-
-def is_on(value: object) -> bool:
-    """Return True if an argument is true, as a value or as text."""
-    return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "yes", "on"))
-
-
-def is_off(value: object) -> bool:
-    """Return True if an argument is false, as a value or as text."""
-    return value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "off"))
-
-
 def flags(text: str) -> dict[str, object]:
     """Return the arguments of a command line, or of a printed list of its words. Without a value, one is true."""
     found: dict[str, object] = {}
     for match in _FLAG.finditer(text):
         key = match["key"].replace("-", "_")
-        if key in KEYS:
+        if key in READ_KEYS:
             found[key] = match["value"] if match["value"] is not None else "true"
     return found
 
@@ -175,13 +119,15 @@ def _adapter(document: Row) -> Iterator[Event]:
     if isinstance(model, str) and model:
         yield Observation(name="model", value=model, line=0)
     # Whether the base was quantised while it trained, the file does not tell.
-    yield Observation(name="method", value="dora" if is_on(document.get("use_dora")) else "lora", line=0, certain=False)
+    yield Observation(
+        name="method", value="dora" if flag_of(document.get("use_dora")) else "lora", line=0, certain=False
+    )
     yield from _ranks(document)
-    yield from observations({key: document.get(key) for key in ("target_modules", "lora_dropout")})
+    yield from evidence({key: document.get(key) for key in ("target_modules", "lora_dropout")})
 
 
 def _ranks(values: Mapping[str, object]) -> Iterator[Event]:
-    return observations({"lora_r": values.get("r"), "lora_alpha": values.get("lora_alpha", values.get("alpha"))})
+    return evidence({"lora_r": values.get("r"), "lora_alpha": values.get("lora_alpha", values.get("alpha"))})
 
 
 def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -192,11 +138,13 @@ def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
         return None
     if not {"train_bs", "grad_accum"} & train.keys():
         return None
-    stated = replace(stated_stage(ForeignDocument(path="", data=dict(document), lines=())), quantization_bits=None)
+    stated = stated_stage(ForeignDocument(path="", data=dict(document), lines=()))
     return (
         Observation(name="trainer", value="hf_trainer", line=0, certain=False),
-        *config_table.observations(stated, {}),
-        Observation(name="method", value="lora", line=0, certain=False),
+        *observations(replace(stated, quantization_bits=None), {}),
+        # That the script quantises its base, the file does not tell.
+        Observation(name="method", value=method_of(adapter=True, bits=QLORA_BITS), line=0, certain=False),
+        Observation(name="quantization", value="nf4", line=0, certain=False),
     )
 
 
@@ -208,8 +156,8 @@ def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
     groups = {key: value for key, value in document.items() if isinstance(value, dict)}
     values: dict[str, object] = {}
     for group in groups.values():
-        values |= {str(key): value for key, value in group.items() if key in KEYS}
-    values |= {key: value for key, value in document.items() if key in KEYS}
+        values |= {str(key): value for key, value in group.items() if key in READ_KEYS}
+    values |= {key: value for key, value in document.items() if key in READ_KEYS}
     anchors = ANCHORS & values.keys()
     if not anchors or (anchors == {"model_name_or_path"} and not {"learning_rate", "max_steps"} & values.keys()):
         return None
@@ -220,10 +168,10 @@ def _arguments(document: Row, groups: Mapping[str, Row], values: Mapping[str, ob
     every = {key for group in groups.values() for key in group} | document.keys()
     trainer = "trl" if _TRL_ARGUMENTS & every else "hf_trainer"
     yield Observation(name="trainer", value=trainer, line=0, certain=False)
-    yield from observations(values)
+    yield from evidence(values)
     for key in _ADAPTER_NESTS:
         group = groups.get(key)
-        if group is not None and not is_off(group.get("enabled")) and "r" in group:
+        if group is not None and flag_of(group.get("enabled")) is not False and "r" in group:
             yield from _ranks(group)
             yield Observation(name="method", value="lora", line=0, certain=False)
             break

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.numbers import NUMBER, to_number
-from touchline.backends.logtext.prefixes import strip_decoration
-from touchline.backends.trl.states import ANCHORS, KEYS, flags, observations
+from touchline.backends.logtext.parts import NUMBER, strip_decoration, to_number
+from touchline.backends.trl.format import READ_KEYS, evidence
+from touchline.backends.trl.states import ANCHORS, flags
 from touchline.core.observation import Event, Observation
 from touchline.core.shape import states_size
 
@@ -94,7 +94,7 @@ class Words:
         if len(found) == 1 and "model_name_or_path" in found:
             # Evaluations and exports are started with a model as well.
             return
-        yield from observations(found, number, certain=False)
+        yield from evidence(found, number, certain=False)
 
     def _argument(self, text: str, number: int) -> Iterator[Event]:
         if _PRINTED.search(text) is not None:
@@ -103,12 +103,12 @@ class Words:
             return
         if self._printed and number - self._printed <= _PRINTED_LINES:
             found = _ARGUMENT.fullmatch(text)
-            if found is not None and found["key"] in KEYS:
+            if found is not None and found["key"] in READ_KEYS:
                 yield from self._printed_argument(found["key"], found["value"].strip("'\""), number)
                 return
         echoed = _ECHO.fullmatch(text.strip())
         if echoed is not None:
-            yield from observations({echoed["key"]: echoed["value"]}, number, certain=False)
+            yield from evidence({echoed["key"]: echoed["value"]}, number, certain=False)
 
     def _printed_argument(self, key: str, value: str, number: int) -> Iterator[Event]:
         if key == "max_steps":
@@ -116,7 +116,7 @@ class Words:
         if key == "num_train_epochs" and self._has_steps:
             return
         if value != "None":
-            yield from observations({key: value}, number)
+            yield from evidence({key: value}, number)
 
 
 def parameters(text: str, number: int) -> Iterator[Observation]:

@@ -10,9 +10,16 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.emitter import figure, observed, to_sign
-from touchline.backends.logtext.numbers import to_number
-from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
+from touchline.backends.logtext.events import (
+    BarCount,
+    LoggedTrainer,
+    LogReader,
+    Row,
+    figure,
+    observed,
+    to_sign,
+)
+from touchline.backends.logtext.parts import to_number
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, Phase
 
@@ -60,12 +67,7 @@ _FORMS = (
 """Lines of the banners: a text of each, and the pattern whose groups are named like observations."""
 _MOST = 1e15
 _SUMS: tuple[tuple[ObservationName, re.Pattern[str], Phase, Aggregation], ...] = (
-    (
-        "memory_before_training",
-        re.compile(rf"^\s*(?P<size>{_SIZE}) GB of memory reserved\.\s*$"),
-        "after_init",
-        "last",
-    ),
+    ("memory_before_training", re.compile(rf"^\s*(?P<size>{_SIZE}) GB of memory reserved\.\s*$"), "after_init", "last"),
     ("peak_memory", re.compile(rf"^\s*Peak reserved memory = (?P<size>{_SIZE}) GB\.?\s*$"), "step", "peak"),
 )
 """Lines that notebooks print before and after training. `... for training` is a difference, not a peak."""
@@ -127,7 +129,6 @@ class UnslothLines:
                 yield from _versions(text, number)
 
     def _counts(self, groups: dict[str, str | None], number: int) -> Iterator[Event]:
-        """Yield the counts of a banner's line."""
         part = to_number(groups.get("trainable_parameters"))
         if (gpu := (groups.pop("gpu", None) or "").strip()).strip("."):
             yield Observation(name="gpu", value=gpu, line=number)
@@ -163,8 +164,4 @@ def _sums(text: str, number: int) -> Iterator[Event]:
 
 
 READERS: tuple[type[LogReader], ...] = (UnslothLines,)
-"""Readers of lines."""
-DOCUMENTS: tuple[DocumentReader, ...] = ()
-"""Readers of state files and configs: none of its own."""
 TRAINERS = (LoggedTrainer(name="unsloth", export_functions=r"unsloth_save\w*", precedence=3, bar=BarCount.RUN_STEPS),)
-"""Names in readings."""

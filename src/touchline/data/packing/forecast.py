@@ -114,7 +114,7 @@ class BatchForecast:
 
 
 class Batching(Protocol):
-    """Simulation of a trainer's batching: `BATCHING` of a backend's `batching.py`."""
+    """Simulation of a trainer's batching: `BATCHING` of a backend's `data.py`."""
 
     def __hash__(self) -> int: ...
 

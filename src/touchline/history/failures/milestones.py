@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from touchline.backends.logtext.prefixes import strip_prefix
+from touchline.backends.logtext.parts import strip_prefix
 from touchline.core.observation import SignKind
 
 _LENGTH_LIMIT = 240

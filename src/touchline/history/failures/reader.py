@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import Row
+from touchline.backends.logtext.parts import strip_prefix
 from touchline.backends.registry import launch_commands
 from touchline.core.observation import During, Event, Sign, SignKind
 from touchline.history.failures.milestones import WORDS as MILESTONE_WORDS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from touchline.backends.logtext.prefixes import strip_prefix
+from touchline.backends.logtext.parts import strip_prefix
 from touchline.backends.registry import launch_commands, logged_trainers
 from touchline.core.observation import During
 

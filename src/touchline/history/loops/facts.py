@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
-from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
-from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.events import SIZES, EventEmitter, to_sign
+from touchline.backends.logtext.parts import NUMBER, strip_decoration, to_number, to_seconds
 from touchline.backends.logtext.vocabulary import words_of
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 

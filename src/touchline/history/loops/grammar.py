@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from touchline.backends.logtext.numbers import to_number
+from touchline.backends.logtext.parts import to_number
 from touchline.backends.logtext.vocabulary import Concept, Meaning, Split, meaning_of, words_of
 
 _LENGTH_LIMIT = 600

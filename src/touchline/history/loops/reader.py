@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-from touchline.backends.logtext.emitter import SIZES, EventEmitter
-from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
-from touchline.backends.logtext.prefixes import strip_decoration
-from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.events import SIZES, EventEmitter, Row
+from touchline.backends.logtext.parts import not_a_number, strip_decoration, to_count, to_number
 from touchline.backends.logtext.vocabulary import EPOCH_WORDS, LOSS_WORDS, Concept, Split, meaning_of
 from touchline.backends.registry import form_readers
 from touchline.core.observation import Event

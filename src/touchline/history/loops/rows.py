@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from touchline.backends.logtext.emitter import SIZES, EventEmitter
-from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.events import SIZES, EventEmitter
+from touchline.backends.logtext.parts import strip_decoration, to_count, to_number
 from touchline.backends.logtext.vocabulary import Concept, Split
 from touchline.core.observation import Event
 from touchline.history.loops.grammar import Item, Line, parse

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.registry import backend_names, training_row
-from touchline.backends.rendering import RowSettings
 from touchline.backends.run_config import build_run_config
+from touchline.backends.simulation import RowSettings
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, read_text_bounded
 from touchline.core.finding import Finding, Location, Severity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from touchline.backends.capabilities import unsupported
+from touchline.backends.protocol import unsupported
 from touchline.backends.registry import capabilities, recipe_faults, recipe_keys
 from touchline.core.catalog import DatasetInfo
 from touchline.core.errors import InputError

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.planning import resolve_adapter_dtype
 from touchline.backends.registry import backend_names, get_backend, memory_coefficients, memory_names
 from touchline.core.errors import InputError

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from touchline.backends.local.compilers import missing_compiler
+from touchline.backends.local.environments import missing_compiler
+from touchline.backends.planning import needed_kernels
 from touchline.backends.registry import backend_names, external_trainer, get_backend
-from touchline.backends.training_limits import needed_kernels
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.machine import TargetMachine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from touchline.backends.logtext.redact import redact
+from touchline.backends.logtext.parts import redact
 from touchline.core.files import read_head
 from touchline.core.text import one_line, valid_utf8
 

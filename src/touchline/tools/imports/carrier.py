@@ -16,8 +16,8 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from touchline.backends.config_reading import ConfigReading
+from touchline.backends.config_table import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.backends.fields import dotted
-from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError
 from touchline.core.files import read_json_object

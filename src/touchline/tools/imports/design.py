@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from touchline.backends.imports import ALL_ROWS, MODEL, SEED, Carried, ImportedTraining, NotCarried, nested
+from touchline.backends.config_table import ALL_ROWS, MODEL, SEED, Carried, ImportedTraining, NotCarried, nested
 from touchline.core.errors import TouchlineError
 from touchline.data.readers import FORMATS, WHOLE, read_rows
 from touchline.experiment.experiment import DATASET_KEYS, Experiment

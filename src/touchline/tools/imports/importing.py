@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.imports import ImportedTraining, NotCarried, Reason
+from touchline.backends.config_table import ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic

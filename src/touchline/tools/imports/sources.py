@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReading
-from touchline.backends.imports import ImportTable
+from touchline.backends.config_table import ImportTable
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.config_reading import ConfigReading
-from touchline.backends.imports import ImportedTraining, ImportTable, NotCarried, Reason
+from touchline.backends.config_table import ImportedTraining, ImportTable, NotCarried, Reason
 from touchline.backends.registry import backend_names, config_formats, import_table
 from touchline.core.errors import InputError
 from touchline.core.text import one_line

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
-from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason, nested
+from touchline.backends.config_table import Carried, ImportedTraining, NotCarried, Reason, nested
+from touchline.backends.protocol import Capabilities, unsupported, unsupported_settings
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Location, Severity

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from touchline.backends.config_reading import ConfigReading
-from touchline.backends.imports import (
+from touchline.backends.config_table import (
     ALL_ROWS,
     MODEL,
     PARALLEL_GROUPS,

@@ -176,7 +176,7 @@ def _executor_default(interview: Interview) -> Defaulted:
 
 def _trainers(interview: Interview) -> list[str]:
     """Return the trainers that can run here what was answered so far; first those for a cluster, if there is one."""
-    from touchline.backends.capabilities import unsupported_settings
+    from touchline.backends.protocol import unsupported_settings
     from touchline.backends.registry import capabilities, traits_of
     from touchline.tools.environments import backend_states
 

@@ -1,4 +1,4 @@
-"""Batching by touchline's own trainer: the micro-batches of `packing.plan_batches`, in the rows of `peft.layout`.
+"""Rows and batches of touchline's own trainer: those of `packing.plan_batches`, laid out by `peft.layout`.
 
 A step holds the same examples whether they are packed or not; packing only lays those of one micro-batch into fewer
 rows. Nothing is cut and nothing left out. The last token of an example is a label and is never computed.
@@ -12,12 +12,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, WORTH_SHARING, BatchLayout, fill
-from touchline.backends.simulation import Examples, MicroBatches, checked, forecast, simulated_epochs
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    RowSettings,
+    TrainedRow,
+    checked,
+    forecast,
+    simulated_epochs,
+)
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.batches import BatchPlan, plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, one_each
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.sandbox import ChatTemplateError
+from touchline.data.rendering.text import ModelText
+
+
+def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:
+    """Render a row by `rendering.ChatRenderer`. The trainer refuses an example that is too long; it truncates none.
+
+    Raises:
+        ChatTemplateError: the template refuses the chat, or writes an answer's turn differently from the prompt of one.
+    """
+    rendered = text.renderer.example(row.example)
+    if not rendered.prompt_ids:
+        raise ChatTemplateError(f"the prompt of example {row.example.id} is empty")
+    ids = rendered.prompt_ids + rendered.answer_ids
+    return TrainedRow(
+        ids=ids,
+        labels=(False,) * len(rendered.prompt_ids) + (True,) * len(rendered.answer_ids),
+        uncut=len(ids),
+        refused=settings.max_seq_len is not None and len(ids) > settings.max_seq_len,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +157,6 @@ class PeftBatching:
     def _rows(
         self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: BatchLayout
     ) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
-        """Return the packed rows of all micro-batches, their numbers and widths."""
         lengths: list[int] = tokens.tolist()
         places: list[int] = []
         sizes: list[int] = []

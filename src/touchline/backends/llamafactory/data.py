@@ -1,17 +1,28 @@
-"""Rendering of LLaMA-Factory's rows: pieces of a named template around the turns, each tokenized separately. The last
-turn is the label.
+"""LLaMA-Factory's (0.9.5) rows and its batching of a dataset.
 
-Source: data/template.py (`_encode`, `ReasoningTemplate`) and data/processor/supervised.py (0.9.5), checked against them
-in tests/backends.
+Pieces of a named template stand around the turns, each tokenized separately; the last turn is the label. Source:
+data/template.py (`_encode`, `ReasoningTemplate`), checked against it in tests/backends.
+
+Read in data/processor/{processor_utils,supervised}.py, hparams/data_args.py and train/sft/workflow.py.
+
+Examples are cut to `cutoff_len`, starting with the longer of prompt and answer. With packing, each pack is filled with
+the longest examples that fit, in groups of 1000. A pack may hold one token less than `cutoff_len`, and is padded to
+`cutoff_len`. In both cases widths are rounded up to a multiple of 8.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from touchline.backends.rendering import RowSettings, TrainedRow
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.hf_loop import hf_forecast
+from touchline.backends.simulation import Examples, RowSettings, TrainedRow, checked
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import batch_edges, first_fit_decreasing, one_each
 from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.text import Ids, ModelText
 
@@ -20,10 +31,8 @@ BOS = "\0bos"
 EOS = "\0eos"
 """Stands for the tokenizer's end token."""
 HERE = "{{content}}"
-"""Placeholder of the turn's text."""
 
 Slots = tuple[str, ...]
-"""Pieces that are tokenised one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,19 +40,15 @@ class Slotted:
     """A template as pieces of text."""
 
     user: Slots = (HERE,)
-    """The user's turn, with what opens the answer."""
     answer: Slots = (HERE, EOS)
     """The answer, with what ends it; this is what the loss is taken on."""
     system: Slots = (HERE,)
-    """The system turn."""
     prefix: Slots = ()
     """Beginning of a row."""
     default_system: str = ""
-    """The system turn where the row has none."""
     stop_words: Slots = ()
     """Tokens that are made special; the first takes the end token's place where `replaces_eos` says so."""
     replaces_eos: bool = False
-    """Whether the first stop word becomes the end token."""
     system_in_user: bool = False
     """Whether the system turn is put before the user's text, inside that turn."""
     thinks: bool = field(default=False)
@@ -92,9 +97,7 @@ TEMPLATES: dict[str, Slotted] = {
         replaces_eos=True,
     ),
     "llama2": Slotted(
-        user=(BOS, "[INST] {{content}} [/INST]"),
-        system=("<<SYS>>\n{{content}}\n<</SYS>>\n\n",),
-        system_in_user=True,
+        user=(BOS, "[INST] {{content}} [/INST]"), system=("<<SYS>>\n{{content}}\n<</SYS>>\n\n",), system_in_user=True
     ),
     "mistral": Slotted(
         user=("[INST] {{content}}[/INST]",),
@@ -113,7 +116,6 @@ TEMPLATES: dict[str, Slotted] = {
         system_in_user=True,
     ),
 }
-"""The templates by the name that `template:` gives."""
 
 
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
@@ -135,7 +137,6 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
 
 
 def _pairs(text: ModelText, row: ShownRow, template: Slotted) -> list[tuple[Ids, Ids]] | Missing:
-    """Return prompt and answer of each round, as token ids."""
     system, turns = _turns(row, template)
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         return Missing(missing="the turns do not alternate")
@@ -201,12 +202,97 @@ def _ids(text: ModelText, slots: Slots, content: str, template: Slotted) -> Ids:
         if slot == BOS:
             ids += () if text.bos_id is None else (text.bos_id,)
         elif slot == EOS:
-            end = _end(text, template)
+            end = text.id(template.stop_words[0] if template.replaces_eos else text.tokens.eos)
             ids += () if end is None else (end,)
         elif written := slot.replace(HERE, content, 1):
             ids += text.ids(written)
     return ids
 
 
-def _end(text: ModelText, template: Slotted) -> int | None:
-    return text.id(template.stop_words[0] if template.replaces_eos else text.tokens.eos)
+PAD_TO_MULTIPLE_OF = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LlamaFactoryBatching:
+    """LLaMA-Factory's batching, with the options that change it."""
+
+    preprocessing_batch_size: int = 1000
+    preprocessing_num_workers: int | None = None
+    """Processes that pack a share of the examples each."""
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """Simulate the batches of these examples, each with one prompt and one answer.
+
+        Args:
+            lengths: tokens of each example, shape [examples].
+            settings: the settings; `max_seq_len` is `cutoff_len`, at least 2 where packed.
+            labels: of these, the answer's; none: all of them.
+
+        Raises:
+            ValueError: a size is not positive, or there is no example.
+        """
+        total, answers = checked(lengths, settings, labels)
+        cutoff = settings.max_seq_len
+        if not settings.packed:
+            examples = shortened(total - answers, answers, cutoff)
+            filled = one_each(len(total))
+            return hf_forecast(
+                examples=examples,
+                filled=filled,
+                settings=settings,
+                capacity=cutoff,
+                multiple=PAD_TO_MULTIPLE_OF,
+                notes=[],
+            )
+        if cutoff < 2:
+            raise ValueError("LLaMA-Factory packing needs a cutoff_len of at least 2")
+        examples = shortened(total - answers, answers, cutoff - 1)
+        edges = batch_edges(len(total), self.preprocessing_batch_size, self.preprocessing_num_workers)
+        notes = [
+            f"a pack has {cutoff - 1} example tokens, one less than cutoff_len, padded to "
+            f"{-(-cutoff // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF} (neat_packing with flash-attention 2 "
+            "removes the padding)"
+        ]
+        if len(edges) > 2:
+            notes.append(
+                f"examples are packed {self.preprocessing_batch_size} at a time, in {len(edges) - 1} batches (a "
+                "validation split by val_size would shuffle them first)"
+            )
+        return hf_forecast(
+            examples=examples,
+            filled=first_fit_decreasing(examples.tokens, cutoff - 1, edges),
+            settings=settings,
+            capacity=cutoff - 1,
+            multiple=PAD_TO_MULTIPLE_OF,
+            width=cutoff,
+            notes=notes,
+        )
+
+
+def shortened(prompts: NDArray[np.int64], answers: NDArray[np.int64], cutoff: int) -> Examples:
+    """Apply LLaMA-Factory's `infer_seqlen`. A short answer shortens the prompt, a short prompt the answer. Otherwise
+    both are shortened in proportion.
+
+    Args:
+        prompts: tokens of each prompt, shape [examples].
+        answers: tokens of each answer, shape [examples].
+        cutoff: tokens of prompt and answer at most.
+    """
+    # The share is computed in floating point and cut off, as there, so that the last bit agrees.
+    share = (cutoff * (answers / (prompts + answers))).astype(np.int64)
+    room = np.where(answers * 2 < cutoff, cutoff, np.where(prompts * 2 < cutoff, cutoff - prompts, share))
+    answer = np.minimum(room, answers)
+    prompt = np.minimum(np.maximum(cutoff - answer, 0), prompts)
+    return Examples(
+        kept=np.arange(len(prompts)),
+        tokens=prompt + answer,
+        labels=answer,
+        truncated=np.flatnonzero((prompt < prompts) | (answer < answers)),
+        answers_cut=np.flatnonzero(answer < answers),
+        dropped=np.zeros(0, np.int64),
+    )
+
+
+BATCHING: Batching = LlamaFactoryBatching()

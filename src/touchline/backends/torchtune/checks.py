@@ -2,38 +2,89 @@
 
 Recipes read what they need and leave the rest, so an unknown key at the top says nothing unless it looks like one that
 is not there. A component takes only its own arguments: `tune validate` refuses the others, at the top of the file.
+`tune validate` imports every component that a config names, so it only runs on those of packages that come with it.
 Source: recipes of 0.6.1; the Qwen tokenizers' `truncate(mask, max_seq_len, True)`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from touchline.backends.fields import (
-    TEXT,
-    TRUTH,
-    dotted,
-    new_value,
-    number,
-    shown,
-    whole,
-    wrong_value,
-)
-from touchline.backends.torchtune.components import (
+from touchline.backends.external import Validator
+from touchline.backends.fields import TEXT, TRUTH, dotted, new_value, number, shown, whole, wrong_value
+from touchline.backends.torchtune.reading import (
+    COMPONENT,
     OTHERS,
     RELEASED,
     Component,
+    Config,
+    Path,
     component,
     is_family,
+    is_known,
     nearest_component,
     recipe_keys,
 )
-from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.reading import Config, Path, is_known
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled
+from touchline.core.quantity import Missing
+from touchline.experiment.foreign import ForeignDocument
+
+_TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
+_FINE = "Config is well-formed!"
+_COMPLAINS = "tune validate: error:"
+_LONGEST = 400
+
+
+def _refuses(document: ForeignDocument) -> str | None:
+    own = sorted({name for name in _components(document.data) if not name.startswith(_TRUSTED)})
+    return f"tune validate would import {own[0]}" if own else None
+
+
+def _components(node: object) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if COMPONENT in node:
+            yield str(node[COMPONENT])
+        for value in node.values():
+            yield from _components(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _components(value)
+
+
+def _verdict(status: int, out: str, err: str) -> str | Missing | None:
+    """Return the error of a config. None for a valid config; Missing without a verdict."""
+    if status == 0 and _FINE in out:
+        return None
+    lines = [line.strip() for line in err.strip().splitlines() if line.strip()]
+    if _COMPLAINS in err:
+        complaint = err.partition(_COMPLAINS)[2]
+    else:
+        last = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
+        if last is None or not _is_of_config(err):
+            reason = lines[-1][:_LONGEST] if lines else "no message"
+            return Missing(missing=f"tune validate ended with status {status}: {reason}")
+        complaint = last
+    return " ".join(complaint.split())[:_LONGEST]
+
+
+def _is_of_config(text: str) -> bool:
+    """Return True if a traceback ends in reading the config, and not in an import of torchtune itself."""
+    return any(
+        mark in text for mark in ("torchtune/config/", "omegaconf/", "yaml/constructor.py", "InstantiationError")
+    )
+
+
+VALIDATOR = Validator(
+    trainer="torchtune",
+    command=("tune", "validate"),
+    python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
+    refuses=_refuses,
+    verdict=_verdict,
+)
+
 
 NEEDED = (
     *("output_dir", "model", "tokenizer", "checkpointer", "resume_from_checkpoint", "dataset", "seed", "shuffle"),
@@ -42,7 +93,6 @@ NEEDED = (
 )
 """Keys without a default in every recipe of supervised training, DPO and distillation, in all versions."""
 _OTHER_RECIPE = 3
-"""So many missing keys are no slip but another recipe."""
 REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
 """Keys of recipes that generate rows while they train."""
 _SEVERAL = frozenset({"datasets", "dataloader"})
@@ -229,7 +279,6 @@ def _end_token(config: Config) -> None:
 
 
 def _overlap(config: Config) -> None:
-    """Report two slices of the same split that overlap."""
     train, held = config.get("dataset"), config.get("dataset_val")
     if not isinstance(train, dict) or not isinstance(held, dict):
         return
