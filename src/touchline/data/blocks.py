@@ -20,17 +20,11 @@ class Widths:
     """Sizes that every architecture has."""
 
     hidden: int
-    """Width of the residual stream."""
     inner: int
-    """Width of the feed-forward part."""
     heads: int
-    """Attention heads."""
     kv_heads: int
-    """Key and value heads."""
     head_dim: int
-    """Width per head."""
     vocab: int
-    """Rows of the embedding."""
 
     @property
     def q(self) -> int:
@@ -48,7 +42,6 @@ class Block:
     """Layers of one block, and parameters outside the blocks."""
 
     linears: tuple[Linear, ...]
-    """Linear layers."""
     others: int
     """Number of other parameters."""
     outside: int
@@ -56,7 +49,6 @@ class Block:
     gated: bool
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
-    """Reason why estimates are extrapolated beyond the verified formulas."""
     count_error: float = 0.0
     """Standard deviation of the logarithm of the parameter count, if the config does not determine it."""
 
@@ -115,8 +107,6 @@ def llama_like(
         output_bias: key of config.json that gives attention's output a bias; none: it has none.
         feed_bias: key that gives the feed-forward part biases; none: it has none.
         norms: norms over the stream in a block, apart from the last one of the model; 0 when they have no parameters.
-        extrapolated: why estimates on it go beyond what was checked.
-        count_error: standard deviation of the logarithm of the parameter count.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
@@ -273,9 +263,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
     that a LoRA adapter could target.
 
     Args:
-        width_key: key of config.json with the width inside an expert.
         shared_key: key with the width inside the expert that sees every token; none: there is none.
-        like: the architecture whose attention and norms it has.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
@@ -330,7 +318,6 @@ def counted_from_keys(reason: str, count_error: float) -> Builder:
 
     Args:
         reason: what is unknown about it; marks every estimate.
-        count_error: standard deviation of the logarithm of the parameter count.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:

@@ -31,11 +31,9 @@ class RowProblem:
     message: str
     """Message, equal for all rows with the same problem."""
     columns: tuple[str, ...] = ()
-    """Missing columns, for a hint."""
     in_prompt: bool = False
     """Whether the prompt refers to them in braces."""
     hint: str | None = None
-    """Suggestion for a column with an unsuitable value."""
 
 
 class Prompt:
@@ -233,9 +231,7 @@ def _with_images(
     """Return a chat with its images in place, or its problem.
 
     Args:
-        turns: the turns before the answer, without images.
         named: the file of each image part, in order; None for a part that names none.
-        files: the files of the row's column.
     """
     if not named and not files:
         return turns, answer
@@ -263,7 +259,6 @@ def _with_images(
 
 
 def _turn_fault(turn: object, role: str | None) -> RowProblem:
-    """Return the problem of a turn without a known role or without text."""
     known = " | ".join(dict.fromkeys(ROLES.values()))
     named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
     stated = next((each for each in named if isinstance(each, str)), None)

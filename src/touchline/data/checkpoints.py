@@ -30,11 +30,7 @@ _NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
 
 
 def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointInfo, ...]:
-    """Return all checkpoints of a run, those of epochs first, in order.
-
-    Args:
-        hashes: compare the files' hashes too.
-    """
+    """Return all checkpoints of a run, those of epochs first, in order."""
     if not folder.is_dir():
         return ()
     named = [(match, path) for path in folder.iterdir() if path.is_dir() and (match := _NAME.fullmatch(path.name))]

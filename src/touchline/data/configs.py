@@ -34,11 +34,6 @@ class ModelConfigReader:
     def count(self, *keys: str, default: int | None = None, limit: int = LARGEST_WIDTH) -> int:
         """Return a positive integer by the first of its names in the file.
 
-        Args:
-            keys: names of the same thing, the present one first.
-            default: what the model's own config class takes where the file says nothing.
-            limit: the largest that is believed.
-
         Raises:
             ModelConfigError: it is missing without a default, or no positive integer up to the limit.
         """

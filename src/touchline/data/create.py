@@ -28,14 +28,6 @@ def create_capitalization(
 ) -> Path:
     """Write `words_8L_80P_2000.json` into `out_dir`, unless it exists.
 
-    Args:
-        word_length: letters of every word.
-        num_words: words in all splits together.
-        train_fraction: share that trains.
-        seed: seed of the choice and of the splits.
-        words: text file with one word per line; none: the smaller of the shipped lists that has enough words.
-        force: replace a file with other content.
-
     Raises:
         InputError: the word list has too few such words, a split would be empty, or the seed is negative.
         PolicyError: there is a file of that name with other content, and `force` is not given.

@@ -88,9 +88,6 @@ class KeptWhileSmall(Generic[_F, _P, _T]):
 def find_files(data: DataConfig, base: Path) -> FoundFiles:
     """Return the files of a dataset, links resolved.
 
-    Args:
-        base: folder that a relative path is relative to.
-
     Raises:
         InputError: some are missing, or are folders; with a finding for each.
     """
@@ -132,7 +129,6 @@ def _find(key: str, written: str, base: Path) -> FileState:
 
 
 def _missing(key: str, written: str, base: Path) -> InputError:
-    """Return the error for a missing file, with the command that creates it if touchline can."""
     path = base / written
     hint = None
     if (made := _GENERATED.fullmatch(path.name)) is not None:

@@ -31,12 +31,7 @@ _COLUMNS = TypeAdapter(Columns)
 def known_dataset(
     cache_dir: Path, places: Mapping[str, str], data: DataConfig, hashes: Mapping[str, str]
 ) -> DatasetInfo | None:
-    """Return the cached description of files with this content, paths and settings. None if there is none.
-
-    Args:
-        places: absolute path of each file, by its dotted key.
-        hashes: hash of each file's bytes, by its dotted key.
-    """
+    """Return the cached description of files with this content, paths and settings. None if there is none."""
     if any(map(has_half_characters, places.values())):
         return None
     try:

@@ -26,11 +26,6 @@ _LIMIT_BYTES = 256 << 20
 def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) -> ImageHashes:
     """Return the hashes of all images of a dataset. Empty if it has none, or cannot be used.
 
-    Args:
-        data: path, columns, prompt.
-        base: folder that a relative path is relative to.
-        cache_dir: where what is known of datasets is kept; None: nowhere.
-
     Raises:
         InputError: the dataset is missing or cannot be read at all; with findings.
         HostError: it may not be read, or needs a package that is not installed.
@@ -55,9 +50,6 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
     """Require the planned content of images.
 
     Args:
-        data: path, columns, prompt.
-        planned: hash of the images of each split to check.
-        base: folder that a relative path is relative to.
         run_folder: the run's folder. The plan next to it gives the names of changed images.
 
     Raises:
@@ -92,7 +84,6 @@ def require_test_images(config: EvaluationConfig, run_folder: Path) -> None:
 
 
 def _images(data: DataConfig, split: str, base: Path) -> list[str]:
-    """Return the files of a split's images, in order."""
     return [image for example in load_examples(data, split, base) for image in images_of(example.prompt)]
 
 
@@ -116,7 +107,6 @@ def _joined(hashes: Iterable[str]) -> str:
 
 
 def _written(path: str, folder: PurePath) -> str:
-    """Return the name of an image: relative to the dataset's folder if it lies below it."""
     found = PurePath(path)
     return found.relative_to(folder).as_posix() if found.is_relative_to(folder) else path
 

@@ -138,7 +138,6 @@ def _size(path: str, size_bytes: int, modified_ns: int) -> tuple[int, int]:
 
 
 def _jpeg_size(stream: BinaryIO) -> tuple[int, int] | None:
-    """Return the size in the frame header. None if there is none."""
     sideways = False
     for _ in range(_SEGMENTS):
         mark = stream.read(2)
@@ -156,7 +155,6 @@ def _jpeg_size(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def _orientation(tiff: bytes) -> int:
-    """Return the orientation in EXIF data; 1 if there is none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return 1

@@ -30,7 +30,6 @@ def label_set(
     Answers that differ in case and spaces alone are one label, written as most of them are.
 
     Args:
-        base: folder that a relative path is relative to.
         given: the labels that experiment.yaml names; all that the answers have when empty.
 
     Raises:

@@ -72,13 +72,8 @@ def token_lengths(
     """Return the token lengths of one split.
 
     Args:
-        model: whose tokenizer and chat template.
-        data: the dataset; its prompt filled in.
         split: `train`, `validation` or `test`; one that is not there has no lengths.
-        base: folder that the dataset's path is relative to.
-        date: ISO date frozen in the plan.
         cache_dir: where they are kept.
-        on_progress: called as the work advances while rows are tokenised: how many are done, how many there are.
 
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.
@@ -164,7 +159,6 @@ def _bound(folder: Path, keep: Path) -> None:
 
 
 def _read(path: Path, count: int) -> TokenLengths | None:
-    """Return the cached lengths. None if there are none or they are unusable."""
     try:
         # From memory: given a path to a broken file, numpy leaves it open.
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:

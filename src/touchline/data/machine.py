@@ -41,7 +41,6 @@ class DtypeChoice:
     """Dtype and the reason for it."""
 
     dtype: BaseDtype
-    """Dtype of the frozen base model."""
     reason: str
     """Reason for a log: `the CPU has avx512_bf16`."""
 
@@ -123,9 +122,6 @@ def query_nvidia_smi(fields: str) -> list[str]:
 
 def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus_per_run") -> list[tuple[str, ...]]:
     """Return groups of GPUs, one per concurrent job; one empty group for CPU runs.
-
-    Args:
-        setting: key that asks for them.
 
     Raises:
         HostError: a run wants more GPUs than there are.

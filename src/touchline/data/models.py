@@ -110,7 +110,6 @@ def read_model(folder: Path) -> ModelInfo:
 
 
 def _copied_bytes(folder: Path) -> int:
-    """Return the size of the files copied into every checkpoint."""
     total = 0
     for name in COPIED_FILES:
         with contextlib.suppress(OSError):
@@ -120,9 +119,6 @@ def _copied_bytes(folder: Path) -> int:
 
 def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     """Return the renderer of chats to this model's tokens.
-
-    Args:
-        date: ISO date frozen in the plan, for templates that print one.
 
     Raises:
         InputError: tokenizer or chat template is missing or broken.
@@ -168,7 +164,6 @@ def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
 
 
 def _unknown(name_or_path: str, models_dir: Path) -> InputError:
-    """Return the error for a model that was not found: where it was searched, what exists, and how to get it."""
     present = [folder.name for folder in _folders(models_dir)]
     name = Path(name_or_path).name or name_or_path
     get = how_to_get(name_or_path, models_dir)
@@ -250,7 +245,6 @@ def _number(config: dict[str, object], keys: Sequence[str], findings: list[Findi
 
 
 def _dimensions(config: dict[str, object]) -> Dimensions | None:
-    """Return the dimensions of a decoder. None if config.json does not have all of them."""
     heads, hidden, inner = (config.get(key) for key in ("num_attention_heads", "hidden_size", "intermediate_size"))
     # transformers 5 writes the base into the scaling, earlier versions beside it.
     written = config.get("rope_parameters") or config.get("rope_scaling")
@@ -324,12 +318,7 @@ _AGAIN = "download config.json and weights of the same model again"
 def disagreements(
     folder: Path, config: Mapping[str, object], shards: Sequence[Shard], *, whole: bool
 ) -> Iterator[Finding]:
-    """Return the contradictions between files of a model folder that break loading or training.
-
-    Args:
-        shards: the headers of its weights.
-        whole: whether all shards are there and readable.
-    """
+    """Return the contradictions between files of a model folder that break loading or training."""
     place = folder / "config.json"
     if config and not config.get("model_type"):
         yield model_fault("TK230", folder, "config.json has no model_type", place, _AGAIN)

@@ -82,7 +82,6 @@ def other_shape(planned: ModelInfo, found: ModelInfo) -> str | None:
 
 
 def _public(name: str) -> PublicModel | None:
-    """Return the model of the catalog that a bare name means, spelled as its folder would be."""
     public = public_model(name) if PurePath(name).name == name and not is_stored_in_4_bits(name) else None
     if public is None:
         return None
@@ -120,7 +119,6 @@ def _from_catalog(name: str, public: PublicModel, models_dir: Path) -> ModelInfo
 
 
 def _without_weights(model: ModelInfo, shape: ModelShape, models_dir: Path) -> ModelInfo:
-    """Return a model whose weights are not here, with what is assumed of them and of a missing tokenizer."""
     dtype = model.dtype if model.dtype in _ELEMENT_BYTES else _DTYPE
     weights = f"assumed: {shape.num_parameters / 1e6:,.1f} M parameters in {dtype}"
     here = (Path(model.path) / TOKENIZER).is_file()

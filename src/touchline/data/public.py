@@ -45,21 +45,16 @@ class PublicModel:
     """Model of the catalog."""
 
     name: str
-    """Name without organization, `Llama-3.2-1B`."""
     organisation: str
     """Organization on the model hub: `meta-llama`."""
     aliases: tuple[str, ...]
-    """Other names with the same dimensions."""
     builders: tuple[str, ...]
     """Functions that build the model in trainers, `llama3_2_1b`."""
     config: Mapping[str, object]
     """Values of its config.json that determine its dimensions."""
     source: str
-    """Source of these values."""
     num_parameters: int
-    """Published parameter count."""
     count_source: str
-    """Source of the parameter count."""
     output_layer_counted_again: bool
     """Whether that count includes the output layer although it is tied to the embedding."""
 
@@ -104,7 +99,6 @@ def known_hub_id(name: str, path: str) -> str | None:
     """Return the id of a model on the Hub. None if it is not known for certain.
 
     Args:
-        name: name of the model, as an experiment has it.
         path: its folder; that of huggingface_hub's cache names the id.
     """
     if is_hub_id(name):

@@ -39,7 +39,6 @@ class SourceRow:
     """Row with its line in the file."""
 
     values: Mapping[str, object]
-    """Values by column."""
     line: int | None
     """First line of the row, from 1. None in formats without lines."""
 
@@ -49,13 +48,10 @@ class RawDataset:
     """Rows of a file by split."""
 
     format: str
-    """`json`, `jsonl`, `csv` or `parquet`."""
     splits: dict[str, list[SourceRow]]
     """Rows by split name; one entry `all` if the file has no splits."""
     about: dict[str, object]
-    """Metadata in the file."""
     findings: tuple[Finding, ...]
-    """Problems of lines and splits."""
 
 
 def read_rows(path: Path) -> RawDataset:
@@ -143,7 +139,6 @@ _SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def _ending_hint(path: Path) -> str | None:
-    """Return the command that converts a file with another suffix."""
     ending = path.suffix.lower()
     if ending in _PACKED:
         return f"{_PACKED[ending]} {shlex.quote(str(path))}"

@@ -27,11 +27,6 @@ def with_columns(data: DataConfig, given: Collection[str], base: Path, cache_dir
     """Return the data settings with the columns that were not given found in the file.
 
     A file that cannot be read leaves them as they are: its loader says what is wrong with it.
-
-    Args:
-        given: dotted keys that were written.
-        base: folder that a relative path is relative to.
-        cache_dir: where columns of large files are kept; None: nowhere.
     """
     try:
         columns = _columns((base / Path(data.file).expanduser()).resolve(strict=True), cache_dir)
@@ -57,13 +52,6 @@ def _columns(path: Path, cache_dir: Path | None) -> Columns:
 
 def shown_example(model: ModelInfo, data: DataConfig, base: Path, date: str, cluster: str | None) -> ShownExample:
     """Return the first training row as it is trained: prompt, label span and the columns used.
-
-    Args:
-        model: whose chat template.
-        data: the dataset, its columns and prompt filled in.
-        base: folder that the dataset's path is relative to.
-        date: ISO date for templates that print one.
-        cluster: column of clusters; None: there is none.
 
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.

@@ -12,8 +12,6 @@ _SHOWN = 5
 
 @dataclass(slots=True)
 class _Kind:
-    """Kind of problem."""
-
     hint: str | None
     count: int = 0
     lines: list[int] = field(default_factory=list)
@@ -41,18 +39,7 @@ class Tally:
         hint: str | None = None,
         split: str | None = None,
     ) -> None:
-        """Count a problem. The first few places of each kind are kept.
-
-        Args:
-            code: the finding's code.
-            subject: split or file.
-            message: what is wrong; equal messages are one kind.
-            line: its line, from 1, in formats with lines.
-            column: its column, from 1.
-            row: its row, from 1, in formats without lines.
-            hint: what to do; of the first of its kind.
-            split: its split; the same fault in several splits is one.
-        """
+        """Count a problem. The first few places of each kind are kept."""
         kind = self._kinds.setdefault((code, subject, message), _Kind(hint=hint))
         if kind.count == 0:
             kind.column = column
@@ -80,7 +67,6 @@ class Tally:
 
 
 def _places(kind: _Kind) -> str:
-    """Return the count of a problem and its first places. Empty for a single line."""
     word, places = ("line", kind.lines) if kind.lines else ("row", kind.rows)
     more = ", ..." if kind.count > len(places) else ""
     if len(kind.splits) > 1:

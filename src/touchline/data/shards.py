@@ -54,15 +54,11 @@ class Shard:
     """safetensors file."""
 
     name: str
-    """File name."""
     size_bytes: int
-    """Size on disk."""
     expected_bytes: int
     """Size according to its header."""
     tensors: Mapping[str, Tensor]
-    """Tensors by name."""
     header_sha256: str
-    """Hash of the header."""
     header_bytes: int
     """Bytes before the data: the header and its length."""
 

@@ -62,11 +62,7 @@ def _faults_of_splits(rows: Mapping[str, Sequence[SourceRow]], path: Path) -> It
 def separate_splits(
     files: FoundFiles, raw: Mapping[str, RawDataset], findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
-    """Return the rows of each file, by `split_of` its key, and their origin in words.
-
-    Args:
-        raw: rows of each, by key.
-    """
+    """Return the rows of each file, by `split_of` its key, and their origin in words."""
     rows: dict[str, list[SourceRow]] = {}
     taken: dict[tuple[Path, str], str] = {}
     parts: list[str] = []
@@ -104,13 +100,7 @@ def separate_splits(
 def overlaps(
     examples: Mapping[str, Sequence[Example]], paths: Mapping[str, Path], *, made_here: bool
 ) -> Iterable[Finding]:
-    """Yield the rows of one split whose prompt is also in another. Test sets may share rows.
-
-    Args:
-        examples: examples by split.
-        paths: the file of each split.
-        made_here: whether the splits are random ones of one file.
-    """
+    """Yield the rows of one split whose prompt is also in another. Test sets may share rows."""
     prompts = {name: dict.fromkeys(example.prompt for example in items) for name, items in examples.items()}
     tests = [name for name in examples if is_test(name)]
     pairs = [("train", "validation"), *((first, name) for first in ("train", "validation") for name in tests)]
@@ -132,12 +122,7 @@ def overlaps(
 
 
 def equal_sets(sets: Sequence[SplitInfo], path: Path) -> Iterable[Finding]:
-    """Yield test sets with the same rows under two names: their evaluations could not be distinguished.
-
-    Args:
-        sets: test sets by name.
-        path: file of the dataset.
-    """
+    """Yield test sets with the same rows under two names: their evaluations could not be distinguished."""
     known: dict[str, str] = {}
     for each in sets:
         if (first := known.setdefault(each.sha256, each.name)) != each.name:

@@ -35,8 +35,6 @@ class _ProcessDiedError(Exception):
 
 
 class _Worker:
-    """Process with the templates that it has compiled."""
-
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.known: set[int] = set()
@@ -102,8 +100,6 @@ class _Worker:
 
 
 class _Service:
-    """Template process of a command, started on first use."""
-
     def __init__(self) -> None:
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
@@ -159,10 +155,6 @@ def expect_template() -> None:
 class IsolatedTemplate:
     """Chat template compiled and rendered by the process; a `rendering.sandbox.Template`.
 
-    Args:
-        date: ISO date that `strftime_now` gives.
-        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
-
     Raises:
         ChatTemplateError: it is too long, does not compile, or takes too long to.
     """
@@ -192,7 +184,6 @@ class IsolatedTemplate:
         return texts
 
     def _asked(self, request: Mapping[str, object]) -> dict[str, object]:
-        """Return the answer of the process to a request."""
         if self._dead:
             _refuse_ended()
         try:

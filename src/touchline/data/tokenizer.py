@@ -32,11 +32,8 @@ class TokenizerFiles:
     tokenizer_json: str | None
     """Content of tokenizer.json. None if it is missing or corrupt."""
     chat_template: str | None
-    """Chat template. None for a base model."""
     tokens: SpecialTokens
-    """The special tokens."""
     sha256: str
-    """Hash over all files."""
 
 
 def read_tokenizer(folder: Path, findings: list[Finding]) -> TokenizerFiles:
@@ -82,7 +79,6 @@ def _parsed(text: str, path: Path, findings: list[Finding]) -> Tokenizer | None:
 
 
 def _stops(tokenizer: Tokenizer, generation: dict[str, object]) -> tuple[str, ...]:
-    """Return the tokens that end an answer according to generation_config.json."""
     ids = generation.get("eos_token_id")
     known = tokenizer.get_vocab_size(with_added_tokens=True)
     # Ids may have holes, so the bound is generous; beyond 32 bits the library refuses to look.
@@ -131,14 +127,12 @@ def _template(folder: Path, config: dict[str, object], findings: list[Finding]) 
 
 
 def _token(value: object) -> str | None:
-    """Return a token given as text, or as an object with `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
 def _json(path: Path, findings: list[Finding]) -> dict[str, object]:
-    """Read a JSON object. Empty for a missing file."""
     if not path.exists() or (text := _text(path, findings)) is None:
         return {}
     try:
@@ -161,7 +155,6 @@ def _text(path: Path, findings: list[Finding]) -> str | None:
 
 
 def _error(code: str, path: Path, message: str, hint: str) -> Finding:
-    """Return a finding on a file in a model folder."""
     name = path.name if path.is_dir() else path.parent.name
     return Finding(
         code=code,

@@ -60,10 +60,8 @@ class FoundFile:
     """File to check."""
 
     path: Path
-    """Path, relative as the user gave it."""
     kind: FileKind
     named: bool
-    """Whether the user named the file itself, not only a folder above it."""
 
 
 def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Finding, ...]]:
@@ -133,7 +131,6 @@ def _kind(path: Path) -> FileKind | None:
 
 
 def _leads_up(link: Path) -> bool:
-    """Return True if a link leads to a parent folder or forms a cycle."""
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):

@@ -16,13 +16,7 @@ _DRIVER_VERSION = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
 def stack_versions(libraries: Sequence[str], cuda: str | None, driver: Path = DRIVER) -> dict[str, str]:
-    """Return the versions of Python, of libraries, and of CUDA and the GPU's driver where there are any.
-
-    Args:
-        libraries: names of installed packages.
-        cuda: version of CUDA that the framework was built for; None for one without CUDA.
-        driver: the kernel's file on the GPU's driver.
-    """
+    """Return the versions of Python, of libraries, and of CUDA and the GPU's driver where there are any."""
     versions = {"python": platform.python_version()}
     for name in libraries:
         try:

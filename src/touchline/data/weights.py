@@ -76,7 +76,6 @@ def has_pickles(folder: Path) -> bool:
 
 
 def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
-    """Return the tensors by file name, according to the index."""
     path = folder / INDEX
     try:
         weight_map = parse_json(read_text_bounded(path, _INDEX_LIMIT_BYTES))["weight_map"].items()

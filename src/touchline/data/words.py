@@ -25,7 +25,6 @@ class WordList:
     licence: str
     """Its licence; the text is in the same folder."""
     sha256: str
-    """Hash of the file's text."""
     selection: str
     """Selection from the source."""
 
@@ -72,11 +71,6 @@ def load_words(words: WordList = AMERICAN_ENGLISH) -> list[str]:
 
 def choose_words(word_length: int, num_words: int, file: Path | None = None) -> tuple[list[str], dict[str, str]]:
     """Return a word list and its origin: the given file, or the smaller of the two shipped lists that has enough words.
-
-    Args:
-        word_length: letters per word.
-        num_words: words of that length that are needed.
-        file: text file with one word per line; none: the lists that come with touchline.
 
     Raises:
         InputError: the file is missing, is not UTF-8 text, or has no such words.

@@ -68,9 +68,6 @@ def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
 
     peft imports it with the first adapter wherever it is installed, which takes 1.3 to 2 s of CPU time. It keeps the
     first answer of its `is_bnb_available`.
-
-    Args:
-        unless: whether it is needed and stays.
     """
     name = "bitsandbytes"
     if unless or name in sys.modules:

@@ -34,7 +34,6 @@ class Span:
     """Whole number within known bounds."""
 
     low: int
-    """Lower bound."""
     high: int | None
     """Upper bound; None if unknown."""
 
@@ -56,15 +55,12 @@ class Arithmetic:
     """Numbers of a training."""
 
     devices: Span
-    """Devices that share a step."""
     rows_per_step: Span | Missing
     """Rows of an optimizer step: micro-batch × accumulation × devices. Packed, a row holds several examples."""
     rows: Span | Missing
     """Rows of an epoch: examples, or packed sequences."""
     steps_per_epoch: Span | Missing
-    """Optimizer steps of an epoch."""
     steps: Span | Missing
-    """Optimizer steps of the training."""
     density: float | None
     """Examples per row; None for packed rows of unknown lengths."""
     longest_row: int | None
@@ -162,7 +158,6 @@ def _accumulation(stated: StatedTraining) -> int:
 
 
 def _examples(view: TrainingView) -> Span | Missing:
-    """Return the examples of an epoch: from the data, else the upper bound of the config."""
     stated = view.stated
     bound = _bound_of_sources(stated)
     if not isinstance(view.data, Missing) and view.data.train_examples is not None:
@@ -215,7 +210,6 @@ def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
 def _rows(
     view: TrainingView, examples: Span | Missing, forecast: BatchForecast | None, *, packed: bool
 ) -> tuple[Span | Missing, float | None]:
-    """Return the rows of an epoch, and the examples per row."""
     ours = traits_of(view.stated.backend).is_ours
     if forecast is not None:
         return Span(low=forecast.rows, high=forecast.rows), forecast.density

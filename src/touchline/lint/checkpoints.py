@@ -36,11 +36,9 @@ class CheckpointFootprint:
     """Checkpoints that a training leaves."""
 
     checkpoints: int
-    """Number of checkpoints kept."""
     each: int
     """Minimum bytes of one checkpoint."""
     whole: bool
-    """Whether each is a full model."""
 
     @property
     def total(self) -> int:

@@ -62,7 +62,6 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
 
 
 def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[list[Sibling]]:
-    """Yield groups of two or more trainings with the same key."""
     found: dict[str, list[Sibling]] = {}
     for item in items:
         found.setdefault(by(item), []).append(item)
@@ -194,7 +193,6 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
 
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
-    """Yield trainings whose adapter comes from another training's output, with that training."""
     for run in runs_of(view):
         parent = parent_of(view, run) if run.stated.parent is not None else None
         if parent is not None:
@@ -213,7 +211,6 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 
 
 def _last(name: str) -> str:
-    """Return the last part of a path or a hub name."""
     return posixpath.basename(posixpath.normpath(name)).casefold()
 
 
@@ -302,7 +299,6 @@ def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
 
 @functools.lru_cache(maxsize=2)
 def _by_output(view: FolderView) -> Mapping[str, Sibling]:
-    """Return the trainings by output folder, the first one if several share it."""
     found: dict[str, Sibling] = {}
     for run in runs_of(view):
         found.setdefault(stays(run), run)

@@ -37,9 +37,7 @@ class TextFile:
     """Text file in the tree."""
 
     path: str
-    """File, as the user named it."""
     text: str
-    """Content of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +61,7 @@ class Sibling:
     """Training of the tree."""
 
     stated: StatedTraining
-    """Settings of its config."""
     raw: Mapping[str, object]
-    """All settings of the file."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
     kept: tuple[CheckpointOnDisk, ...] = ()
@@ -82,11 +78,8 @@ class FolderView:
     """All trainings of a tree."""
 
     siblings: tuple[Sibling, ...]
-    """Trainings of config files, in order."""
     plans: tuple[TextFile, ...] = ()
-    """runs_plan.md and plan.json."""
     scripts: tuple[TextFile, ...] = ()
-    """Scripts that may start several of them."""
 
 
 _NAMES: Final = re.compile(

@@ -198,7 +198,6 @@ def _tells(row: DataRow) -> bool:
 
 
 def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
-    """Return True if the prompt names other answers too, as choices or as examples."""
     if row.candidates:
         return True
     return any(label != row.label and label not in row.label and label in row.asked for label in labels)

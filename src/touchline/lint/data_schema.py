@@ -35,7 +35,6 @@ def missing_column_values(view: DataView) -> Iterator[Violation]:
 
 
 def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
-    """Suggest the column that the rows without `name` have and the others do not."""
     usual = {key for row in view.rows if name in row.values for key in row.values}
     other = sorted({key for row in lacking for key in row.values} - usual)
     if not usual:
@@ -60,7 +59,6 @@ def empty_prompt(view: DataView) -> Iterator[Violation]:
 
 
 def _blank_input(view: DataView, row: DataRow) -> bool:
-    """Return True if a prompt made from a template contains nothing of the row."""
     texts = [text_of(row.values.get(name)) or "" for name in view.layout.prompts if name in row.values]
     return bool(texts) and not any(text.strip() for text in texts) and not row.media
 

@@ -27,7 +27,6 @@ def _severity(view: DataView, rows: list[DataRow]) -> Severity | None:
 
 
 def _around(row: DataRow, piece: str) -> str:
-    """Return a piece with the text around it."""
     text = row.prompt if piece in row.prompt else row.answer or ""
     place = text.find(piece)
     return short(text[max(0, place - _AROUND) : place + len(piece) + _AROUND])

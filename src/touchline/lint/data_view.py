@@ -44,19 +44,12 @@ class DataRow:
     number: int
     """Number of the row in its split, from 1."""
     line: int | None
-    """Line in the file, from 1, in formats that have one row per line."""
     values: Values
-    """Values by column."""
     prompt: str
-    """Text before the answer."""
     asked: str
-    """Last question of a chat, else the prompt."""
     answer: str | None
-    """Answer; None if the row has none."""
     media: tuple[str, ...]
-    """Paths of images, videos and sounds."""
     candidates: Candidates | None
-    """Allowed answers."""
     question: str
     """Kind of its question."""
     key: int
@@ -64,7 +57,6 @@ class DataRow:
     beside: int
     """Hash without the prompt: media, allowed answers, and other columns that distinguish rows."""
     fault: str | None = None
-    """Reason why its chat is invalid."""
 
     @property
     def label(self) -> str:
@@ -77,11 +69,8 @@ class MissingMedia:
     """Results of the search for media files of the rows."""
 
     checked: int
-    """Number of distinct paths that were looked up."""
     missing: tuple[str, ...]
-    """Paths that do not exist."""
     empty: tuple[str, ...] = ()
-    """Empty files."""
     root: str | None = None
     """Folder that they are relative to; None if it was not given and no folder contains any of them."""
     stated: bool = False
@@ -93,16 +82,11 @@ class DataView:
     """View of a dataset."""
 
     path: str
-    """File or folder, as the user named it."""
     format: str
-    """`json`, `jsonl`, `csv`, `parquet`."""
     files: Mapping[str, str]
-    """File by split."""
     splits: Mapping[str, Sequence[DataRow]]
     layout: ColumnMapping
-    """Meaning of the columns."""
     media: MissingMedia | None = None
-    """Results on media; None: not looked for."""
 
     def where(self, row: DataRow) -> Location:
         """Return the row's location."""

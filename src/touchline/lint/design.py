@@ -48,9 +48,7 @@ class DesignView:
     """View of an experiment."""
 
     experiment: Experiment
-    """Content of the file."""
     document: YamlDocument
-    """Parsed file, for locations."""
     runs: tuple[RunSpec, ...]
     """Runs; for a chain, the runs without its stages on the data of the last one."""
     datasets: Mapping[str, DatasetFacts | Missing]
@@ -80,7 +78,6 @@ class SweptLevel:
     value: object
     """Value as in the file."""
     place: Path
-    """Return its location."""
 
 
 def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> DatasetFacts:

@@ -187,7 +187,6 @@ def test_items(view: DesignView) -> int | None:
 
 
 def _all_test_rows(view: DesignView) -> int:
-    """Return the rows of the smallest test split; 0 if none is known."""
     facts = (view.dataset(run.data.file) for run in view.runs)
     return min((each.test for each in facts if each is not None), default=0)
 

@@ -121,7 +121,6 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
 
 
 def _doubled(view: DesignView) -> dict[str, tuple[SweptLevel, SweptLevel]]:
-    """Return the keys with two equal levels, the duplicate first."""
     levels = dict(swept(view))
     if MODEL not in levels:
         models = enumerate(view.experiment.models)
@@ -160,7 +159,6 @@ def _overridden(view: DesignView) -> set[str]:
 
 
 def _differing(group: list[RunSpec]) -> tuple[str, ...]:
-    """Return the factors in which some runs differ."""
     levels = [{level.factor: level.value for level in run.levels} for run in group]
     return tuple(
         key for key in dict.fromkeys(key for run in levels for key in run) if len({run.get(key) for run in levels}) > 1

@@ -47,17 +47,12 @@ class Fitting:
     """Memory estimate of a micro-batch on a GPU."""
 
     verdict: MemoryVerdict
-    """Verdict on the fit."""
     rows: int
-    """Rows of the micro-batch."""
     width: Width
-    """Length of the rows."""
     gpu: Gpu
-    """GPU of the estimate."""
     low: float
     """Lower bound of the process memory in GiB."""
     high: float
-    """Upper bound of the process memory in GiB."""
     without_states: float
     """Part of `low` for activations and logits, which sharding does not reduce."""
     without_gradients: float
@@ -177,7 +172,6 @@ def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -
     """Return the rows that the table allows: more where rows are shorter than its own, or the model below its smallest.
 
     Args:
-        packed: whether several examples share a row.
         max_seq_len: tokens of a row at most; none: as long as the table's.
     """
     of_class = TABLE.get(size_class(num_parameters), (1, 1))[0 if packed else 1]

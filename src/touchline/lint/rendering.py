@@ -35,13 +35,9 @@ class RowView:
     which: str
     """Kind of row: `shortest`, `middle`, `longest`."""
     row: ShownRow
-    """Rendered row."""
     prompt_ids: Ids
-    """Tokens in evaluation."""
     prompt_text: str
-    """Text in evaluation, special tokens kept."""
     trained: TrainedRow | Missing
-    """Text and tokens in training."""
     trained_text: str
     """Text in training, special tokens kept; empty if it is missing."""
     label_text: str
@@ -58,13 +54,9 @@ class SpecialInData:
     """Special token in a row's text."""
 
     row: str
-    """Row with the token."""
     token: str
-    """Text of the token."""
     role: str
-    """Role of the turn."""
     rows: int
-    """Number of rows that have it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,29 +64,20 @@ class RenderingView:
     """Combination of a model, a dataset and a trainer."""
 
     backend: str
-    """The trainer's folder."""
     model: str
-    """The model's name."""
     text: ModelText
-    """The model's tokenizer and template."""
     rows: tuple[RowView, ...]
     """Rendered rows; empty if rendering failed."""
     settings: RowSettings
-    """The config's settings for rendering."""
     failed: tuple[str, bool] | None = None
     """Reason why rendering failed, and whether the template refuses a system turn."""
     missing: str | None = None
-    """Reason why nothing was compared."""
     special_in_data: tuple[SpecialInData, ...] = ()
-    """Special tokens in the texts of the data."""
     embedding_rows: int | None = None
     """Rows of the embedding, `vocab_size` of config.json."""
     where_model: Location
-    """The model's folder or its template."""
     where_data: Location | None = None
-    """The data file."""
     stated: StatedTraining | None = None
-    """The config, for places."""
 
     def at(self, key: Literal["max_seq_len", "template", "trains_on_prompt"]) -> Stated[object] | Location:
         """Return the location of a setting, else of the config or the model."""
@@ -123,17 +106,7 @@ def rendering_view(
     special_in_data: tuple[SpecialInData, ...] = (),
     stated: StatedTraining | None = None,
 ) -> RenderingView:
-    """Render the rows both ways.
-
-    Args:
-        text: the model's tokenizer and template.
-        rows: why each row was chosen, and the row.
-        render: the trainer's own way.
-        backend: the trainer's folder.
-        where_model: the model's folder.
-        special_in_data: as `special_tokens_in` found them.
-        stated: the config, for places.
-    """
+    """Render the rows both ways."""
     views: tuple[RowView, ...] = ()
     failed: tuple[str, bool] | None = None
     missing = render.missing if isinstance(render, Missing) else None
@@ -220,7 +193,6 @@ def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missi
 
 
 def _refuses_system(text: ModelText, rows: Sequence[ShownRow]) -> bool:
-    """Return True if a chat fails only because of its system turn."""
     for row in rows:
         prompt = row.example.prompt
         if prompt[0].role != "system" or text.template is None:

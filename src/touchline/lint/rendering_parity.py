@@ -215,7 +215,6 @@ class PromptMismatch:
     training: str
     """Text of training at that token, quoted, with its context."""
     evaluation: str
-    """Text of evaluation at that token."""
 
 
 def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
@@ -284,7 +283,6 @@ def _without(text: str, begin: str) -> str:
 
 
 def _inside(shorter: str, longer: str) -> bool:
-    """Return True if a text is another text with one part removed."""
     shared = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(shorter))
     return longer.endswith(shorter[shared:])
 

@@ -30,11 +30,9 @@ class Violation:
     """Violation of a rule. `check_view` adds code and severity."""
 
     message: str
-    """Problem, and the expected value."""
     at: Stated[Any] | Location | None = None
     """Setting or location concerned. None: the view's own location."""
     hint: str | None = None
-    """Suggested change."""
     subject: str | None = None
     """Key, run or column concerned, if `at` is not a setting."""
     severity: Severity | None = None
@@ -46,15 +44,11 @@ class Rule:
     """Registered rule."""
 
     code: str
-    """Code, such as `TR010`."""
     name: str
-    """Name, such as `no-optimizer-step`."""
     severity: Severity
     """Usual severity; a violation may set another."""
     view: str
-    """Name of the view's type."""
     check: Callable[[Any], Iterable[Violation]]
-    """Function of the rule."""
 
 
 BROKEN_RULE = "internal error in this check"

@@ -69,17 +69,11 @@ class RulePage:
     """Parsed page."""
 
     code: str
-    """Code, such as `TR010`."""
     name: str
-    """Name, such as `no-optimizer-step`."""
     severity: Severity
-    """Usual severity."""
     summary: str
-    """Summary in one sentence."""
     why: str
-    """Reason why it matters."""
     fix: str
-    """Suggested change."""
     text: str
     """Text of the page, with a caption above each example."""
 

@@ -35,11 +35,8 @@ class MadeUp:
     """Output to be scored."""
 
     kind: ProbeKind
-    """Kind of the output."""
     item: int
-    """Item, from 0."""
     output: str
-    """Text of the output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,17 +44,11 @@ class Probe:
     """Output with the scorer's result."""
 
     kind: ProbeKind
-    """Kind of output."""
     item: int
-    """Item, from 0."""
     output: str
-    """Text that was scored."""
     target: str
-    """Target of the item."""
     score: float | None = None
-    """Score; None if there is no number."""
     error: str | None = None
-    """Exception of the scorer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,19 +56,12 @@ class ScoringView:
     """Scorer of a task."""
 
     task: str
-    """Name of the task."""
     scorer: str
-    """Name of the scorer."""
     kind: ScorerKind
-    """Origin of the scorer."""
     items: int
-    """Number of items of the evaluation."""
     probes: tuple[Probe, ...] = ()
-    """Scored outputs."""
     missing: str | None = None
-    """Reason why nothing, or not everything, was tried."""
     where: Location | None = None
-    """File of the scorer."""
 
     def of(self, *kinds: ProbeKind) -> list[Probe]:
         """Return the probes of some kinds that have a score."""
@@ -121,7 +105,6 @@ def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -
     """Try a ready-made task's scorers on made-up outputs. Return one view per score.
 
     Args:
-        targets: right answers, of which the first are tried.
         items: items of the evaluation, where `targets` are only the first of them.
     """
 

@@ -20,7 +20,6 @@ _TASKS = ("ntasks", "ntasks-per-node", "gpus", "nodes", "ntasks-per-gpu", "ntask
 
 
 def _said(view: ScriptView, directive: Directive) -> Stated[str]:
-    """Convert a directive to a setting with its location."""
     where = view.script.where(directive.line, directive.column)
     return Stated(directive.value or "", directive.option or directive.written, where)
 
@@ -149,7 +148,6 @@ def exclusive_options(view: ScriptView) -> Iterator[Violation]:
 
 
 def _count(view: ScriptView, launch: Launch) -> int | None:
-    """Return the processes that a launch starts per node, if it states a number."""
     text = view.script.resolved(launch.nproc) or ""
     return int(text) if re.fullmatch(r"[1-9]\d{0,3}", text) else None
 

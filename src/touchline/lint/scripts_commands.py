@@ -35,7 +35,6 @@ _NEWEST = re.compile(
 
 
 def _stops_at_errors(script: Script) -> bool:
-    """Return True if the script ends at its first failing command."""
     return bool(re.match(r"#!.*\s-\w*e", script.lines[0])) or _sets(script, r"errexit|-[a-zA-Z]*e[a-zA-Z]*")
 
 
@@ -100,7 +99,6 @@ def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
 
 
 def _plain(path: str) -> str:
-    """Return a path without `.` parts and doubled slashes."""
     return "/" * path.startswith("/") + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
@@ -152,7 +150,6 @@ def _is_read_by_jobs(script: Script, step: ShellCommand) -> bool:
 
 
 def _is_own_copy(script: Script, step: ShellCommand) -> bool:
-    """Return True if this script made the file, or its name is specific to this job."""
     meant = _without_braces(step.words[-1].text)
     if _OWN.search(meant):
         return True

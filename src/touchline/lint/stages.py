@@ -113,7 +113,6 @@ def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str
 
 
 def _linked(view: DesignView) -> Iterator[tuple[RunSpec, ParentLink, RunSpec]]:
-    """Return runs that continue another one, with their parent."""
     runs = {run.name: run for run in view.chained}
     for run in view.chained:
         if run.link is not None:

@@ -25,13 +25,10 @@ class TaskFileView:
     """Task file with the result of building it."""
 
     path: str
-    """File, as the user named it."""
     text: str
-    """Content of the file."""
     failed: tuple[TaskFault, str] | None = None
     """Step at which building failed, and its message; None: built, or not tried."""
     line: int | None = None
-    """Line of the file where it failed."""
 
 
 _FAILURES: dict[TaskFault, str] = {
@@ -108,13 +105,7 @@ CODE = "EV305"
 def prompt_findings(
     task: EvaluationTask, data: DataConfig, where: Location | None, *, is_own: bool, labels: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """Yield differences between a task's prompts and those of training. Unknown prompts are reported as such.
-
-    Args:
-        task: a further task, or the experiment's own in a file.
-        is_own: whether it is the experiment's own.
-        labels: the labels of the dataset, which stand in the prompt of a classification.
-    """
+    """Yield differences between a task's prompts and those of training. Unknown prompts are reported as such."""
 
     def finding(severity: Severity, message: str, hint: str | None = None) -> Finding:
         subject = "task" if is_own else "evaluate.tasks"
@@ -172,5 +163,4 @@ _COLUMN = re.compile(r"\{[^{}]*\}")
 
 
 def _affixes(template: str) -> tuple[str, str]:
-    """Return the text before the first and after the last filled part."""
     return template.partition("{}")[0], template.rpartition("{}")[2]

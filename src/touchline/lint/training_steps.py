@@ -175,7 +175,6 @@ def _validates_by_steps(stated: StatedTraining) -> bool:
 
 
 def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
-    """Return True if an interval has any effect."""
     cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
     return cadence is None or cadence.value == "steps"
 

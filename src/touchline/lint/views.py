@@ -27,11 +27,8 @@ class ModelContext:
     source: str
     """Source: a path, `catalogue of public models`, `its name`."""
     context_length: int | None = None
-    """Maximum supported sequence length in tokens."""
     shape: ModelShape | Missing
-    """Its dimensions."""
     path: str | None = None
-    """Folder on this machine, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,9 +36,7 @@ class DataFacts:
     """Facts of a training's data."""
 
     train_examples: int | None
-    """Number of training rows."""
     validation_examples: int | None = None
-    """Number of validation rows."""
     lengths: NDArray[np.int64] | None = None
     """Tokens of each training row with its template; shape [rows]."""
     longest_rendered: int | None = None
@@ -57,15 +52,11 @@ class Surroundings:
     """Machine that a training is checked for."""
 
     gpu: Gpu | None = None
-    """GPU; None if unknown."""
     gpu_count: int | None = None
-    """GPUs of a job; None if unknown."""
     cpus: int | None = None
-    """CPU cores of a job; None if unknown."""
     at_once: int = 1
     """Runs that the job trains at the same time."""
     free_disk_bytes: int | None = None
-    """Free space of the checkpoints' disk."""
     source: str = ""
     """Source: `this machine`, `--gpu`, `compute.gpu`, the job's script."""
 
@@ -75,12 +66,9 @@ class TrainingView:
     """Training with its known context."""
 
     stated: StatedTraining
-    """Settings of the config."""
     model: ModelContext | Missing
-    """Base model."""
     data: DataFacts | Missing
     around: Surroundings
-    """Machine of the training."""
     has_planned_memory: bool = False
     """Whether a plan estimates its memory, so that no rule does."""
 

@@ -43,7 +43,6 @@ class Advice:
     severity: Severity
     """Error: this training would do nothing. Warning: unexpected effect. Info: worth knowing."""
     sentence: str
-    """Text with numbers, reason and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,13 +54,9 @@ class Case:
     labels: NDArray[np.int64] | None
     """Label tokens at the end of each example. None for all tokens."""
     settings: BatchSettings
-    """Settings of both forecasts, except `packed`."""
     packed: BatchForecast
-    """Forecast with packing."""
     unpacked: BatchForecast
-    """Forecast without packing."""
     warmup_steps: int | None = None
-    """Warmup steps, if fixed."""
     is_open: bool = False
     """Whether packing is still to be decided: the verdict comes first, and how to pack only where it saves compute."""
 

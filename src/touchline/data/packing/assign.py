@@ -30,9 +30,7 @@ class PackPlan:
     opened: NDArray[np.int64]
     """Sequences in an order in which each one's longest example fits into none before it; shape [packs]."""
     max_seq_len: int
-    """Maximum tokens per sequence."""
     lower_bound: int
-    """Lower bound on the number of sequences."""
 
     @property
     def packs(self) -> int:
@@ -49,7 +47,6 @@ def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generato
 
     Args:
         lengths: tokens of each example, each from 1 to `max_seq_len`; shape [examples].
-        max_seq_len: tokens a pack at most.
         seed: decides which example of a length goes where, and on the order of the packs. The same seed gives the same
             packs; a generator is used up.
 
@@ -66,7 +63,6 @@ def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generato
 def _assign(
     lengths: NDArray[np.integer], histogram: Histogram, packing: Packing, generator: np.random.Generator
 ) -> PackPlan:
-    """Assign the examples of each length to its positions."""
     patterns = packing.patterns
     repeats = np.array([pattern.packs for pattern in patterns], np.int64)
     kinds = np.array([len(pattern.parts) for pattern in patterns], np.int64)

@@ -29,11 +29,8 @@ class BatchPlan:
     orders: tuple[NDArray[np.uint32], ...]
     """Order of the examples in each epoch; shape [examples]."""
     global_batch_size: int
-    """Examples per optimizer step."""
     micro_batch_size: int
-    """Examples per micro-batch."""
     digest: str
-    """Hash over every micro-batch's example indices, in order."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,9 +109,7 @@ def plan_batches(
 
     Args:
         lengths: tokens of each training example, shape [examples]; only their number decides on the order.
-        global_batch_size: examples per optimizer step.
         micro_batch_size: examples per forward pass, at most the global batch.
-        epochs: passes over the examples, each in an order of its own.
 
     Raises:
         ValueError: there are no examples, or a size is not positive.

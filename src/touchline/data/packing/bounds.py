@@ -51,7 +51,6 @@ def _martello_toth(
     last: NDArray[np.int64],
     whole: NDArray[np.int64],
 ) -> int:
-    """Return the bound L2 of Martello and Toth."""
     number = np.concatenate([[0], np.cumsum(counts)])
     tokens = np.concatenate([[0], np.cumsum(counts * lengths)])
     half = int(np.searchsorted(lengths, max_seq_len // 2, side="right"))

@@ -26,13 +26,8 @@ def compare(
 
     Args:
         lengths: tokens of each example, shape [examples].
-        settings: the settings of both forecasts; its `packed` is not used.
-        packed: what the trainer makes of them with packing.
-        unpacked: what it makes of them without.
         labels: of the lengths, tokens with a loss, the last ones of each example; shape [examples]. None: all.
-        warmup_steps: steps of the learning rate's warm-up, where they are fixed.
         packed_micro_batch_size: rows per forward pass with packing. None: as in `settings`.
-        is_open: whether packing is still to be decided.
     """
     case = Case(
         lengths=lengths.astype(np.int64),

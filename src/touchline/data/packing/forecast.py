@@ -18,19 +18,14 @@ class BatchSettings:
     """Settings that determine the batches, apart from the lengths."""
 
     max_seq_len: int
-    """Maximum tokens per sequence."""
     packed: bool
     """Whether sequences hold several examples."""
     micro_batch_size: int
     """Sequences per forward pass and device."""
     gradient_accumulation_steps: int = 1
-    """Forward passes per optimizer step."""
     data_parallel_size: int = 1
-    """Data-parallel devices."""
     epochs: int = 1
-    """Passes over the data."""
     seed: int = 1
-    """Seed of the example order."""
 
     @property
     def global_batch_size(self) -> int:
@@ -39,13 +34,7 @@ class BatchSettings:
 
 
 def settings_of(train: TrainConfig, *, seed: int = 1, devices: int = 1) -> BatchSettings:
-    """Return the batch settings of a training.
-
-    Args:
-        train: the training, with its micro-batch and packing decided.
-        seed: seed of the order.
-        devices: its data-parallel size.
-    """
+    """Return the batch settings of a training."""
     assert isinstance(train.micro_batch_size, int)
     return BatchSettings(
         max_seq_len=train.max_seq_len,
@@ -67,29 +56,23 @@ class BatchForecast:
     lower_bound: int
     """Lower bound on packed sequences; `rows` if unpacked."""
     examples: int
-    """Examples in the sequences."""
     truncated: NDArray[np.int64]
     """Indices of truncated examples."""
     dropped: NDArray[np.int64]
-    """Indices of dropped examples."""
     answers_cut: NDArray[np.int64]
-    """Indices of truncated examples that lose label tokens."""
     row_tokens: NDArray[np.int64]
     """Non-padding tokens per sequence; shape [rows], in the trainer's order before shuffling."""
     micro_batch_tokens: NDArray[np.int64]
     """Computed tokens per micro-batch of the first epoch, in order; shape [micro-batches]."""
     largest: MicroBatch
-    """Micro-batch with the most computed tokens over all epochs."""
     steps_per_epoch: int
     """Optimizer steps per epoch, with this trainer's rounding; the mean over epochs, rounded down."""
     steps: int
-    """Optimizer steps of all epochs."""
     steps_low: int
     """`steps`, or the fewest if the order is unknown."""
     steps_high: int
     """`steps`, or the most if the order is unknown."""
     rows_left_over: int
-    """Sequences per epoch that no step uses."""
     notes: tuple[str, ...] = ()
     """Unexpected behavior of this trainer: `the last 3 of 20 packs are never used`."""
     computed_real_tokens: int | None = None

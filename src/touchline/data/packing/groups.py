@@ -23,7 +23,6 @@ class Pattern(NamedTuple):
     parts: Parts
     """Content of each."""
     packs: int
-    """Number of sequences, at least 1."""
 
     @property
     def tokens(self) -> int:
@@ -41,8 +40,6 @@ _Node = tuple["_Node | None", int, int]
 
 
 class _OpenPacks:
-    """Partial sequences by remaining room."""
-
     __slots__ = ("closed", "groups", "shortest", "spaces")
 
     def __init__(self, shortest: int) -> None:
@@ -141,13 +138,7 @@ def first_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
 
 
 def longest_first(lengths: list[int], counts: Mapping[int, int], space: int) -> tuple[Parts, int]:
-    """Fill a space longest first. Return the content and the remaining room.
-
-    Args:
-        lengths: what is left, ascending.
-        counts: how many there are of each, at least 1.
-        space: tokens.
-    """
+    """Fill a space longest first. Return the content and the remaining room."""
     parts: list[tuple[int, int]] = []
     at = len(lengths)
     while at:
@@ -189,9 +180,6 @@ def fill(
     """Return the sequences of a filler.
 
     Args:
-        filler: what has the lengths.
-        histogram: the lengths, each at most `max_seq_len`.
-        max_seq_len: tokens a pack at most.
         fewer_than: packs that another packing needs; what cannot be below it is not finished.
         operations: how much searching is allowed, in steps over machine words; after that the rest is filled longest
             first. A count and no time, so that the same lengths give the same packs on every machine.

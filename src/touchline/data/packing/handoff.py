@@ -25,7 +25,6 @@ class Handoff:
     order: NDArray[np.int64]
     """Examples in writing order; shape [examples]."""
     planned_packs: int
-    """Packed sequences of our plan."""
     next_fit_packs: int
     """Packed sequences that next-fit makes of that order."""
     exact: bool
@@ -42,7 +41,6 @@ def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
 
     Args:
         plan: the packs, from `pack`.
-        lengths: tokens of each example, as they were given to `pack`; shape [examples].
 
     Raises:
         ValueError: the lengths are not those of the plan.
@@ -70,7 +68,6 @@ def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
 def _pack_by_pack(
     plan: PackPlan, packs: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the examples by sequence, the longest first, and the start of each sequence."""
     sizes = np.diff(plan.offsets)[packs]
     starts = np.cumsum(sizes) - sizes
     places = np.arange(len(plan.indices)) + np.repeat(plan.offsets[:-1][packs] - starts, sizes)

@@ -62,7 +62,6 @@ class OurBatching:
 def _micro_batches(
     rows: NDArray[np.int64], losses: NDArray[np.int64], settings: BatchSettings
 ) -> tuple[NDArray[np.int64], MicroBatch]:
-    """Return the computed tokens of the first epoch's micro-batches, and the largest of all epochs."""
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     first = np.empty(0, np.int64)
     largest = MicroBatch(rows=0, width=0, label_tokens=0)

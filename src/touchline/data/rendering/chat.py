@@ -31,13 +31,10 @@ class SpecialTokens:
     """Special tokens of a tokenizer."""
 
     bos: str | None = None
-    """Beginning of text."""
     eos: str | None = None
     """End of text; in chat models the end of a turn."""
     pad: str | None = None
-    """Padding."""
     unk: str | None = None
-    """Unknown."""
     stops: tuple[str, ...] = ()
     """Further tokens that end an answer, from generation_config.json."""
 
@@ -55,9 +52,6 @@ class ChatRenderer:
     """Renderer of chats for one model.
 
     Args:
-        template: the chat template's text; None for a model without one, whose chats are then plain text.
-        date: ISO date frozen in the plan.
-        compile_template: what makes a template of its text.
         images: rule of the model's image processor, or why there is none.
 
     Raises:
@@ -98,10 +92,6 @@ class ChatRenderer:
 
     def with_image_tokens(self, ids: tuple[int, ...], images: Sequence[str], what: str) -> tuple[int, ...]:
         """Return a prompt with one token per part of each image, in place of the one that the template writes.
-
-        Args:
-            images: files of its images, in order.
-            what: the prompt as a message names it.
 
         Raises:
             InputError: an image cannot be read.
@@ -209,7 +199,6 @@ class ChatRenderer:
 
 
 def _together(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in groups that are tokenized together."""
     some: list[Example] = []
     characters = 0
     for example in examples:
@@ -223,7 +212,6 @@ def _together(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _check(example: Example, prompt: str, whole: str) -> None:
-    """Raise if an example's chat, as the template writes it, does not begin with its prompt or cannot be tokenized."""
     if not whole.startswith(prompt):
         raise ChatTemplateError(
             f"the chat template writes a different prompt when there is an answer (example {example.id})",

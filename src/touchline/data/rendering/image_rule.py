@@ -35,13 +35,9 @@ class ImageRule:
     least_pixels: int
     """Lower limit of the scaled area."""
     most_pixels: int
-    """Upper limit of the scaled area."""
     size_of: Callable[[str], tuple[int, int]]
-    """Reader of an image file's width and height."""
     mean: tuple[float, ...] = _CLIP_MEAN
-    """Mean of each channel, subtracted."""
     std: tuple[float, ...] = _CLIP_STD
-    """Standard deviation of each channel, divided by."""
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Return the patches of an image, down and across.

@@ -30,9 +30,7 @@ class ShownRow:
     """Row as a chat."""
 
     example: Example
-    """Turns before the answer, and the answer."""
     form: Form
-    """Format of the row."""
     media: bool = False
     """Whether it has images or audio, whose tokens are not counted."""
 
@@ -84,7 +82,6 @@ def role_and_content(turn: Mapping[str, object]) -> tuple[str | None, object]:
 
 
 def _chat(turns: list[object]) -> tuple[Message, ...] | None:
-    """Return turns of {role, content} or {from, value}. None unless all are text and the last is an answer."""
     messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, dict):

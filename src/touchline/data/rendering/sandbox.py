@@ -62,8 +62,6 @@ class _Generation(Extension):
 
 
 class _MarkedGeneration(_Generation):
-    """The same with a mark before and after the body."""
-
     def parse(self, parser: Parser) -> list[nodes.Node]:
         body = super().parse(parser)
         return [nodes.Output([nodes.TemplateData(MARKS[0])]), *body, nodes.Output([nodes.TemplateData(MARKS[1])])]
@@ -73,7 +71,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Environment of chat templates that counts every loop and limits every product of text.
 
     Args:
-        date: ISO date that `strftime_now` gives.
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
     """
 
@@ -133,10 +130,6 @@ def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = Non
 
 class ChatTemplate:
     """Compiled chat template.
-
-    Args:
-        date: ISO date that `strftime_now` gives.
-        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 
     Raises:
         ChatTemplateError: it is too long or does not compile.

@@ -26,10 +26,6 @@ class ModelText:
     """Tokenizer and template of one model.
 
     Args:
-        template: the chat template's text; None for a model without one.
-        tokens: the special tokens that its files name.
-        date: ISO date for templates that print one.
-        compile_template: what makes a template of its text.
         images: rule of the model's image processor, or why there is none.
     """
 

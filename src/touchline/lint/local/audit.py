@@ -73,9 +73,7 @@ class AuditInputs:
     view: DataView | None
     """View of its rows; None if nothing could be read, or no columns are known."""
     findings: tuple[Finding, ...]
-    """Findings, errors first."""
     forms: tuple[str, ...]
-    """Formats of its files."""
 
 
 def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
@@ -84,7 +82,6 @@ def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             folder that it is in.
-        request: columns and task.
 
     Raises:
         InputError: the path is none of these, or an option is wrong.
@@ -147,10 +144,6 @@ def data_findings(
     """Check a dataset for `check`, `plan` and `run`; results are cached.
 
     Files that cannot be read at all are findings too, and nothing is raised for them.
-
-    Args:
-        request: columns and task.
-        cache_dir: where what was found is kept under the files' hashes; none: nowhere.
     """
     wanted = request or AuditRequest()
     place: Path | None = None
@@ -318,7 +311,6 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
 
 
 def _media_root(folder: Path, request: AuditRequest) -> Path | None:
-    """Return the folder of the media that the user states, also as `data.image_root`. None if none is stated."""
     if request.media_root is not None or request.data is None or request.data.image_root is None:
         return request.media_root
     return folder / Path(request.data.image_root).expanduser()
@@ -333,7 +325,6 @@ def _size(folder: Path, path: str) -> int | None:
 
 
 def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:
-    """Resolve a path to a dataset and the experiment's settings for it."""
     if not path.exists():
         raise InputError(
             f"{str(path)!r} does not exist", expected="a data file, a folder of them, or an experiment.yaml"
@@ -390,7 +381,6 @@ def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _key(files: DatasetFiles, request: AuditRequest) -> str:
-    """Collect everything that the cached result depends on."""
     # A set has another order in another process.
     settings = json.loads(TypeAdapter(AuditRequest).dump_json(request)) | {"given": sorted(request.given)}
     hashes = {name: [str(path), sha256_file(path)] for name, path in sorted(files.files.items())}

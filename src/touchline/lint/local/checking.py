@@ -74,9 +74,7 @@ class Checked:
     views: list[TrainingView] = field(default_factory=list)
     """The trainings of configs."""
     experiments: list[PlannedExperiment] = field(default_factory=list)
-    """The experiments that were planned."""
     files: int = 0
-    """Number of files read."""
 
 
 def check_paths(
@@ -92,7 +90,6 @@ def check_paths(
     Where it is stopped by a `StoppedError`, what was found until then is returned, with an error that says so.
 
     Args:
-        decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
         on_progress: receives the number of checked files, of all, and the next one.
 
@@ -146,11 +143,7 @@ def to_check_report(shown: Sequence[Finding], found: Checked) -> CheckReport:
 
 
 class _Checker:
-    """Checker of single files, then of relations between files.
-
-    Args:
-        decided: returns the decisions of the plan of an experiment.yaml.
-    """
+    """Checker of single files, then of relations between files."""
 
     def __init__(self, settings: UserConfig, request: CheckRequest, decided: Callable[[Path], Decided]) -> None:
         self._settings = settings
@@ -199,7 +192,6 @@ class _Checker:
             self._tell("EX012", path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def _python(self, file: FoundFile) -> None:
-        """Check a task file of the tree by reading it, without running it."""
         text = self._text(file) if file.path.stat().st_size <= SIZE_LIMIT_BYTES else None
         if text is None or not is_task_file(text):
             self.found.files -= 1
@@ -361,7 +353,6 @@ class _Checker:
             self.found.files -= 1
 
     def _add_rows(self, file: FoundFile) -> None:
-        """Check data; for a named file also report that no columns are known."""
         if file.named:
             files = DatasetFiles(path=file.path, files={WHOLE: file.path})
             self.found.findings += data_findings(files, cache_dir=self._settings.cache_dir)
@@ -400,7 +391,6 @@ class _Checker:
             yield from shell_findings(script, self._shellcheck)
 
     def _text(self, file: FoundFile) -> str | None:
-        """Read a file as text. None, with a finding, if it is not text or too large."""
         if file.path.stat().st_size > SIZE_LIMIT_BYTES:
             if file.kind == "json":
                 self._add_rows(file)
@@ -462,7 +452,6 @@ def is_task_target(path: Path) -> bool:
 
 
 def _asked(training: StatedTraining) -> tuple[object, ...]:
-    """Merge settings of an experiment with those of its runs' configs; `auto` is resolved by the config."""
     settings = (getattr(training, name) for name in _STATED_ALIKE)
     return tuple(None if setting is None else setting.value for setting in settings)
 

@@ -64,7 +64,6 @@ def _data_file(path: Path) -> DataFile | Missing:
 
 
 def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
-    """Collect the checkpoints of an output folder from their own files."""
     if folder is None or not folder.is_dir():
         return ()
     try:

@@ -57,7 +57,6 @@ def devices_of(seen: ResolvedInputs) -> int:
 
 
 def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Check that trainers that live apart are on this machine. A plan does not need them."""
     apart = environments()
     trained = (spec for spec in seen.specs if spec.kind is RunKind.FINE_TUNED)
     for name in dict.fromkeys(spec.train.backend for spec in trained if spec.train.backend in apart):
@@ -74,7 +73,6 @@ def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def _codes_without_rule(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield codes under `allow` that no check has, and those that were removed."""
     allow = seen.loaded.experiment.allow
     where = seen.loaded.document.where(["allow"])
     for code in (code for code in allow if not is_known(code)):
@@ -90,13 +88,7 @@ def launch_findings(
     settings: UserConfig,
     date: str,
 ) -> Iterator[Finding]:
-    """Apply the rules: arithmetic, design, data, rendering, the task's scorer, environments of trainers.
-
-    Args:
-        seen: the experiment and what is here of it.
-        lengths: token lengths of its training examples, if known.
-        date: ISO date for templates that print one.
-    """
+    """Apply the rules: arithmetic, design, data, rendering, the task's scorer, environments of trainers."""
     yield from _codes_without_rule(seen)
     if not seen.specs:
         return
@@ -128,7 +120,6 @@ def launch_findings(
 
 
 def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
-    """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
     key = experiment.data.file_key
     compared = key in experiment.factors or any(key in pair for pair in experiment.pairs)
@@ -142,7 +133,6 @@ def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
 
 
 def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield the findings of scorers on made-up answers to the first test items of each dataset."""
     experiment, checked = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
         # The lookup already reported that there is no such task.
@@ -156,7 +146,6 @@ def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Find what the tasks ask otherwise than training, for each kind of data."""
     own, document = seen.loaded.experiment.task, seen.loaded.document
     distinct: list[Finding] = []
     for spec in seen.specs:
@@ -175,7 +164,6 @@ def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 def _parity_findings(
     seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
 ) -> Iterator[Finding]:
-    """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
     groups: dict[tuple[str, str, str, int], list[RunSpec]] = {}
     for spec in seen.specs:

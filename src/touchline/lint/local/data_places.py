@@ -30,7 +30,6 @@ def findings_of_files(
 
     Args:
         first: `DataConfig.files` of the first runs with its training file; that file names the dataset.
-        users: runs on it, all with the same data settings.
     """
     place = place_of_data(users[0], loaded)
     evaluated = [spec for spec in users if spec.kind is RunKind.CONTROL or spec.evaluate.epochs != ()]

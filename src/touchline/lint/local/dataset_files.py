@@ -128,7 +128,6 @@ def _is_jsonl(head: str) -> bool:
 
 
 def _is_log(counts: Counter[str]) -> bool:
-    """Return True for lines of a log (a message and a time) or of predictions (a model's output)."""
     names = {name.casefold() for name in counts}
     return bool(names & {"timestamp", "time", "level", "step", "loss", "event", "predict", "prediction", "predictions"})
 

@@ -18,11 +18,8 @@ class Changes:
     """Changes, made or proposed."""
 
     text: str
-    """Unified diff; empty if nothing changes."""
     files: int
-    """Number of changed files."""
     notes: tuple[str, ...] = ()
-    """Notes on files that were not changed."""
 
 
 def fix(findings: Iterable[Finding], *, write: bool) -> Changes:

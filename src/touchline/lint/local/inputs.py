@@ -59,7 +59,6 @@ class ResolvedInputs:
 
     loaded: LoadedExperiment
     root: Path
-    """Its folder."""
     task: Task
     """Ready-made task. For a task in a file it is `exact_match`, whose prompt is the input alone."""
     specs: tuple[RunSpec, ...] = ()
@@ -75,11 +74,9 @@ class ResolvedInputs:
     recipes: dict[str, RecipeFile] = field(default_factory=dict)
     """Recipes in files, by `train.recipe`."""
     target: Target | None = None
-    """Machine of the runs; None if it is not given."""
     labels: list[LabelSet] = field(default_factory=list)
     """Labels of each dataset that is scored as a classification."""
     findings: list[Finding] = field(default_factory=list)
-    """Findings, errors and others."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -141,7 +138,6 @@ def resolve_inputs(
 
 
 def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
-    """Read every dataset with the columns and prompt of each kind of run."""
     known: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(data_key(spec.data) for spec in seen.specs):
         users = [spec for spec in seen.specs if data_key(spec.data) == key]
@@ -206,7 +202,6 @@ def _place_of_model(name: str, loaded: LoadedExperiment) -> Location:
 
 
 def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
-    """Find the target machine of the runs and the reasons against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
         seen.target = resolve_target(compute, settings.slurm)
@@ -249,7 +244,6 @@ def examples_of(seen: ResolvedInputs, specs: Iterable[RunSpec], date: str) -> tu
 
 
 def _see_tasks(seen: ResolvedInputs) -> None:
-    """Resolve the further tasks of the evaluation; files are read, not run."""
     document, own = seen.loaded.document, seen.tasks.get(seen.loaded.experiment.task)
     named = [spec for spec in seen.specs if isinstance(spec.data.test, dict)]
     if named and own is not None and not own.takes_data:
@@ -267,7 +261,6 @@ def _see_tasks(seen: ResolvedInputs) -> None:
 
 
 def _see_recipes(seen: ResolvedInputs) -> None:
-    """Read the recipes that trainings name; files are parsed, not run."""
     machine = None if seen.target is None else seen.target.machine
     devices = data_parallel_size(seen.loaded.experiment.compute, machine)
     kinds: dict[tuple[object, ...], list[RunSpec]] = {}
@@ -307,7 +300,6 @@ def _see_own_task(seen: ResolvedInputs) -> None:
 
 
 def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
-    """Count the labels of every dataset that a classification is scored on."""
     own, checked = seen.loaded.experiment.task, set[tuple[object, ...]]()
     for spec in specs:
         names = (own, *spec.evaluate.tasks)
@@ -336,7 +328,6 @@ def labels_of_spec(seen: ResolvedInputs, spec: RunSpec) -> tuple[str, ...]:
 
 
 def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
-    """Return a task whose paths move with the experiment's folder, if they are inside it."""
     if task.file is None:
         return task
     here = root.resolve()
@@ -384,8 +375,6 @@ def see_lengths(
 
     Args:
         seen: the experiment; errors of the rows are added to its findings.
-        date: ISO date for templates that print one.
-        on_progress: receives the number of tokenized rows and their total.
     """
     found: dict[tuple[str, str], ExampleLengths] = {}
     groups: dict[tuple[str, str], list[RunSpec]] = {}
@@ -437,7 +426,6 @@ def _label(model: ModelInfo | None, name: str) -> ModelLabel:
 
 
 def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment) -> RunSpec:
-    """Return a run with its accepted settings."""
     if not accepted:
         return spec
     base = with_fields(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
@@ -449,7 +437,6 @@ def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: Lo
 
 
 def _with_prompt(spec: RunSpec, seen: ResolvedInputs) -> RunSpec:
-    """Return a run with its task's prompt, where the data give none."""
     if spec.data.prompt is not None or spec.data.messages is not None:
         return spec
     task = seen.task

@@ -62,7 +62,6 @@ def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
 
 
 def _siblings(name: str, folder: Path) -> Path | None:
-    """Return the folder of a checkpoint if it holds other checkpoints."""
     here = (folder / Path(name).expanduser()).parent
     try:
         there = here.is_dir() and any(_NUMBERED.search(path.name) for path in here.iterdir())
@@ -72,7 +71,6 @@ def _siblings(name: str, folder: Path) -> Path | None:
 
 
 def _holder(name: str, folder: Path) -> Path | None:
-    """Return the folder where a relative path's last part should be, if it holds data beside the config."""
     path = Path(name)
     parts = [part for part in path.parts[:-1] if part != "."]
     if path.is_absolute() or name.startswith("~") or ".." in parts:
@@ -103,7 +101,6 @@ def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Fin
 
 
 def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, object]) -> Iterator[Finding]:
-    """Compare the adapter's base and rank with the config."""
     base, model = values.get("base_model_name_or_path"), stated.model
     if isinstance(base, str) and model is not None:
         of, on = size_of_name(base), size_of_name(model.value)
@@ -188,7 +185,6 @@ def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
 
 
 def _field(source: StatedSource, keys: tuple[str, ...], severity: Severity, *, needed: bool) -> Iterator[Finding]:
-    """Yield problems of `field`, the key of the rows in a JSON object."""
     field, name = source.field, source.name
     proposed = f"field: {_meant(source, keys)}" if keys else "delete field"
     if field is not None and not keys:

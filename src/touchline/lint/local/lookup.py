@@ -149,7 +149,6 @@ def path_of(name: str, folder: Path) -> Path | None:
 
 
 def _training_file(folder: Path) -> Path | None:
-    """Return the one file of a folder that load_dataset uses for the training split, by its name."""
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in _ROWS and path.stem.lower() == "train"]
     except OSError:
@@ -185,7 +184,6 @@ def _rows(path: Path) -> dict[str, int] | Missing:
 
 
 def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
-    """Return the rows that train, and those that are held out of the same file."""
     if stated.max_examples is not None:
         rows = min(rows, stated.max_examples.value)
     share = stated.validation_fraction

@@ -41,8 +41,6 @@ _TEMPLATE_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Data:
-    """Chat rows of one source."""
-
     path: Path
     rows: tuple[ShownRow, ...]
     is_planned: bool = False
@@ -54,7 +52,6 @@ class Parity:
 
     Args:
         models_dir: the folder of models that a config names without a path.
-        date: ISO date for templates that print one; today's when not given.
     """
 
     def __init__(self, models_dir: Path, date: str | None = None) -> None:
@@ -238,7 +235,6 @@ def settings_of(stated: StatedTraining) -> RowSettings:
 
 
 def _length(row: ShownRow) -> int:
-    """Return the bytes of a row's texts."""
     texts = (*(turn.content for turn in row.example.prompt), row.example.answer)
     return sum(len(text.encode(errors="replace")) for text in texts)
 
@@ -284,7 +280,6 @@ def _registered(registry: Path, name: str) -> Path | None:
 
 
 def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
-    """Return the data settings of a finetune.yaml of ours, which define how rows become chats."""
     place = Path(stated.where.path)
     if stated.backend not in backend_names() or not place.is_file():
         return None, place.parent

@@ -92,7 +92,6 @@ class PlannedExperiment:
     plan: Plan | None = None
     """Its plan; None where an error prevents it, or none was asked for."""
     inputs: PlanInputs | None = None
-    """What it was planned from."""
     planned: frozenset[str] = frozenset()
     """Names of the runs that were planned, alone or together."""
 
@@ -131,16 +130,13 @@ class CheckedFile:
 
     findings: list[Finding]
     experiment: PlannedExperiment | None = None
-    """What was planned of it; None if the file cannot be read."""
 
 
 def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, decided: Decided) -> CheckedFile:
     """Check an experiment's file by planning it.
 
     Args:
-        settings: the folders of models, caches and the history.
         request: the GPU to plan for instead of `compute.gpu`, and codes to allow.
-        decided: what an earlier plan has decided.
     """
     try:
         loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
@@ -164,13 +160,7 @@ def check_inputs(
     decided: Decided,
     on_progress: ProgressCallback | None = None,
 ) -> PlannedExperiment:
-    """Look up the inputs of an experiment and apply the rules; nothing is planned.
-
-    Args:
-        settings: the folders of models, caches and the history.
-        decided: what an earlier plan has decided.
-        on_progress: receives the number of tokenized rows and their total.
-    """
+    """Look up the inputs of an experiment and apply the rules; nothing is planned."""
     seen = resolve_inputs(loaded, root, settings, decided.accepted, decided.started)
     lengths = see_lengths(seen, settings, decided.date, on_progress)
     views = list(training_views(seen, lengths, surroundings_of(seen)))
@@ -189,13 +179,7 @@ def plan_experiment(
     *,
     judges_memory: bool = True,
 ) -> PlannedExperiment:
-    """Plan an experiment as far as its errors allow, and collect everything that `plan` refuses.
-
-    Args:
-        settings: the folders of models, caches and the history.
-        on_progress: receives the number of tokenized rows and their total.
-        judges_memory: whether the plan's own memory is judged.
-    """
+    """Plan an experiment as far as its errors allow, and collect everything that `plan` refuses."""
     found = check_inputs(loaded, root, settings, decided, on_progress)
     seen = found.seen
     _add(found, _unavoidable(_run_findings(found, decided), loaded.experiment.allow))
@@ -288,7 +272,6 @@ def _run_findings(found: PlannedExperiment, decided: Decided) -> Iterator[Findin
 
 
 def _located(document: YamlDocument, spec: RunSpec, key: str) -> Location:
-    """Return the place of a run's level of a key, of the key, or of the deepest part of it in the file."""
     source = places_of_run(spec, document)(key)
     return document.where(key.split(".")) if source.is_default else source.where
 
@@ -329,10 +312,6 @@ def _entries(seen: ResolvedInputs, keys: Sequence[str], cells: Iterable[tuple[st
 
 
 def _sound(found: PlannedExperiment, stopping: Sequence[Finding]) -> list[RunSpec]:
-    """Return the runs with inputs and without errors, whose parents have none either.
-
-    Where there are errors, only trainings that the rules have looked at are returned.
-    """
     viewed = {view.stated.subject for view in found.views}
     kinds = kinds_of(found.seen.specs)
     seen = {spec.name for kind in kinds for spec in kind if kind[0].name in viewed}
@@ -348,7 +327,6 @@ def _sound(found: PlannedExperiment, stopping: Sequence[Finding]) -> list[RunSpe
 def _plan_inputs(
     found: PlannedExperiment, specs: Sequence[RunSpec], settings: UserConfig, decided: Decided
 ) -> PlanInputs:
-    """Return what the planner needs of some runs, read from the disk."""
     seen, loaded = found.seen, found.seen.loaded
     assert seen.target is not None
     return PlanInputs(
@@ -389,7 +367,6 @@ def planned_findings(runs: Iterable[PlannedRun], machine: TargetMachine, loaded:
 
 
 def _located_in(document: YamlDocument, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield findings with the places of their keys in experiment.yaml, where they have none."""
     for finding in findings:
         yield replace(finding, where=finding.where or document.where(finding.subject.split(".")))
 

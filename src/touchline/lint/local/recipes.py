@@ -25,11 +25,6 @@ def read_recipe(
 ) -> tuple[RecipeFile | None, list[Finding]]:
     """Return the recipe of a training if it is a file, and what forbids a training by it.
 
-    Args:
-        root: the experiment's folder.
-        dataset: its dataset; None if it cannot be read.
-        devices: its data-parallel size.
-
     Raises:
         InputError: the file is not there, or no Python.
     """

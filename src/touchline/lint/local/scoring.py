@@ -34,10 +34,7 @@ def task_findings(
     """Find problems with the scoring of an experiment's task. A task file is read here and never run.
 
     Args:
-        task: `capitalization`, or `FILE.py` or `FILE.py@task`.
-        base: folder that relative paths are relative to.
         where: the place of findings that name none.
-        labels: the labels of the dataset, for a classification.
 
     Raises:
         InputError: there is no such task or file.
@@ -119,7 +116,6 @@ class SelfTest:
 
     file: TaskFileView
     scorers: tuple[ScoringView, ...] = ()
-    """Scorers of the file; empty if it could not be imported."""
 
 
 def find_task_file(path: Path) -> Path:
@@ -148,10 +144,6 @@ def split_target(target: str) -> tuple[Path, str]:
 
 def self_test(target: str, timeout: float = TIMEOUT) -> SelfTest:
     """Try the scorers of a task file on made-up answers.
-
-    Args:
-        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
-        timeout: timeout in seconds.
 
     Raises:
         InputError: there is no such file.

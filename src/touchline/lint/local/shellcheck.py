@@ -36,7 +36,6 @@ def shell_findings(script: Script, shellcheck: str | None) -> Iterator[Finding]:
     """Check the shell grammar of a job script or bash script, without running it.
 
     Args:
-        script: the script; one with placeholders is skipped.
         shellcheck: path of ShellCheck; None: `bash -n` is used.
     """
     first = script.lines[0] if script.lines else ""

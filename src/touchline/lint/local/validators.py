@@ -31,12 +31,7 @@ def program_of(validator: Validator) -> Path | None:
 def validate(
     validator: Validator, document: ForeignDocument, *, timeout: float = TIMEOUT
 ) -> tuple[Finding, ...] | Missing:
-    """Run a trainer's validator on a config and report its errors as BK030; Missing if it cannot run.
-
-    Args:
-        document: the config; `document.path` is its file.
-        timeout: seconds after which it is given up.
-    """
+    """Run a trainer's validator on a config and report its errors as BK030; Missing if it cannot run."""
     refused = validator.refuses(document)
     if refused is not None:
         return Missing(missing=refused)
