@@ -9,7 +9,7 @@ from tests.faults.harness import check_files, codes, errors
 from tests.lint.trainings import found, stated, view
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.training_settings import name_setting_mismatch, output_over_base_model
+from touchline.lint.training_settings import _name_setting_mismatch, _output_over_base_model
 
 pytestmark = pytest.mark.planning
 FACTORY, TRL, TUNE, STAGE = base("llamafactory"), base("trl"), base("torchtune"), base("qlora_stage")
@@ -39,9 +39,9 @@ def test_names_are_held_against_settings_and_look_alikes_are_left_alone() -> Non
         "rank_8.5",
     ]
     for name in right:
-        assert list(name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}", **values)))) == [], name
+        assert list(_name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}", **values)))) == [], name
     for name in wrong:
-        assert len(list(name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}/", **values))))) == 1, name
+        assert len(list(_name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}/", **values))))) == 1, name
 
 
 def test_the_output_is_the_base_in_whatever_spelling() -> None:
@@ -57,9 +57,9 @@ def test_the_output_is_the_base_in_whatever_spelling() -> None:
         ("a", "A"),
     ]
     for model, output in same:
-        assert len(list(output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
+        assert len(list(_output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
     for model, output in other:
-        assert list(output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
+        assert list(_output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
 
 
 def test_a_job_of_one_gpu_decides_whether_the_weights_fit(tmp_path: Path) -> None:

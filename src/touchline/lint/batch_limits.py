@@ -44,26 +44,22 @@ Kind = Literal["over", "at"]
 
 
 @rule("PK001", Severity.ERROR)
-def packed_batch_too_large(view: TrainingView) -> Iterator[Violation]:
-    """Report a packed micro-batch larger than memory allows."""
+def _packed_batch_too_large(view: TrainingView) -> Iterator[Violation]:
     yield from _told(view, packed=True, kind="over")
 
 
 @rule("PK002", Severity.WARNING)
-def packed_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
-    """Report a packed micro-batch as large as memory allows."""
+def _packed_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
     yield from _told(view, packed=True, kind="at")
 
 
 @rule("PK003", Severity.ERROR)
-def unpacked_batch_too_large(view: TrainingView) -> Iterator[Violation]:
-    """Report an unpacked micro-batch larger than memory allows."""
+def _unpacked_batch_too_large(view: TrainingView) -> Iterator[Violation]:
     yield from _told(view, packed=False, kind="over")
 
 
 @rule("PK004", Severity.INFO)
-def unpacked_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
-    """Report an unpacked micro-batch as large as memory allows."""
+def _unpacked_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
     yield from _told(view, packed=False, kind="at")
 
 
@@ -202,8 +198,7 @@ def _instead(stated: StatedTraining) -> str:
 
 
 @rule("ME020", Severity.ERROR)
-def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
-    """Report a run for which not even one sequence fits on the GPU."""
+def _not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     stated, gpu = view.stated, view.around.gpu
     if view.has_planned_memory or gpu is None or on_processor(stated) or sharing(view) == "sharded":
         return
@@ -235,8 +230,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("ME021", Severity.WARNING)
-def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
-    """Report a single-device run that fits on no GPU."""
+def _fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
@@ -252,8 +246,7 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("ME022", Severity.INFO)
-def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
-    """Report memory that could not be estimated."""
+def _memory_not_checked(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
         reason = view.model.missing if isinstance(view.model, Missing) else "its size is unknown"

@@ -91,8 +91,7 @@ def checkpoints_of(view: TrainingView) -> int | Missing:
 
 
 @rule("CK010", Severity.ERROR)
-def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
-    """Report checkpoints that need more disk space than is free."""
+def _checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
     free, found, stated = view.around.free_disk_bytes, kept(view), view.stated
     if free is None or isinstance(found, Missing) or not found.total:
         return
@@ -108,8 +107,7 @@ def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("CK011", Severity.WARNING)
-def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
-    """Report ten or more kept checkpoints that are each a full model."""
+def _many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     found, stated = kept(view), view.stated
     if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY:
         return
@@ -123,8 +121,7 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("BK022", Severity.WARNING)
-def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
-    """Report step checkpoints that are never deleted."""
+def _unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     every, cadence = numbers.interval(stated.save_steps), stated.save_cadence
     if not traits_of(stated.backend).hf_loop or stated.save_limit is not None or every is None:
@@ -150,8 +147,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("CK013", Severity.WARNING)
-def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
-    """Report a resumed run whose checkpoints leave out the optimizer."""
+def _resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
         yield Violation(

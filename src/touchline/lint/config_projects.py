@@ -31,8 +31,7 @@ _PACKING: Final = re.compile(r"pack(ed|ing)", re.IGNORECASE)
 
 
 @rule("EX140", Severity.WARNING)
-def duplicate_configs(view: FolderView) -> Iterator[Violation]:
-    """Report configs of identical runs."""
+def _duplicate_configs(view: FolderView) -> Iterator[Violation]:
     # EX100 compares runs of touchline's own experiments within their experiment.
     for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
         first, *others = group
@@ -47,8 +46,7 @@ def duplicate_configs(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX143", Severity.ERROR)
-def shared_output_folder(view: FolderView) -> Iterator[Violation]:
-    """Report configs that write into the same output folder."""
+def _shared_output_folder(view: FolderView) -> Iterator[Violation]:
     writing = [run for run in runs_of(view) if stays(run) and run.stated.resume is None]
     for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
         first, *others = group
@@ -69,8 +67,7 @@ def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[
 
 
 @rule("EX150", Severity.WARNING)
-def data_path_mismatch(view: FolderView) -> Iterator[Violation]:
-    """Report data whose path names another experiment or stage than the config."""
+def _data_path_mismatch(view: FolderView) -> Iterator[Violation]:
     for run in runs_of(view):
         own = {"experiment": experiment_of(run), "stage": stage_of(run)}
         for source in run.stated.sources:
@@ -93,8 +90,7 @@ def data_path_mismatch(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX151", Severity.ERROR)
-def empty_data_file(view: FolderView) -> Iterator[Violation]:
-    """Report data files without rows."""
+def _empty_data_file(view: FolderView) -> Iterator[Violation]:
     for run in runs_of(view):
         for source in run.stated.sources:
             known = run.data.get(source.name.value)
@@ -108,8 +104,7 @@ def empty_data_file(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX153", Severity.WARNING)
-def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
-    """Report packing that the plan above a config does not mention."""
+def _packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
     for each in runs_of(view):
         above = PurePath(each.path).parents
         plans = [plan for plan in view.plans if PurePath(plan.path).parent in above and plan.path.endswith(".md")]
@@ -123,8 +118,7 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX144", Severity.ERROR)
-def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
-    """Report a later stage that names no parent."""
+def _later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
     for run in runs_of(view):
         number = stage_of(run)
         if number is None or number < 2 or run.stated.parent is not None or _starts_from_a_path(run):
@@ -150,8 +144,7 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX145", Severity.ERROR)
-def parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
-    """Report a config that continues the adapter of another base model."""
+def _parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
     for each, parent in _with_parents(view):
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
@@ -164,8 +157,7 @@ def parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX152", Severity.ERROR)
-def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
-    """Report an output folder with another run's checkpoints that this run would resume."""
+def _stale_checkpoints(view: FolderView) -> Iterator[Violation]:
     for run in runs_of(view):
         resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
         if not run.kept or not resumes:

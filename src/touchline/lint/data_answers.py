@@ -38,8 +38,7 @@ def most_frequent(counts: Counter[str]) -> str | None:
 
 
 @rule("DA320", Severity.ERROR)
-def constant_answer(view: DataView) -> Iterator[Violation]:
-    """Report a split whose answers are all the same."""
+def _constant_answer(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text":
         return
     for split, labels in view.labels.items():
@@ -53,8 +52,7 @@ def constant_answer(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA321", Severity.ERROR)
-def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
-    """Report data where every question has one answer, whatever image or text it is about."""
+def _answer_follows_from_question(view: DataView) -> Iterator[Violation]:
     questions = view.questions
     if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
         return
@@ -77,8 +75,7 @@ def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA323", Severity.WARNING)
-def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
-    """Report one label written in several ways."""
+def _inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
     if not view.closed:
         return
     by_bare: defaultdict[str, list[str]] = defaultdict(list)
@@ -101,8 +98,7 @@ def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA324", Severity.WARNING)
-def untrained_label(view: DataView) -> Iterator[Violation]:
-    """Report labels of the validation or test split that no training row has."""
+def _untrained_label(view: DataView) -> Iterator[Violation]:
     if not view.closed:
         return
     trained = view.labels.get(view.trained, Counter())
@@ -119,8 +115,7 @@ def untrained_label(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA330", Severity.ERROR)
-def answer_outside_candidates(view: DataView) -> Iterator[Violation]:
-    """Report answers that are not among the row's allowed answers."""
+def _answer_outside_candidates(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if row.candidates and row.label]
     # A list in few prompts is a sentence that happens to look like one.
     if not rows or (view.layout.candidates is None and len(rows) < _LISTS * view.count):
@@ -167,8 +162,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
 
 
 @rule("DA350", Severity.WARNING)
-def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
-    """Report prompts that end with the answer or state it."""
+def _prompt_gives_answer(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.count < _LEAK_ROWS:
         return
     labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
@@ -204,8 +198,7 @@ def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
 
 
 @rule("DA352", Severity.WARNING)
-def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
-    """Report answers cut within a sentence at one common length."""
+def _answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
     worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
     cut = [row for row in worded if not ends_whole(row.label)]
     if len(cut) < _CUT_ROWS:
@@ -223,8 +216,7 @@ def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA354", Severity.WARNING)
-def invalid_json_answer(view: DataView) -> Iterator[Violation]:
-    """Report answers that are not valid JSON where the others are."""
+def _invalid_json_answer(view: DataView) -> Iterator[Violation]:
     answered = [row for row in view.rows if row.label]
     shaped = [row for row in answered if row.label.startswith(('{"', "[{", '["'))]
     if len(shaped) < _LEAK_ROWS or len(shaped) * 2 < len(answered):

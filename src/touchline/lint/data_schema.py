@@ -19,8 +19,7 @@ _SOME_ROWS = 4
 
 
 @rule("DA301", Severity.ERROR)
-def missing_column_values(view: DataView) -> Iterator[Violation]:
-    """Report rows without the prompt or answer column that other rows have."""
+def _missing_column_values(view: DataView) -> Iterator[Violation]:
     layout = view.layout
     needed = [layout.chat] if layout.kind == "chat" else [*layout.prompts[:1], layout.answer]
     for name in needed:
@@ -47,8 +46,7 @@ _REFUSED = "fill them in, or remove these rows: touchline init and plan refuse t
 
 
 @rule("DA303", Severity.WARNING)
-def empty_prompt(view: DataView) -> Iterator[Violation]:
-    """Report empty prompts."""
+def _empty_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.layout.template is not None:
         blank = [row for row in view.rows if _blank_input(view, row)] if view.layout.template is not None else []
     else:
@@ -64,8 +62,7 @@ def _blank_input(view: DataView, row: DataRow) -> bool:
 
 
 @rule("DA304", Severity.WARNING)
-def empty_answer(view: DataView) -> Iterator[Violation]:
-    """Report empty or null answers."""
+def _empty_answer(view: DataView) -> Iterator[Violation]:
     name = view.layout.answer
     for split, rows in view.splits.items():
         blank = [row for row in rows if not row.label and row.fault is None and (name is None or name in row.values)]
@@ -76,8 +73,7 @@ def empty_answer(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA371", Severity.ERROR)
-def constant_prompt(view: DataView) -> Iterator[Violation]:
-    """Report rows that all have one prompt and nothing else, but different answers."""
+def _constant_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.count < _SOME_ROWS:
         return
     rows = iter(view.rows)
@@ -97,8 +93,7 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA373", Severity.ERROR)
-def missing_media_files(view: DataView) -> Iterator[Violation]:
-    """Report images, videos or sounds that do not exist or are empty."""
+def _missing_media_files(view: DataView) -> Iterator[Violation]:
     media = view.media
     if media is None or not (media.missing or media.empty):
         return
@@ -120,8 +115,7 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA375", Severity.WARNING)
-def chat_without_answer(view: DataView) -> Iterator[Violation]:
-    """Report chats that do not end with an answer of the assistant."""
+def _chat_without_answer(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if row.fault is not None and (view.layout.chat or "") in row.values]
     if rows:
         severity = Severity.ERROR if len(rows) == view.count >= _SOME_ROWS else None
@@ -129,8 +123,7 @@ def chat_without_answer(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA376", Severity.WARNING)
-def empty_split(view: DataView) -> Iterator[Violation]:
-    """Report splits without rows."""
+def _empty_split(view: DataView) -> Iterator[Violation]:
     for name, rows in view.splits.items():
         if not rows:
             what = "the file has no rows" if name == "all" else f"the split {name} has no rows"
@@ -148,8 +141,7 @@ _FEW = 0.01
 
 
 @rule("DA310", Severity.INFO)
-def duplicate_rows(view: DataView) -> Iterator[Violation]:
-    """Report rows that occur more than once in their split."""
+def _duplicate_rows(view: DataView) -> Iterator[Violation]:
     for split, rows in view.splits.items():
         seen: set[tuple[int, str]] = set()
         again: list[DataRow] = []
@@ -169,8 +161,7 @@ def duplicate_rows(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA311", Severity.WARNING)
-def conflicting_answers(view: DataView) -> Iterator[Violation]:
-    """Report questions with different answers."""
+def _conflicting_answers(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.layout.rejected is not None:
         return
     first: dict[int, DataRow] = {}
@@ -189,8 +180,7 @@ def conflicting_answers(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA312", Severity.WARNING)
-def train_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report held-out questions that also occur in the training split, or test questions in the validation split."""
+def _train_test_overlap(view: DataView) -> Iterator[Violation]:
     trained = {row.key for row in view.splits.get(view.trained, ())}
     for name in view.held_out:
         rows = view.splits[name]
@@ -213,8 +203,7 @@ def _overlap(view: DataView, name: str, other: str, rows: list[DataRow], severit
 
 
 @rule("DA313", Severity.INFO)
-def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report held-out questions that differ from training questions in case, space or punctuation only."""
+def _near_train_test_overlap(view: DataView) -> Iterator[Violation]:
     if not view.held_out or view.layout.kind == "text":
         return
     held = {name: _normal_keys(view.splits[name]) for name in view.held_out}

@@ -33,8 +33,7 @@ def _around(row: DataRow, piece: str) -> str:
 
 
 @rule("DA360", Severity.WARNING)
-def mojibake(view: DataView) -> Iterator[Violation]:
-    """Report text that was read in another encoding, or whose characters were lost that way."""
+def _mojibake(view: DataView) -> Iterator[Violation]:
     for find, words in ((data_text.mojibake, "UTF-8 that was read as another encoding"), (_lost, "lost characters")):
         rows = _rows_with(view, find)
         if rows:
@@ -50,8 +49,7 @@ def _lost(text: str) -> str | None:
 
 
 @rule("DA364", Severity.ERROR)
-def lone_surrogates(view: DataView) -> Iterator[Violation]:
-    """Report text with lone surrogates."""
+def _lone_surrogates(view: DataView) -> Iterator[Violation]:
     rows = _rows_with(view, has_half_characters)
     if rows:
         yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

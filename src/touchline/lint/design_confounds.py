@@ -121,6 +121,7 @@ def _is_of_pair(run: RunSpec, pair: Mapping[str, object]) -> bool:
 
 
 def _one_to_one(view: DesignView, one: str, other: str) -> bool:
+    """Return True if the levels of both correspond one to one."""
     there = {(str(setting_of(run, one)), str(setting_of(run, other))) for run in view.trained}
     return len(there) > 1 and len(there) == len({a for a, _ in there}) == len({b for _, b in there})
 

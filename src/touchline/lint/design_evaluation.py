@@ -40,8 +40,7 @@ _FEW_VALIDATION_ROWS = 20
 
 
 @rule("EX108", Severity.INFO)
-def few_seeds(view: DesignView) -> Iterator[Violation]:
-    """Report too few seeds to separate a difference between levels from one between seeds."""
+def _few_seeds(view: DesignView) -> Iterator[Violation]:
     count, strategy = len(view.experiment.seeds), view.experiment.strategy
     if strategy is not None and strategy.confirm is not None:
         return  # its seeds are those of the looks
@@ -66,8 +65,7 @@ def detectable(seeds: int) -> str:
 
 
 @rule("EX109", Severity.WARNING)
-def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
-    """Report too few test items for the effect that the question names."""
+def _too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if effect is None or items is None:
         return
@@ -84,8 +82,7 @@ def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX110", Severity.INFO)
-def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
-    """Report the smallest difference that the test items can show."""
+def _minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
@@ -101,8 +98,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX115", Severity.WARNING)
-def few_test_items(view: DesignView) -> Iterator[Violation]:
-    """Report too few test items for a score to mean much."""
+def _few_test_items(view: DesignView) -> Iterator[Violation]:
     items = test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
         yield Violation(
@@ -115,8 +111,7 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX116", Severity.ERROR)
-def best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
-    """Report `keep: best` without enough validation rows to choose by."""
+def _best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
     key = "train.checkpoint.keep"
     place = place_of(view, key) if key in swept(view) else view.where(*key.split("."))
     asked = {run.data.file: (key, place) for run in view.trained if run.train.checkpoint.keep == "best"}
@@ -142,8 +137,7 @@ def best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX119", Severity.ERROR)
-def evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
-    """Report evaluated epochs that a run does not have."""
+def _evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
     for run in view.trained:
         wanted = run.evaluate.epochs
         if isinstance(wanted, str) or all(epoch < run.train.epochs for epoch in wanted):

@@ -30,8 +30,7 @@ _SHOWN = 4
 
 
 @rule("EX100", Severity.WARNING)
-def duplicate_runs(view: DesignView) -> Iterator[Violation]:
-    """Report runs that train the same weights."""
+def _duplicate_runs(view: DesignView) -> Iterator[Violation]:
     groups: dict[str, list[RunSpec]] = {}
     for run in view.trained:
         groups.setdefault(work_digest(run, view.datasets), []).append(run)
@@ -57,8 +56,7 @@ def duplicate_runs(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX101", Severity.WARNING)
-def inert_factor(view: DesignView) -> Iterator[Violation]:
-    """Report factors that the backend does not use for the weights."""
+def _inert_factor(view: DesignView) -> Iterator[Violation]:
     for key, levels in swept(view).items():
         effect = no_effect_on_weights(view, key)
         varies_by_itself = key in view.experiment.factors or len(_pair_keys(view)) == 1
@@ -75,8 +73,7 @@ def inert_factor(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX102", Severity.WARNING)
-def inert_row_order(view: DesignView) -> Iterator[Violation]:
-    """Report levels that differ only in an order of rows that the backend shuffles."""
+def _inert_row_order(view: DesignView) -> Iterator[Violation]:
     shuffled = {traits_of(run.train.backend).shuffles for run in view.trained} == {True}
     first: dict[str, tuple[SweptLevel, str]] = {}
     key = view.experiment.data.file_key
@@ -96,8 +93,7 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX113", Severity.ERROR)
-def equal_levels(view: DesignView) -> Iterator[Violation]:
-    """Report levels that are one value in two spellings."""
+def _equal_levels(view: DesignView) -> Iterator[Violation]:
     for key, (level, other) in _doubled(view).items():
         yield Violation(
             message=f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level",
@@ -108,8 +104,7 @@ def equal_levels(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX131", Severity.ERROR)
-def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
-    """Report a key in `factors` that every entry of `pairs` sets too."""
+def _factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
     for key in sorted(_overridden(view)):
         yield Violation(
             message=f"{key} is set by every entry of pairs, so its {len(view.experiment.factors[key])} levels in "

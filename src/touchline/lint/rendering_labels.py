@@ -17,8 +17,7 @@ _TAIL = 4
 
 
 @rule("TK206", Severity.ERROR)
-def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
-    """Report sequences of which no label token ends the answer."""
+def _stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
     for row, trained in _trained(view):
         ended = view.text.stop_ids & set(trained.trained_ids[-_TAIL:])
         if ended or _cut(trained) or not trained.trained_ids or _other_end(view, trained):
@@ -35,8 +34,7 @@ def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK207", Severity.WARNING)
-def answer_truncated(view: RenderingView) -> Iterator[Violation]:
-    """Report answers whose end max_seq_len cuts off."""
+def _answer_truncated(view: RenderingView) -> Iterator[Violation]:
     for row, trained in reversed(_trained(view)):
         limit = view.settings.max_seq_len
         if limit is None or trained.uncut <= limit:
@@ -56,8 +54,7 @@ def answer_truncated(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK209", Severity.ERROR)
-def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
-    """Report examples without label tokens other than white space."""
+def _no_label_tokens(view: RenderingView) -> Iterator[Violation]:
     for row, trained in _trained(view):
         limit = view.settings.max_seq_len
         too_long = limit is not None and trained.uncut > limit and (trained.left_out or trained.refused)
@@ -72,8 +69,7 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK219", Severity.INFO)
-def label_span(view: RenderingView) -> Iterator[Violation]:
-    """Report the text that the loss is computed on."""
+def _label_span(view: RenderingView) -> Iterator[Violation]:
     for row, trained in _trained(view)[:1]:
         system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
@@ -85,8 +81,7 @@ def label_span(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK221", Severity.WARNING)
-def evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report a trained end token at which evaluation does not stop."""
+def _evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
     for row, trained in _trained(view):
         other = _other_end(view, trained)
         if other is None or _cut(trained):
@@ -127,8 +122,7 @@ def _stop_hint(view: RenderingView, masked: bool) -> str:
 
 
 @rule("TK215", Severity.WARNING)
-def special_token_in_data(view: RenderingView) -> Iterator[Violation]:
-    """Report data that holds a special token of the model."""
+def _special_token_in_data(view: RenderingView) -> Iterator[Violation]:
     for found in view.special_in_data[:3]:
         counted = "1 row has" if found.rows == 1 else f"{found.rows:,} rows have"
         yield Violation(
@@ -139,8 +133,7 @@ def special_token_in_data(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK216", Severity.ERROR)
-def token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
-    """Report token ids without a row in the embedding."""
+def _token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
     if view.embedding_rows is None:
         return
     shown = {token for row in view.rows for token in row.prompt_ids}
@@ -165,8 +158,7 @@ _TOLD_CHARACTERS = 40
 
 
 @rule("TK232", Severity.WARNING)
-def dropped_turn(view: RenderingView) -> Iterator[Violation]:
-    """Report turns that the template leaves out."""
+def _dropped_turn(view: RenderingView) -> Iterator[Violation]:
     for row in view.rows:
         for turn in row.row.example.prompt:
             # Images stand as tokens of their own between the texts.

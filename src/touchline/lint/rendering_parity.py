@@ -17,8 +17,7 @@ from touchline.lint.rule import Violation, rule
 
 
 @rule("TK201", Severity.ERROR)
-def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
-    """Report sequences or prompts with two begin tokens."""
+def _doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
     begin = view.text.bos_id
     if begin is None:
         return
@@ -37,15 +36,13 @@ def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK202", Severity.WARNING)
-def prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report prompts whose tokens differ between training and evaluation."""
+def _prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(view, "other", "the prompts of training and evaluation differ", _SAME_TEMPLATE)
     yield from _told(view, "begin", "the begin token is on one side only", _SAME_TEMPLATE)
 
 
 @rule("TK203", Severity.ERROR)
-def no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
-    """Report a template without the marker after which the model answers."""
+def _no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
     header = _header_without_prompt(view)
     if header is not None:
         yield Violation(
@@ -58,8 +55,7 @@ def no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK204", Severity.WARNING)
-def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report a system turn in training or in evaluation, but not in both."""
+def _system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(
         view,
         "system",
@@ -69,8 +65,7 @@ def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK205", Severity.WARNING)
-def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report a thinking block in training or in evaluation, but not in both."""
+def _thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(view, "thinking", "thoughts are on one side only", "set enable_thinking alike on both sides")
     if view.failed is not None and (block := _thoughts_of_template(view)) is not None:
         yield Violation(
@@ -96,8 +91,7 @@ def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK208", Severity.WARNING)
-def answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
-    """Report an answer whose first token merges with the prompt's last."""
+def _answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
     found = _found(view, "border")
     if found is not None:
         yield Violation(
@@ -109,8 +103,7 @@ def answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK212", Severity.ERROR)
-def chats_without_template(view: RenderingView) -> Iterator[Violation]:
-    """Report chats for a base model without a chat template."""
+def _chats_without_template(view: RenderingView) -> Iterator[Violation]:
     if view.failed is not None and view.text.template is None:
         yield Violation(
             message=f"the data are chats, and {view.model} has no chat template, which {view.backend} needs",
@@ -120,8 +113,7 @@ def chats_without_template(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK213", Severity.ERROR)
-def template_refuses_row(view: RenderingView) -> Iterator[Violation]:
-    """Report a template that refuses a row or its system turn, or writes answers that cannot be trained."""
+def _template_refuses_row(view: RenderingView) -> Iterator[Violation]:
     if view.failed is None:
         return
     message, refuses_system = view.failed
@@ -136,8 +128,7 @@ def template_refuses_row(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK220", Severity.INFO)
-def rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
-    """Report training inputs that could not be computed here."""
+def _rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
     if view.missing is not None:
         yield Violation(message=f"not checked ({view.missing}): training's prompts against those of evaluation")
 

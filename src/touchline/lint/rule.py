@@ -1,10 +1,10 @@
 """A rule: a pure function on one view that reports violations under a stable code.
 
     @rule("TR010", Severity.ERROR)
-    def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
-        \"\"\"Report a training without a single optimizer step.\"\"\"
+    def _no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
+        ...
 
-The function's name is the rule's name (`no-optimizer-step`). Its page is `pages/TR010.md`, read by `rule_pages`.
+The function's name is the rule's name (`no-optimizer-step`). Its page `pages/TR010.md` says what it reports, and why.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def rule(
             raise ValueError(f"{code} is malformed or already registered")
         (argument,) = inspect.signature(check).parameters.values()
         view = str(argument.annotation).rpartition(".")[2]
-        _RULES[code] = Rule(code, check.__name__.replace("_", "-"), severity, view, check)
+        _RULES[code] = Rule(code, check.__name__.strip("_").replace("_", "-"), severity, view, check)
         return check
 
     return register

@@ -174,8 +174,7 @@ _WRONG: dict[ProbeKind, str] = {
 
 
 @rule("EV201", Severity.ERROR)
-def empty_answers_score(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that gives an empty answer more than zero."""
+def _empty_answers_score(view: ScoringView) -> Iterator[Violation]:
     if view.lower_is_better:
         return
     empty = [probe for probe in view.of("empty") if probe.target.strip()]
@@ -191,8 +190,7 @@ def empty_answers_score(view: ScoringView) -> Iterator[Violation]:
 
 
 @rule("EV206", Severity.WARNING)
-def right_answers_fail(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that does not give the target itself full marks."""
+def _right_answers_fail(view: ScoringView) -> Iterator[Violation]:
     if view.lower_is_better:
         return
     right = [probe for probe in view.of("right") if probe.target.strip()]
@@ -208,8 +206,7 @@ def right_answers_fail(view: ScoringView) -> Iterator[Violation]:
 
 
 @rule("EV207", Severity.ERROR)
-def wrong_answers_score(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that gives nonsense, other items' answers or half an answer full marks."""
+def _wrong_answers_score(view: ScoringView) -> Iterator[Violation]:
     if view.lower_is_better:
         return
     for kind, what in _WRONG.items():
@@ -224,8 +221,7 @@ def wrong_answers_score(view: ScoringView) -> Iterator[Violation]:
 
 
 @rule("EV208", Severity.ERROR)
-def scorer_raises(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that raises on an answer."""
+def _scorer_raises(view: ScoringView) -> Iterator[Violation]:
     raised = [probe for probe in view.probes if probe.error is not None]
     if raised:
         yield Violation(
@@ -236,8 +232,7 @@ def scorer_raises(view: ScoringView) -> Iterator[Violation]:
 
 
 @rule("EV217", Severity.INFO)
-def untested_scorer(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that could not be tested here."""
+def _untested_scorer(view: ScoringView) -> Iterator[Violation]:
     missing = "the evaluation has no items" if view.items == 0 and view.missing is None else view.missing
     if missing is not None:
         yield Violation(message=f"not checked ({missing}): the scorer of {_name(view)}", at=view.where)

@@ -28,8 +28,7 @@ def _said(view: ScriptView, directive: Directive) -> Stated[str]:
 
 
 @rule("SL003", Severity.ERROR)
-def directive_after_command(view: ScriptView) -> Iterator[Violation]:
-    """Report `#SBATCH` lines below the first command."""
+def _directive_after_command(view: ScriptView) -> Iterator[Violation]:
     script = view.script
     late = [each for each in script.late if each.option is None or script.value(each.option) != each.value]
     late = [each for each in late if each.value is not None or each.option not in script.effective]
@@ -45,8 +44,7 @@ def directive_after_command(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL005", Severity.ERROR)
-def unknown_option(view: ScriptView) -> Iterator[Violation]:
-    """Report options that sbatch does not have."""
+def _unknown_option(view: ScriptView) -> Iterator[Violation]:
     for directive in view.script.directives:
         name = directive.written.lstrip("-")
         unknown = directive.fault is DirectiveFault.UNKNOWN and not PLACEHOLDER.search(directive.written)
@@ -66,8 +64,7 @@ def unknown_option(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL007", Severity.ERROR)
-def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
-    """Report `#SBATCH` lines with stray words, open quotes or missing values."""
+def _unparsable_directive(view: ScriptView) -> Iterator[Violation]:
     messages = {
         DirectiveFault.STRAY: "`{written}` belongs to no option, so sbatch refuses the script",
         DirectiveFault.QUOTE: "unclosed quote, so sbatch refuses the script",
@@ -86,8 +83,7 @@ def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL006", Severity.ERROR)
-def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
-    """Report values that sbatch cannot read."""
+def _invalid_option_value(view: ScriptView) -> Iterator[Violation]:
     for directive in view.script.effective.values():
         option, value = directive.option, directive.value
         if option is None or value is None or _EXPANDED.search(value) or PLACEHOLDER.search(value):
@@ -103,8 +99,7 @@ def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL008", Severity.ERROR)
-def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
-    """Report shell variables and commands in `#SBATCH` lines."""
+def _variable_in_directive(view: ScriptView) -> Iterator[Violation]:
     for directive in view.script.effective.values():
         option, value = directive.option, directive.value
         if option is None or value is None or not _EXPANDED.search(value):
@@ -126,8 +121,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL012", Severity.ERROR)
-def exclusive_options(view: ScriptView) -> Iterator[Violation]:
-    """Report options that sbatch does not accept together."""
+def _exclusive_options(view: ScriptView) -> Iterator[Violation]:
     asked = view.script.effective
     if view.script.is_heterogeneous:
         return
@@ -153,8 +147,7 @@ def _count(view: ScriptView, launch: Launch) -> int | None:
 
 
 @rule("SL016", Severity.ERROR)
-def more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
-    """Report a launcher with more processes per node than GPUs."""
+def _more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
     asked = view.requested
     directive = asked.gpu_directive
     if directive is None or not asked.gpus_per_node or view.script.is_heterogeneous:

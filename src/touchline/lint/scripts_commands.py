@@ -48,8 +48,7 @@ def _is_loud(step: ShellCommand) -> bool:
 
 
 @rule("SL030", Severity.WARNING)
-def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
-    """Report a run whose exit status a pipe hides."""
+def _failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
     script = view.script
     if not script.is_job or "PIPESTATUS" in script.text or _sets(script, "pipefail"):
         return
@@ -77,8 +76,7 @@ def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
 
 
 @rule("SL034", Severity.ERROR)
-def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
-    """Report files moved or copied to where they already are."""
+def _move_onto_itself(view: ScriptView) -> Iterator[Violation]:
     script = view.script
     for index, step in enumerate(script.steps):
         if step.name not in ("mv", "cp") or step.after == "||" or not script.is_job:
@@ -111,8 +109,7 @@ def _folder(path: str) -> str | None:
 
 
 @rule("SL046", Severity.WARNING)
-def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
-    """Report a config file that `sed -i` changes while the job runs."""
+def _config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
     script = view.script
     for step in script.steps:
         if not _edits_in_place(step):
@@ -170,8 +167,7 @@ def _without_braces(text: str) -> str:
 
 
 @rule("SL047", Severity.WARNING)
-def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
-    """Report a checkpoint chosen by its modification time."""
+def _checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
     for number, line in enumerate(view.script.lines, 1):
         if not line.lstrip().startswith("#") and len(line) < 2000 and (match := _NEWEST.search(line)) is not None:
             yield Violation(

@@ -12,8 +12,7 @@ from touchline.lint.rule import Violation, rule
 
 
 @rule("EX124", Severity.ERROR)
-def multiple_root_stages(view: DesignView) -> Iterator[Violation]:
-    """Report more than one stage without a parent."""
+def _multiple_root_stages(view: DesignView) -> Iterator[Violation]:
     roots = [(index, stage) for index, stage in enumerate(view.experiment.stages) if stage.parent is None]
     for index, stage in roots[1:]:
         before = view.experiment.stages[index - 1].name
@@ -26,8 +25,7 @@ def multiple_root_stages(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX127", Severity.ERROR)
-def stage_base_mismatch(view: DesignView) -> Iterator[Violation]:
-    """Report a stage with another base model than the chain's."""
+def _stage_base_mismatch(view: DesignView) -> Iterator[Violation]:
     experiment = view.experiment
     pairs = (str(model_of(pair["models"])) for pair in experiment.pairs if "models" in pair)
     models = [same_path(model) for model in (*experiment.models, *pairs)]
@@ -49,8 +47,7 @@ _ADAPTER_SHAPE: Final = (
 
 
 @rule("EX128", Severity.ERROR)
-def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
-    """Report a stage that gives its parent's adapter another rank, scale, dtype or other layers."""
+def _reshaped_adapter(view: DesignView) -> Iterator[Violation]:
     reported: set[str] = set()
     for run, link, parent in _linked(view):
         if link.continue_ != "adapter" or link.stage in reported:
@@ -67,8 +64,7 @@ def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX139", Severity.ERROR)
-def unusable_parent(view: DesignView) -> Iterator[Violation]:
-    """Report a stage whose parent saves no adapter, has another quantization, or cannot be merged."""
+def _unusable_parent(view: DesignView) -> Iterator[Violation]:
     reported: set[str] = set()
     for run, link, parent in _linked(view):
         found = _unusable(run, link, parent)

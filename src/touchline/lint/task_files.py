@@ -38,8 +38,7 @@ _FAILURES: dict[TaskFault, str] = {
 
 
 @rule("EV210", Severity.ERROR)
-def task_file_fails(view: TaskFileView) -> Iterator[Violation]:
-    """Report a task file that is not Python, cannot be imported, has no task, or whose task cannot be built."""
+def _task_file_fails(view: TaskFileView) -> Iterator[Violation]:
     name = PurePath(view.path).name
     try:
         tree = ast.parse(view.text)

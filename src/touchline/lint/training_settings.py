@@ -42,8 +42,7 @@ WORTH_PACKING: Final = 1.5
 
 
 @rule("TR031", Severity.WARNING)
-def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
-    """Report a learning rate far outside of its method's usual range."""
+def _unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     rate, method, optimizer = view.stated.learning_rate, view.stated.method, view.stated.optimizer
     if rate is None or method is None or not rate.value > 0:
         return
@@ -81,8 +80,7 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR037", Severity.WARNING)
-def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup with the schedule `constant`, which ignores it."""
+def _constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if not traits_of(stated.backend).hf_loop or stated.schedule is None or stated.schedule.value != "constant":
         return
@@ -122,8 +120,7 @@ _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] 
 
 
 @rule("TR020", Severity.ERROR)
-def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
-    """Report epochs, a batch size, a learning rate, an adapter's rank or alpha of zero or less."""
+def _non_positive_setting(view: TrainingView) -> Iterator[Violation]:
     for name, value, applies in _POSITIVE:
         setting: Stated[float] | None = getattr(view.stated, name)
         if setting is None or not applies(view.stated) or (math.isfinite(setting.value) and setting.value > 0):
@@ -135,8 +132,7 @@ def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR040", Severity.WARNING)
-def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
-    """Report sequences that may exceed the model's context."""
+def _sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     stated, model, longest = view.stated, view.model, arithmetic(view).longest_row
     limit = stated.max_seq_len
     if limit is None or isinstance(model, Missing) or model.context_length is None or limit.is_default:
@@ -159,8 +155,7 @@ def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR041", Severity.WARNING)
-def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
-    """Report many examples longer than max_seq_len."""
+def _many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     data, limit = view.data, view.stated.max_seq_len
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths) or limit is None or limit.value < 1:
         return
@@ -181,8 +176,7 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("PK005", Severity.INFO)
-def packing_not_used(view: TrainingView) -> Iterator[Violation]:
-    """Report a small micro-batch that packing might make faster."""
+def _packing_not_used(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, micro = stated.packed, stated.micro_batch_size
     if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH:
@@ -201,8 +195,7 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("PK007", Severity.WARNING)
-def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
-    """Report packed examples that attend to each other."""
+def _packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, attention = stated.packed, stated.attention
     if packed is None or not packed.value:
@@ -217,8 +210,7 @@ def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("PK008", Severity.ERROR)
-def packed_without_length(view: TrainingView) -> Iterator[Violation]:
-    """Report packing without a sequence length."""
+def _packed_without_length(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, key = stated.packed, traits_of(stated.backend).packing_needs
     if packed is not None and packed.value and stated.max_seq_len is None and key is not None:
@@ -226,8 +218,7 @@ def packed_without_length(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR055", Severity.WARNING)
-def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
-    """Report more data-loading processes than CPU cores."""
+def _more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     workers, cpus = view.stated.data_workers, view.around.cpus
     if workers is None or cpus is None or workers.is_default:
         return
@@ -259,8 +250,7 @@ _NEAR: Final = 1e-6
 
 
 @rule("TR026", Severity.WARNING)
-def name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
-    """Report a run name or output folder that states other settings than its config."""
+def _name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     reported: set[str] = set()
     for name in _names(stated):
@@ -287,8 +277,7 @@ def _names(stated: StatedTraining) -> list[str]:
 
 
 @rule("CK015", Severity.ERROR)
-def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
-    """Report an output folder that is the base model's folder."""
+def _output_over_base_model(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     output = stated.output_dir
     written = "$" if output is None else _plain(output.value)

@@ -39,8 +39,7 @@ def _window(stated: StatedTraining) -> str:
 
 
 @rule("TR010", Severity.ERROR)
-def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
-    """Report a run without a single optimizer step."""
+def _no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     if most(numbers.rows) == 0:
         at = stated.sources[0].name if stated.sources else None
@@ -60,8 +59,7 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR011", Severity.WARNING)
-def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
-    """Report a run with fewer than ten optimizer steps."""
+def _few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     high = most(numbers.steps)
     if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
@@ -75,8 +73,7 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR012", Severity.ERROR)
-def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup that takes all optimizer steps."""
+def _warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     share, fixed = stated.warmup_fraction, stated.warmup_steps
     if _ignores_warmup(stated):
@@ -102,8 +99,7 @@ def _ignores_warmup(stated: StatedTraining) -> bool:
 
 
 @rule("TR016", Severity.WARNING)
-def validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
-    """Report a validation interval longer than the run."""
+def _validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
     if every is None or not high or every <= high or not _validates_by_steps(stated):
@@ -119,8 +115,7 @@ def validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR017", Severity.WARNING)
-def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
-    """Report an interval of one epoch divided by the accumulation once too often."""
+def _interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     accumulation = stated.gradient_accumulation_steps
     per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
@@ -147,8 +142,7 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
 
 
 @rule("TR018", Severity.WARNING)
-def excessive_validation(view: TrainingView) -> Iterator[Violation]:
-    """Report validation that takes longer than the training, or runs after every step."""
+def _excessive_validation(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     every = numbers.interval(stated.eval_steps)
     if every is None or not _validates_by_steps(stated) or isinstance(numbers.steps, Missing):
@@ -180,8 +174,7 @@ def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
 
 
 @rule("TR025", Severity.WARNING)
-def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
-    """Report many epochs without validation data."""
+def _many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     epochs, share = stated.epochs, stated.validation_fraction
     limited = stated.max_steps is not None and stated.max_steps.value > 0
