@@ -9,10 +9,9 @@ import pytest
 from tests.cases import parametrize, refusal, write
 
 from touchline.core.errors import HostError, InputError, PolicyError
-from touchline.data.create import create_capitalization
+from touchline.data.create import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, create_capitalization, load_words
 from touchline.data.datasets import load_dataset
 from touchline.data.user_config import config_path, load_settings
-from touchline.data.words import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, load_words
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.site import SlurmSite
 
@@ -220,7 +219,7 @@ def test_a_changed_word_list_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """The same arguments would no longer give the same dataset."""
     (tmp_path / "wordlists").mkdir()
     (tmp_path / "wordlists" / "american-english.txt").write_text("abc\n")
-    monkeypatch.setattr("touchline.data.words.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("touchline.data.create.resources.files", lambda package: tmp_path)
     (tmp_path / "wordlists" / "american-english-huge.txt.gz").write_bytes(b"\x1f\x8bcut")
     for words in (AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE):
         with pytest.raises(HostError):

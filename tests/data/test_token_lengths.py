@@ -18,8 +18,7 @@ from touchline.data import lengths as lengths_module
 from touchline.data.datasets import load_examples
 from touchline.data.lengths import TokenLengths, read_lengths, token_lengths
 from touchline.data.models import load_renderer, read_model
-from touchline.data.rendering.chat import ChatRenderer
-from touchline.data.rendering.prefix import common_prefix
+from touchline.data.rendering.chat import ChatRenderer, common_prefix
 from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning

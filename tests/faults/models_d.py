@@ -13,8 +13,7 @@ from touchline.backends.registry import training_row
 from touchline.backends.rendering import RowSettings
 from touchline.core.finding import Location
 from touchline.data.rendering.chat import SpecialTokens
-from touchline.data.rendering.rows import shown_row
-from touchline.data.rendering.text import ModelText
+from touchline.data.rendering.text import ModelText, shown_row
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
 
 DATE = "2026-01-02"

@@ -10,7 +10,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import measured
 from touchline.lint.check import summary_of
-from touchline.lint.checkpoints import checkpoints_of, kept
+from touchline.lint.training_steps import checkpoints_of, kept
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

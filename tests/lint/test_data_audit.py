@@ -16,7 +16,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
 from touchline.experiment.experiment import DataConfig
-from touchline.lint.audited import DataAudit
+from touchline.lint.checked import DataAudit
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 

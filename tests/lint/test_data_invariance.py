@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.tiers import examples
 
 from touchline.core.finding import Location
-from touchline.data.text import mojibake, normal, repaired, short
+from touchline.data.candidates import mojibake, normal, repaired, short
 from touchline.lint.data_view import DataView, data_rows, layout_of
 from touchline.lint.rule import check_view
 

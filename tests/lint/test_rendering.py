@@ -12,7 +12,7 @@ from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity
-from touchline.data.rendering.rows import Form, ShownRow, shown_row
+from touchline.data.rendering.text import Form, ShownRow, shown_row
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
 from touchline.lint.rendering_parity import difference
 from touchline.lint.rule import check_view

@@ -11,8 +11,7 @@ from tests.packing.drawn import problems
 from touchline.core.estimate import MicroBatch
 from touchline.core.finding import Severity
 from touchline.core.packing import PackingSummary
-from touchline.data.packing.advice import Case, advise
-from touchline.data.packing.compare import compare
+from touchline.data.packing.advice import Case, advise, compare
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths

@@ -16,8 +16,8 @@ from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.history.selftest import StepCheck, Verdict
 from touchline.lint.local import scoring as launch
+from touchline.lint.local.programs import program_of, validate
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
-from touchline.lint.local.validators import program_of, validate
 from touchline.run.diagnosis import diagnose, newest_output
 from touchline.run.selftest import step_checks
 

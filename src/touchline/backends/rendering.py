@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from touchline.core.quantity import Missing
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

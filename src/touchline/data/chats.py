@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from touchline.core.catalog import IMAGE_PLACE, Message
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.rows import ROLES, role_and_content
+from touchline.data.rendering.text import ROLES, role_and_content
 from touchline.experiment.experiment import DataConfig
 
 _BRACES = re.compile(r"\{([^{}]*)\}")

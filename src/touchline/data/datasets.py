@@ -16,21 +16,24 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.text import first_of, shorten
 from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
-from touchline.data.data_files import FileState, FoundFiles, KeptWhileSmall, find_files
-from touchline.data.dataset_cache import keep_dataset, known_dataset
-from touchline.data.images import image_fault
-from touchline.data.readers import WHOLE, RawDataset, SourceRow, read_rows, separator_hint
-from touchline.data.rendering.chat import images_of
-from touchline.data.row_problems import Tally
-from touchline.data.splits import (
+from touchline.data.data_files import (
     SPLITS,
     WITHOUT_TEST,
+    FileState,
+    FoundFiles,
+    KeptWhileSmall,
     dataset_error,
     equal_sets,
     file_splits,
+    find_files,
+    keep_dataset,
+    known_dataset,
     overlaps,
     separate_splits,
 )
+from touchline.data.images import image_fault
+from touchline.data.readers import WHOLE, RawDataset, SourceRow, Tally, read_rows, separator_hint
+from touchline.data.rendering.chat import images_of
 from touchline.experiment.data_config import TRAINING_KEYS, DataConfig, is_test, shown_split, split_of
 
 _QUOTED = 60

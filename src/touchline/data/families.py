@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from touchline.data import blocks
-from touchline.data.blocks import Builder, Widths, llama_like
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelConfigError, ModelConfigReader
+from touchline.data.blocks import (
+    LARGEST_CONTEXT,
+    LARGEST_VOCABULARY,
+    Builder,
+    ModelConfigError,
+    ModelConfigReader,
+    Widths,
+    llama_like,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
 """Images in front of a language model: the rule in a model folder, sizes from file headers, and pixels.
 
-Sizes are read from PNG and JPEG headers, so that planning
-needs no image library; pixels are read with Pillow (the extra `vision`).
+Sizes are read from PNG and JPEG headers, so that planning needs no image library; pixels are read with Pillow.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.data.rendering.image_rule import MOST_ASPECT, NO_IMAGES, ImageRule
+from touchline.data.rendering.chat import MOST_ASPECT, NO_IMAGES, ImageRule
 
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 _WHOLE, _ALONE = "processor_config.json", "preprocessor_config.json"

@@ -29,9 +29,7 @@ from touchline.core.quantity import Missing
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.images import read_image_rule
 from touchline.data.models import load_renderer
-from touchline.data.rendering.chat import images_of
-from touchline.data.rendering.image_rule import ImageRule
-from touchline.data.rendering.prefix import common_prefix
+from touchline.data.rendering.chat import ImageRule, common_prefix, images_of
 from touchline.data.tokenizer import read_chat_template
 from touchline.experiment.experiment import DataConfig
 

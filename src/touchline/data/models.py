@@ -19,13 +19,10 @@ from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.images import read_image_rule
 from touchline.data.public import cached_snapshot, how_to_get, is_hub_id
-from touchline.data.rendering.chat import ChatRenderer
-from touchline.data.rendering.image_rule import NO_IMAGES
-from touchline.data.shards import Shard
-from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import TOKENIZER, read_tokenizer
+from touchline.data.rendering.chat import NO_IMAGES, ChatRenderer
+from touchline.data.tokenizer import TOKENIZER, IsolatedTemplate, read_tokenizer
 from touchline.data.user_config import load_settings
-from touchline.data.weights import model_fault, read_shards
+from touchline.data.weights import Shard, model_fault, read_shards
 from touchline.experiment.names import ModelLabel, label_of
 
 _CONFIG_LIMIT_BYTES = 16 << 20

@@ -11,7 +11,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape, VisionTower
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
+from touchline.data.blocks import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
 from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_models, public_model
 

@@ -15,7 +15,7 @@ from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.model_size import size_class
 from touchline.core.quantity import Missing
-from touchline.data.packing.batches import largest_divisor
+from touchline.data.packing.forecast import largest_divisor
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.limits import (
     TABLE_GPU,

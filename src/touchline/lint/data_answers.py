@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
-from touchline.data.candidates import Candidates, chosen, is_place, nearest
-from touchline.data.text import ends_whole, short, squeezed
+from touchline.data.candidates import Candidates, chosen, ends_whole, is_place, nearest, short, squeezed
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 

@@ -1,15 +1,17 @@
-"""Rules on the form of rows, chats, media and splits, and on duplicate rows within and across splits."""
+"""Rules on the form of rows, chats, media, encodings and splits, and on duplicate rows within and across splits."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.json_text import has_half_characters
 from touchline.core.near import near_names
 from touchline.core.text import first_of
+from touchline.data import candidates as data_text
+from touchline.data.candidates import normal, short
 from touchline.data.columns import text_of
-from touchline.data.text import normal, short
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
@@ -240,3 +242,47 @@ def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:
 
 def _normal_key(row: DataRow) -> int:
     return hash((normal(row.prompt), row.beside))
+
+
+_RARE = 0.02
+"""Share of the rows under which a few odd characters do no harm."""
+_SMALL_FILE = 1_000
+"""Rows up to which a single unusual one is reported."""
+_AROUND = 12
+
+
+def _rows_with(view: DataView, odd: Callable[[str], object]) -> list[DataRow]:
+    return [row for row in view.rows if odd(row.prompt) or (row.answer is not None and odd(row.answer))]
+
+
+def _severity(view: DataView, rows: list[DataRow]) -> Severity | None:
+    return None if len(rows) >= _RARE * view.count or view.count <= _SMALL_FILE else Severity.INFO
+
+
+def _around(row: DataRow, piece: str) -> str:
+    text = row.prompt if piece in row.prompt else row.answer or ""
+    place = text.find(piece)
+    return short(text[max(0, place - _AROUND) : place + len(piece) + _AROUND])
+
+
+@rule("DA360", Severity.WARNING)
+def _mojibake(view: DataView) -> Iterator[Violation]:
+    for find, words in ((data_text.mojibake, "UTF-8 that was read as another encoding"), (_lost, "lost characters")):
+        rows = _rows_with(view, find)
+        if rows:
+            piece = find(rows[0].prompt) or find(rows[0].answer or "") or ""
+            was = data_text.repaired(piece)
+            hint = "read the source in its own encoding" if was == piece else f"{short(piece)} was {short(was)}"
+            message = f"{words}: {_around(rows[0], piece)}"
+            yield violation_in_rows(view, rows, message, hint=hint, severity=_severity(view, rows))
+
+
+def _lost(text: str) -> str | None:
+    return "\ufffd" if "\ufffd" in text else None
+
+
+@rule("DA364", Severity.ERROR)
+def _lone_surrogates(view: DataView) -> Iterator[Violation]:
+    rows = _rows_with(view, has_half_characters)
+    if rows:
+        yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

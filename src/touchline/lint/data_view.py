@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from touchline.core.finding import Location, Severity
 from touchline.core.text import first_of
-from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
+from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt, template_of
 from touchline.data.columns import (
     ColumnMapping,
     Turns,
@@ -25,7 +25,6 @@ from touchline.data.columns import (
     text_of,
     turns_of,
 )
-from touchline.data.text import template_of
 from touchline.lint.rule import Violation
 
 _LABEL_LENGTH = 60

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 
 BOS = "\0bos"
 """Stands for the tokenizer's begin token."""

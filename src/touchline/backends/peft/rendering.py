@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow
-from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
-from touchline.data.rendering.text import ModelText
+from touchline.data.rendering.text import ModelText, ShownRow
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:

@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.groups import (
     CALL_OPERATIONS,
     Filler,
@@ -27,7 +26,7 @@ from touchline.data.packing.groups import (
     first_fit_groups,
     longest_first,
 )
-from touchline.data.packing.lengths import Histogram
+from touchline.data.packing.lengths import Histogram, lower_bound
 
 _BACKTRACKS = 4
 """Number of last examples that are taken back, one after the other."""

@@ -23,8 +23,7 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.tasks.classification import merge_spellings
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.lint.audited import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount
-from touchline.lint.checked import row_of
+from touchline.lint.checked import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount, row_of
 from touchline.lint.data_answers import most_frequent
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_splits, is_dataset

@@ -17,7 +17,6 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.readers import WHOLE
-from touchline.data.tree import PLANS, FoundFile, find_files, unfinished
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -27,16 +26,14 @@ from touchline.lint.check import CheckReport, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
 from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
-from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import surroundings_of
-from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
+from touchline.lint.local.dataset_files import PLANS, DatasetFiles, FoundFile, find_files, is_dataset, unfinished
 from touchline.lint.local.local_files import absent_files, checkpoint_findings_of, data_findings_of
-from touchline.lint.local.lookup import Lookup, surroundings
+from touchline.lint.local.lookup import Lookup, Siblings, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
+from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings, validate
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
-from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.local.validators import validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView

@@ -8,7 +8,7 @@ from dataclasses import replace
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Finding, Location
 from touchline.core.levels import STAGE
-from touchline.data.splits import WITHOUT_TEST
+from touchline.data.data_files import WITHOUT_TEST
 from touchline.experiment.document import error
 from touchline.experiment.read import LoadedExperiment
 from touchline.experiment.runs import RunKind, RunSpec

@@ -13,10 +13,8 @@ from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import cluster_faults, load_dataset
-from touchline.data.image_hashes import image_hashes
-from touchline.data.label_sets import label_set
 from touchline.data.planned_models import load_planned_model
-from touchline.data.resolving import shown_example, with_columns
+from touchline.data.resolving import image_hashes, label_set, shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import portable_dataset, portable_path

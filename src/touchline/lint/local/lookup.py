@@ -1,14 +1,16 @@
-"""Lookup of a config's model, data and machine on this machine. Nothing is downloaded."""
+"""Lookup of a config's model, data, machine and checkpoints on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from touchline.core.errors import TouchlineError
-from touchline.core.files import FileCache
+from touchline.core.files import FileCache, read_json_object, sha256_file
 from touchline.core.finding import Finding
 from touchline.core.model_size import size_of_name
 from touchline.core.quantity import Missing
@@ -17,8 +19,10 @@ from touchline.data.readers import read_rows
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
-from touchline.lint.views import DataFacts, ModelContext, Surroundings
+from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
+from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.local.target import target_named
 
 _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
@@ -191,3 +195,76 @@ def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
         return rows, None
     held = round(share.value) if share.value >= 1 else round(rows * share.value)
     return max(rows - held, 0), min(held, rows)
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE_LIMIT_BYTES = 64 << 20
+
+
+class Siblings:
+    """Collector of the trainings of a tree. Each data file is hashed once."""
+
+    def __init__(self) -> None:
+        self.found: list[Sibling] = []
+        self._files: dict[Path, DataFile] = {}
+
+    def add(self, view: TrainingView, folder: Path, document: ForeignDocument) -> None:
+        """Take a config's training in."""
+        stated = view.stated
+        self.found.append(
+            Sibling(
+                stated=stated,
+                raw=document.data,
+                data=self._data(stated, folder),
+                kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
+            )
+        )
+
+    def _data(self, stated: StatedTraining, folder: Path) -> Mapping[str, DataFile]:
+        found: dict[str, DataFile] = {}
+        for source in stated.sources:
+            path = path_of(source.name.value, folder) if source.kind == "file" else None
+            if path is None or not path.is_file() or path.stat().st_size > ROWS_LIMIT_BYTES:
+                continue
+            if path not in self._files:
+                known = _data_file(path)
+                if isinstance(known, Missing):
+                    continue
+                self._files[path] = known
+            found[source.name.value] = self._files[path]
+        return found
+
+
+def _data_file(path: Path) -> DataFile | Missing:
+    if not path.stat().st_size:
+        return DataFile(rows=0)
+    try:
+        rows = sum(len(split) for split in rows_of(path).splits.values())
+        return DataFile(rows=rows, sha256=sha256_file(path))
+    except (TouchlineError, OSError) as fault:
+        return Missing(missing=str(fault))
+
+
+def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
+    if folder is None or not folder.is_dir():
+        return ()
+    try:
+        steps = [(match, path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    except OSError:
+        return ()
+    return tuple(sorted((_checkpoint(int(match[1]), path) for match, path in steps), key=lambda each: each.step))
+
+
+def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
+    adapter = read_json_object(path / "adapter_config.json", _STATE_LIMIT_BYTES) or {}
+    state = read_json_object(path / "trainer_state.json", _STATE_LIMIT_BYTES) or {}
+    modules = adapter.get("target_modules")
+    base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
+    epochs = state.get("num_train_epochs")
+    return CheckpointOnDisk(
+        step=step,
+        base_model=base if isinstance(base, str) else None,
+        rank=rank if isinstance(rank, int) else None,
+        target_modules=tuple(sorted(str(name) for name in modules)) if isinstance(modules, list) else None,
+        epochs=float(epochs) if isinstance(epochs, int | float) else None,
+    )

@@ -19,10 +19,8 @@ from touchline.data.datasets import load_examples
 from touchline.data.images import read_image_rule
 from touchline.data.readers import WHOLE
 from touchline.data.rendering.chat import images_of
-from touchline.data.rendering.rows import ShownRow, shown_row
-from touchline.data.rendering.text import ModelText
-from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import read_tokenizer
+from touchline.data.rendering.text import ModelText, ShownRow, shown_row
+from touchline.data.tokenizer import IsolatedTemplate, read_tokenizer
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.foreign import ForeignFileError, parse_foreign
