@@ -130,10 +130,8 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus
         return [()]
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
     if not groups:
-        raise HostError(
-            f"{setting} is {gpus_per_run}, but this machine has {plural(len(gpus), 'GPU')}",
-            hint=f"{setting}={len(gpus)}",
-        )
+        hint = f"{setting}={len(gpus)}"
+        raise HostError(f"{setting} is {gpus_per_run}, but this machine has {plural(len(gpus), 'GPU')}", hint=hint)
     return groups
 
 

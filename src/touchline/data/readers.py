@@ -292,10 +292,8 @@ def _csv(path: Path, tally: Tally) -> list[SourceRow]:
 
 def _parquet(path: Path) -> Iterator[SourceRow]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise HostError(
-            f"reading {path.name} needs the package pyarrow, which is not installed",
-            hint=install_hint("parquet"),
-        )
+        hint = install_hint("parquet")
+        raise HostError(f"reading {path.name} needs the package pyarrow, which is not installed", hint=hint)
     import pyarrow
     import pyarrow.parquet
 

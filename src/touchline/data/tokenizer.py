@@ -352,11 +352,7 @@ def _text(path: Path, findings: list[Finding]) -> str | None:
 
 def _error(code: str, path: Path, message: str, hint: str) -> Finding:
     name = path.name if path.is_dir() else path.parent.name
+    where = Location(path=str(path))
     return Finding(
-        code=code,
-        severity=Severity.ERROR,
-        subject=name,
-        message=f"model {name}: {message}",
-        where=Location(path=str(path)),
-        hint=hint,
+        code=code, severity=Severity.ERROR, subject=name, message=f"model {name}: {message}", where=where, hint=hint
     )

@@ -106,16 +106,14 @@ def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] |
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
         sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
         severity = Severity.ERROR if sure else Severity.WARNING
-        return "over", Violation(
-            severity=severity, message=f"{words}, {fits} fit by the upper estimate", at=at, hint=hint
-        )
+        return "over", Violation(f"{words}, {fits} fit by the upper estimate", at, hint, severity=severity)
     if rows < 2 or rows < fits or not width.reached:
         return None
     if rows > fits:
         more = f"{fits} fit by the upper estimate, {could} by the lower"
     else:
         more, hint = "the most that fit by the upper estimate", None
-    return "at", Violation(severity=Severity.WARNING, message=f"{words}, {more}", at=at, hint=hint)
+    return "at", Violation(f"{words}, {more}", at, hint, severity=Severity.WARNING)
 
 
 def _by_table(view: TrainingView) -> tuple[Kind, Violation] | None:
@@ -136,11 +134,11 @@ def _by_table(view: TrainingView) -> tuple[Kind, Violation] | None:
         if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
             severity = Severity.WARNING
         hint = f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
-        return "over", Violation(severity=severity, message=words, at=micro, hint=hint)
+        return "over", Violation(words, micro, hint, severity=severity)
     if micro.value == limit and limit > 1:
         severity = Severity.WARNING if packed else Severity.INFO
         hint = f"{_hint(stated, limit // 2)} for safety, {ask}"
-        return "at", Violation(severity=severity, message=words, at=micro, hint=hint)
+        return "at", Violation(words, micro, hint, severity=severity)
     return None
 
 
@@ -221,12 +219,8 @@ def _not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     if sharing(view) != "one" and alone:
         hint = f"set {' or '.join(settings)}, since without it every device holds all weights"
     row = f"one sequence of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest sequence"
-    yield Violation(
-        message=f"{row} needs {found.low:.0f} to {found.high:.0f} of {gpu.capacity_gib:.0f} GiB ({gpu.name})",
-        at=stated.model,
-        severity=severity,
-        hint=hint,
-    )
+    message = f"{row} needs {found.low:.0f} to {found.high:.0f} of {gpu.capacity_gib:.0f} GiB ({gpu.name})"
+    yield Violation(message, stated.model, hint, severity=severity)
 
 
 @rule("ME021", Severity.WARNING)
@@ -238,10 +232,10 @@ def _fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
     if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
         yield Violation(
-            message=f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} "
+            f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} "
             f"has {usual.capacity_gib:.0f}",
-            at=stated.model,
-            hint="use a 4-bit base or several devices that share the weights, or name the GPU with --gpu",
+            stated.model,
+            "use a 4-bit base or several devices that share the weights, or name the GPU with --gpu",
         )
 
 
@@ -250,8 +244,8 @@ def _memory_not_checked(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
         reason = view.model.missing if isinstance(view.model, Missing) else "its size is unknown"
-        yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
+        yield Violation(f"memory and batch limits are not checked ({reason})", stated.model)
     elif view.around.gpu is not None:
         setup = setup_of(view)
         if isinstance(setup, Missing):
-            yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
+            yield Violation(f"memory is not estimated ({setup.missing})", stated.model)

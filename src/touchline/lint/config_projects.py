@@ -36,13 +36,10 @@ def _duplicate_configs(view: FolderView) -> Iterator[Violation]:
     for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
-        yield Violation(
-            message=f"{run_name(first)} and {names} have the same model, data, settings and seed",
-            at=first.stated.where,
-            subject=run_name(first),
-            hint=f"change what {run_name(others[0])} was meant to change, or train one of them",
-            severity=None if together(view, *group) else Severity.INFO,
-        )
+        message = f"{run_name(first)} and {names} have the same model, data, settings and seed"
+        hint = f"change what {run_name(others[0])} was meant to change, or train one of them"
+        severity = None if together(view, *group) else Severity.INFO
+        yield Violation(message, first.stated.where, hint, subject=run_name(first), severity=severity)
 
 
 @rule("EX143", Severity.ERROR)
@@ -51,12 +48,10 @@ def _shared_output_folder(view: FolderView) -> Iterator[Violation]:
     for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
-        yield Violation(
-            message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
-            at=others[0].stated.output_dir,
-            hint=f"use another folder, such as {stays(first)}_{run_name(others[0])}",
-            severity=Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING,
-        )
+        message = f"{run_name(first)} and {names} write into the same folder, {stays(first)}"
+        hint = f"use another folder, such as {stays(first)}_{run_name(others[0])}"
+        severity = Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING
+        yield Violation(message, others[0].stated.output_dir, hint, severity=severity)
 
 
 def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[list[Sibling]]:
@@ -79,13 +74,9 @@ def _data_path_mismatch(view: FolderView) -> Iterator[Violation]:
             if wrong is None:
                 continue
             others = ", ".join(str(number) for number in sorted(said[wrong]))
-            yield Violation(
-                message=f"{run_name(run)} is {wrong} {own[wrong]} by name, but its data is of {wrong} {others} "
-                f"({path})",
-                at=source.name,
-                hint=f"use the data of {wrong} {own[wrong]}, unless the other is intended",
-                severity=None if own["stage"] is not None else Severity.INFO,
-            )
+            message = f"{run_name(run)} is {wrong} {own[wrong]} by name, but its data is of {wrong} {others} ({path})"
+            hint = f"use the data of {wrong} {own[wrong]}, unless the other is intended"
+            yield Violation(message, source.name, hint, severity=None if own["stage"] is not None else Severity.INFO)
             break
 
 
@@ -95,12 +86,9 @@ def _empty_data_file(view: FolderView) -> Iterator[Violation]:
         for source in run.stated.sources:
             known = run.data.get(source.name.value)
             if known is not None and known.rows == 0:
-                yield Violation(
-                    message=f"{source.name.value} has no rows, and {run_name(run)} "
-                    + ("trains on it" if source.role == "train" else "validates on it"),
-                    at=source.name,
-                    hint="make the file, or remove this config",
-                )
+                does = "trains on it" if source.role == "train" else "validates on it"
+                message = f"{source.name.value} has no rows, and {run_name(run)} {does}"
+                yield Violation(message, source.name, "make the file, or remove this config")
 
 
 @rule("EX153", Severity.WARNING)
@@ -110,11 +98,8 @@ def _packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
         plans = [plan for plan in view.plans if PurePath(plan.path).parent in above and plan.path.endswith(".md")]
         packed = each.stated.packed
         if packed is not None and packed.value and plans and not any(_PACKING.search(plan.text) for plan in plans):
-            yield Violation(
-                message=f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing",
-                at=packed,
-                hint="plan again with packing, or set packed: false",
-            )
+            message = f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing"
+            yield Violation(message, packed, "plan again with packing, or set packed: false")
 
 
 @rule("EX144", Severity.ERROR)
@@ -134,13 +119,10 @@ def _later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
             continue
         instead = f", not from {run_name(before)}" if before is not None else ""
         output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
-        yield Violation(
-            message=f"{run_name(run)} is stage {number}, names no parent and starts from the base model{instead}",
-            at=run.stated.where,
-            subject=run_name(run),
-            hint=f"{traits_of(run.stated.backend).parent_key}: {output}",
-            severity=None if chained and before is not None else Severity.WARNING,
-        )
+        message = f"{run_name(run)} is stage {number}, names no parent and starts from the base model{instead}"
+        hint = f"{traits_of(run.stated.backend).parent_key}: {output}"
+        severity = None if chained and before is not None else Severity.WARNING
+        yield Violation(message, run.stated.where, hint, subject=run_name(run), severity=severity)
 
 
 @rule("EX145", Severity.ERROR)
@@ -149,10 +131,9 @@ def _parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
             yield Violation(
-                message=f"{run_name(each)} trains {model.value} but continues {run_name(parent)}, an adapter of "
-                f"{other.value}",
-                at=model,
-                hint=model.line_with(other.value),
+                f"{run_name(each)} trains {model.value} but continues {run_name(parent)}, an adapter of {other.value}",
+                model,
+                model.line_with(other.value),
             )
 
 
@@ -176,11 +157,11 @@ def _stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
             yield Violation(
-                message=f"{stays(run)} has checkpoint-{newest.step} of a run with {wrong[0].key} {_plain(wrong[2])}, "
+                f"{stays(run)} has checkpoint-{newest.step} of a run with {wrong[0].key} {_plain(wrong[2])}, "
                 f"which this run with {_plain(wrong[1])} would resume",
-                at=stated.output_dir,
+                stated.output_dir,
+                f"use an empty folder, such as {stays(run)}_new, or move the old checkpoints away",
                 subject=run_name(run),
-                hint=f"use an empty folder, such as {stays(run)}_new, or move the old checkpoints away",
             )
 
 

@@ -47,7 +47,7 @@ def _constant_answer(view: DataView) -> Iterator[Violation]:
             (label,) = labels
             severity = None if rows >= _CERTAIN_ROWS else Severity.WARNING
             message = f"{split}: the answer is {short(label)} in all {rows:,} rows"
-            yield Violation(message=message, at=at_file(view, split), subject=split, severity=severity)
+            yield Violation(message, at_file(view, split), subject=split, severity=severity)
 
 
 @rule("DA321", Severity.ERROR)
@@ -64,13 +64,13 @@ def _answer_follows_from_question(view: DataView) -> Iterator[Violation]:
     example = f"for example {short(one)} (always {short(questions[one][0].label)})"
     if len(constant) == len(questions) >= 2 and covered >= _HIGH * in_all:
         message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each, {example}"
-        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored)
+        yield Violation(message, view.where(questions[one][0]), subject=view.scored)
         return
     rows = sum(len(questions[question]) for question in constant)
     if len(questions) >= 2 and rows >= 2 * _CERTAIN_ROWS:
         message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer, {example}"
         severity = Severity.WARNING if rows * 2 >= covered else Severity.INFO
-        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
+        yield Violation(message, view.where(questions[one][0]), subject=view.scored, severity=severity)
 
 
 @rule("DA323", Severity.WARNING)

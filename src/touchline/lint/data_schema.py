@@ -88,10 +88,10 @@ def _constant_prompt(view: DataView) -> Iterator[Violation]:
         # A column that differs may be shown beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
         message = f"all {view.count:,} prompts are {short(first.prompt)}, and only {others} distinguish the rows"
-        yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
+        yield Violation(message, view.where(first), subject="prompt", severity=Severity.INFO)
         return
     message = f"all {view.count:,} prompts are {short(first.prompt)}, with {len(view.all_labels):,} different answers"
-    yield Violation(message=message, at=view.where(first), subject="prompt", hint="show the row's input in the prompt")
+    yield Violation(message, view.where(first), "show the row's input in the prompt", subject="prompt")
 
 
 @rule("DA373", Severity.ERROR)
@@ -106,7 +106,7 @@ def _missing_media_files(view: DataView) -> Iterator[Violation]:
             f"not checked (none of {media.checked:,} media files was found, for example {short(media.missing[0])})"
         )
         hint = "give the folder that the names are relative to with --media-root"
-        yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
+        yield Violation(message, view.where(rows[0]), hint, subject="media", severity=Severity.INFO)
         return
     certain = media.stated or media.empty or len(media.missing) * 2 <= media.checked
     what = [f"{len(media.missing):,} of {media.checked:,} do not exist"] if media.missing else []
@@ -130,7 +130,7 @@ def _empty_split(view: DataView) -> Iterator[Violation]:
         if not rows:
             what = "the file has no rows" if name == "all" else f"the split {name} has no rows"
             severity = Severity.ERROR if name in ("all", "train") else None
-            yield Violation(message=what, at=at_file(view, name), subject=name, severity=severity)
+            yield Violation(what, at_file(view, name), subject=name, severity=severity)
 
 
 _MANY = 0.02

@@ -244,7 +244,7 @@ def violation_in_rows(
         message = f"{message} ({len(rows):,} rows of {view.count:,}: {places(view, rows)})"
     elif at.line is None:
         message = f"{message} ({first.split} row {first.number:,})"
-    return Violation(message=message, at=at, hint=hint, subject=first.split, severity=severity)
+    return Violation(message, at, hint, subject=first.split, severity=severity)
 
 
 def places(view: DataView, rows: Sequence[DataRow]) -> str:

@@ -72,13 +72,9 @@ def _too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
     least = items_for_paired_difference(effect, effect)
     usual = items_for_paired_difference(effect, max(effect, USUAL_FLIPS))
     if items < least or items * _FAR_FROM < usual:
-        yield Violation(
-            message=f"{items:,} test items cannot show the {100 * effect:g} points of the question "
-            "(80% power, 5% level)",
-            at=_items_place(view),
-            subject="evaluate.samples",
-            hint=f"evaluate {least:,} items or more, {usual:,} if {100 * max(effect, USUAL_FLIPS):g}% are discordant",
-        )
+        message = f"{items:,} test items cannot show the {100 * effect:g} points of the question (80% power, 5% level)"
+        hint = f"evaluate {least:,} items or more, {usual:,} if {100 * max(effect, USUAL_FLIPS):g}% are discordant"
+        yield Violation(message, _items_place(view), hint, subject="evaluate.samples")
 
 
 @rule("EX110", Severity.INFO)
@@ -90,9 +86,9 @@ def _minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
     if effect is None:
         yield Violation(
-            message=f"{plural(items, 'test item')}: the minimum detectable difference of one comparison (80% power) is "
+            f"{plural(items, 'test item')}: the minimum detectable difference of one comparison (80% power) is "
             f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant",
-            at=_items_place(view),
+            _items_place(view),
             subject="evaluate.samples",
         )
 
@@ -101,13 +97,11 @@ def _minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 def _few_test_items(view: DesignView) -> Iterator[Violation]:
     items = test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
-        yield Violation(
-            message=f"{plural(items, 'test item')}: the 95% interval of a score near 50% is about "
-            f"±{98 / items**0.5:.0f} points",
-            at=_items_place(view),
-            subject="evaluate.samples",
-            hint="evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "add test rows",
+        message = (
+            f"{plural(items, 'test item')}: the 95% interval of a score near 50% is about ±{98 / items**0.5:.0f} points"
         )
+        hint = "evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "add test rows"
+        yield Violation(message, _items_place(view), hint, subject="evaluate.samples")
 
 
 @rule("EX116", Severity.ERROR)
@@ -125,15 +119,13 @@ def _best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
         facts = view.dataset(path)
         if facts is None or facts.validation >= _FEW_VALIDATION_ROWS:
             continue
-        yield Violation(
-            message=f"{key} is best, and {path} has "
+        message = (
+            f"{key} is best, and {path} has "
             + (f"only {facts.validation} validation rows" if facts.validation else "no validation rows")
-            + " to choose by",
-            at=place,
-            subject=key,
-            hint=f"set {key.rpartition('.')[2]}: {'all' if key.endswith('keep') else 'last'}, or add validation rows",
-            severity=None if facts.validation == 0 else Severity.WARNING,
+            + " to choose by"
         )
+        hint = f"set {key.rpartition('.')[2]}: {'all' if key.endswith('keep') else 'last'}, or add validation rows"
+        yield Violation(message, place, hint, subject=key, severity=None if facts.validation == 0 else Severity.WARNING)
 
 
 @rule("EX119", Severity.ERROR)
@@ -143,12 +135,9 @@ def _evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
         if isinstance(wanted, str) or all(epoch < run.train.epochs for epoch in wanted):
             continue
         beyond = ", ".join(str(epoch) for epoch in wanted if epoch >= run.train.epochs)
-        yield Violation(
-            message=f"{run.name} has the epochs 0 to {run.train.epochs - 1}, and evaluate.epochs names {beyond}",
-            at=view.where("evaluate", "epochs"),
-            subject="evaluate.epochs",
-            hint=f"evaluate: {{epochs: [{run.train.epochs - 1}]}}, or last",
-        )
+        message = f"{run.name} has the epochs 0 to {run.train.epochs - 1}, and evaluate.epochs names {beyond}"
+        hint = f"evaluate: {{epochs: [{run.train.epochs - 1}]}}, or last"
+        yield Violation(message, view.where("evaluate", "epochs"), hint, subject="evaluate.epochs")
         return
 
 

@@ -50,10 +50,10 @@ def _duplicate_runs(view: DesignView) -> Iterator[Violation]:
         names = first_of((run.name for run in group), _SHOWN)
         by = f" (only the name of {', '.join(differing)} differs)" if differing else ""
         yield Violation(
-            message=f"{len(group)} runs train the same weights: {names}{by}",
-            at=place_of(view, differing[0]) if differing else view.where("factors"),
+            f"{len(group)} runs train the same weights: {names}{by}",
+            place_of(view, differing[0]) if differing else view.where("factors"),
+            "remove a level, or give it other rows or settings",
             subject=differing[0] if differing else "factors",
-            hint="remove a level, or give it other rows or settings",
         )
 
 
@@ -65,13 +65,9 @@ def _inert_factor(view: DesignView) -> Iterator[Violation]:
         if effect is None or len(levels) < 2 or not varies_by_itself:
             continue
         score = key.startswith("evaluate.") and key != "evaluate.batch_size"
-        yield Violation(
-            message=f"{key} has {len(levels)} levels and changes {effect}, so all levels train the same weights",
-            at=place_of(view, key),
-            subject=key,
-            hint=f"write {key} once, outside of factors",
-            severity=Severity.INFO if score else None,
-        )
+        message = f"{key} has {len(levels)} levels and changes {effect}, so all levels train the same weights"
+        hint = f"write {key} once, outside of factors"
+        yield Violation(message, place_of(view, key), hint, subject=key, severity=Severity.INFO if score else None)
 
 
 @rule("EX102", Severity.WARNING)
@@ -86,35 +82,28 @@ def _inert_row_order(view: DesignView) -> Iterator[Violation]:
         other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
         if order != facts.train_sha256:
             yield Violation(
-                message=f"{level.value} has the training rows of {other.value} in another order, but every epoch "
-                "shuffles them",
-                at=view.where(*level.place),
+                f"{level.value} has the training rows of {other.value} in another order, but every epoch shuffles them",
+                view.where(*level.place),
+                "to keep an order, make one stage for the first rows and one for the next",
                 subject=key,
-                hint="to keep an order, make one stage for the first rows and one for the next",
             )
 
 
 @rule("EX113", Severity.ERROR)
 def _equal_levels(view: DesignView) -> Iterator[Violation]:
     for key, (level, other) in _doubled(view).items():
-        yield Violation(
-            message=f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level",
-            at=view.where(*level.place),
-            subject=key,
-            hint="remove one of them",
-        )
+        message = f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level"
+        yield Violation(message, view.where(*level.place), "remove one of them", subject=key)
 
 
 @rule("EX131", Severity.ERROR)
 def _factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
     for key in sorted(_overridden(view)):
-        yield Violation(
-            message=f"{key} is set by every entry of pairs, so its {len(view.experiment.factors[key])} levels in "
-            "factors reach no run",
-            at=view.where("factors", key),
-            subject=key,
-            hint=f"remove {key} from factors or from pairs",
+        message = (
+            f"{key} is set by every entry of pairs, so its {len(view.experiment.factors[key])} levels in "
+            "factors reach no run"
         )
+        yield Violation(message, view.where("factors", key), f"remove {key} from factors or from pairs", subject=key)
 
 
 def _doubled(view: DesignView) -> dict[str, tuple[SweptLevel, SweptLevel]]:
@@ -167,12 +156,9 @@ def _multiple_root_stages(view: DesignView) -> Iterator[Violation]:
     roots = [(index, stage) for index, stage in enumerate(view.experiment.stages) if stage.parent is None]
     for index, stage in roots[1:]:
         before = view.experiment.stages[index - 1].name
-        yield Violation(
-            message=f"stage {stage.name} has no parent, so it starts from the base model like {roots[0][1].name}",
-            at=view.where("stages", index),
-            subject="stages.parent",
-            hint=f"{{name: {stage.name}, parent: {before}, continue: adapter, ...}}",
-        )
+        message = f"stage {stage.name} has no parent, so it starts from the base model like {roots[0][1].name}"
+        hint = f"{{name: {stage.name}, parent: {before}, continue: adapter, ...}}"
+        yield Violation(message, view.where("stages", index), hint, subject="stages.parent")
 
 
 @rule("EX127", Severity.ERROR)
@@ -182,12 +168,9 @@ def _stage_base_mismatch(view: DesignView) -> Iterator[Violation]:
     models = [same_path(model) for model in (*experiment.models, *pairs)]
     for index, stage in enumerate(experiment.stages):
         if stage.model is not None and (same_path(stage.model) not in models or len(set(models)) > 1):
-            yield Violation(
-                message=f"stage {stage.name} has the model {stage.model}, the chain {', '.join(models) or 'no model'}",
-                at=view.where("stages", index, "model"),
-                subject="stages.model",
-                hint="delete model from the stage",
-            )
+            message = f"stage {stage.name} has the model {stage.model}, the chain {', '.join(models) or 'no model'}"
+            at = view.where("stages", index, "model")
+            yield Violation(message, at, "delete model from the stage", subject="stages.model")
 
 
 _ADAPTER_SHAPE: Final = (
@@ -206,11 +189,11 @@ def _reshaped_adapter(view: DesignView) -> Iterator[Violation]:
         for key, before, after in _reshaped(_shape_of_run(parent), _shape_of_run(run)):
             reported.add(link.stage)
             yield Violation(
-                message=f"stage {link.stage} sets {key} to {_shown(after)}, but continues the adapter of {parent.name} "
+                f"stage {link.stage} sets {key} to {_shown(after)}, but continues the adapter of {parent.name} "
                 f"with {_shown(before)}",
-                at=view.where("stages", _index(view, link.stage), *key.split(".")),
+                view.where("stages", _index(view, link.stage), *key.split(".")),
+                "set continue: merge for a new adapter, or keep the parent's setting",
                 subject=f"stages.{key}",
-                hint="set continue: merge for a new adapter, or keep the parent's setting",
             )
 
 
@@ -222,12 +205,8 @@ def _unusable_parent(view: DesignView) -> Iterator[Violation]:
         if found is not None and link.stage not in reported:
             reported.add(link.stage)
             reason, key, hint = found
-            yield Violation(
-                message=f"{run.name} {reason}",
-                at=view.where("stages", _index(view, link.stage), *key.split(".")),
-                subject=f"stages.{key}",
-                hint=hint,
-            )
+            at = view.where("stages", _index(view, link.stage), *key.split("."))
+            yield Violation(f"{run.name} {reason}", at, hint, subject=f"stages.{key}")
 
 
 def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:

@@ -221,11 +221,8 @@ def _stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
         masked = bool(view.text.stop_ids & set(trained.ids[-_TAIL:]))
         why = "its label is masked" if masked else "it is not written after the answer"
-        yield Violation(
-            message=f"{row.name}: the loss is computed on {short(row.label_text)} without {stops} ({why})",
-            at=view.at("max_seq_len") if masked else view.at("template"),
-            hint=_stop_hint(view, masked),
-        )
+        message = f"{row.name}: the loss is computed on {short(row.label_text)} without {stops} ({why})"
+        yield Violation(message, view.at("max_seq_len") if masked else view.at("template"), _stop_hint(view, masked))
         return
 
 
@@ -240,12 +237,10 @@ def _answer_truncated(view: RenderingView) -> Iterator[Violation]:
             happens = "the run stops there"
         elif trained.left_out:
             happens = "the row is left out"
-        yield Violation(
-            message=f"{row.name} has {trained.uncut:,} tokens, but max_seq_len is {limit}, so {happens}",
-            at=view.at("max_seq_len"),
-            hint=f"set max_seq_len to the longest row, {trained.uncut} tokens or more",
-            severity=Severity.ERROR if trained.refused or row.which == "shortest" else None,
-        )
+        message = f"{row.name} has {trained.uncut:,} tokens, but max_seq_len is {limit}, so {happens}"
+        hint = f"set max_seq_len to the longest row, {trained.uncut} tokens or more"
+        severity = Severity.ERROR if trained.refused or row.which == "shortest" else None
+        yield Violation(message, view.at("max_seq_len"), hint, severity=severity)
         return
 
 
@@ -257,9 +252,9 @@ def _no_label_tokens(view: RenderingView) -> Iterator[Violation]:
         if too_long or row.label_text.strip():
             continue
         yield Violation(
-            message=f"{row.name}: none of its {len(trained.ids)} tokens has a loss, expected the answer"
+            f"{row.name}: none of its {len(trained.ids)} tokens has a loss, expected the answer"
             f" {short(row.row.example.answer, 60)}",
-            at=view.at("max_seq_len") if _cut(trained) else view.at("template"),
+            view.at("max_seq_len") if _cut(trained) else view.at("template"),
         )
         return
 
@@ -271,8 +266,8 @@ def _label_span(view: RenderingView) -> Iterator[Violation]:
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
         own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "absent"
         yield Violation(
-            message=f"{row.name}: {view.backend} computes the loss on {short(row.label_text, 100)},"
-            f" {sum(trained.labels)} of {len(trained.ids)} tokens (system turn {own})",
+            f"{row.name}: {view.backend} computes the loss on {short(row.label_text, 100)},"
+            f" {sum(trained.labels)} of {len(trained.ids)} tokens (system turn {own})"
         )
 
 
@@ -283,11 +278,9 @@ def _evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
         if other is None or _cut(trained):
             continue
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
-        yield Violation(
-            message=f"{row.name}: the trained answer ends in {other!r}, but evaluation stops only at {stops}",
-            at=view.where_model,
-            hint=f"set eos_token: {other} in tokenizer_config.json, or its id in generation_config.json",
-        )
+        message = f"{row.name}: the trained answer ends in {other!r}, but evaluation stops only at {stops}"
+        hint = f"set eos_token: {other} in tokenizer_config.json, or its id in generation_config.json"
+        yield Violation(message, view.where_model, hint)
         return
 
 
@@ -321,11 +314,8 @@ def _stop_hint(view: RenderingView, masked: bool) -> str:
 def _special_token_in_data(view: RenderingView) -> Iterator[Violation]:
     for found in view.special_in_data[:3]:
         counted = "1 row has" if found.rows == 1 else f"{found.rows:,} rows have"
-        yield Violation(
-            message=f"{counted} the special token {found.token!r} in the text of {found.role}, first {found.row}",
-            at=view.where_data,
-            hint="remove it, or write it in another form",
-        )
+        message = f"{counted} the special token {found.token!r} in the text of {found.role}, first {found.row}"
+        yield Violation(message, view.where_data, "remove it, or write it in another form")
 
 
 @rule("TK216", Severity.ERROR)
@@ -343,10 +333,10 @@ def _token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
     if beyond:
         listed = ", ".join(f"{token!r} ({number})" for number, token in beyond[:3])
         yield Violation(
-            message=f"tokens beyond the {view.embedding_rows:,} rows of the embedding: {listed}"
+            f"tokens beyond the {view.embedding_rows:,} rows of the embedding: {listed}"
             f"{f' and {len(beyond) - 3} more' if len(beyond) > 3 else ''}",
-            at=view.where_model,
-            hint="use the model's own tokenizer, or resize its embedding",
+            view.where_model,
+            "use the model's own tokenizer, or resize its embedding",
         )
 
 
@@ -362,9 +352,8 @@ def _dropped_turn(view: RenderingView) -> Iterator[Violation]:
             written = "".join(row.prompt_text.split()).casefold()
             if any("".join(text.split()).casefold() not in written for text in texts):
                 yield Violation(
-                    message=f"{row.name}: the template leaves out its {turn.role} turn"
-                    f" {turn.content[:_TOLD_CHARACTERS]!r}",
-                    at=view.where_model,
+                    f"{row.name}: the template leaves out its {turn.role} turn {turn.content[:_TOLD_CHARACTERS]!r}",
+                    view.where_model,
                     subject="chat_template",
                 )
                 return

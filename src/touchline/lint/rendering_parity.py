@@ -27,11 +27,9 @@ def _doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
             sides["training"] = row.trained.ids
         doubled = [name for name, ids in sides.items() if ids[:2] == (begin, begin)]
         if doubled:
-            yield Violation(
-                message=f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)}",
-                at=view.where_data if row.row.form == "text completion" else view.where_model,
-                hint="remove it from the data or from the template, since the other one adds it",
-            )
+            message = f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)}"
+            at = view.where_data if row.row.form == "text completion" else view.where_model
+            yield Violation(message, at, "remove it from the data or from the template, since the other one adds it")
             return
 
 
@@ -45,11 +43,9 @@ def _prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
 def _no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
     header = _header_without_prompt(view)
     if header is not None:
-        yield Violation(
-            message=f"evaluation asks without {short(header)}, which the template writes before every answer",
-            at=view.where_model,
-            hint="{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}",
-        )
+        message = f"evaluation asks without {short(header)}, which the template writes before every answer"
+        at = view.where_model
+        yield Violation(message, at, "{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}")
         return
     yield from _told(view, "generation", "the marker before the answer is on one side only", _SAME_TEMPLATE)
 
@@ -69,10 +65,10 @@ def _thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(view, "thinking", "thoughts are on one side only", "set enable_thinking alike on both sides")
     if view.failed is not None and (block := _thoughts_of_template(view)) is not None:
         yield Violation(
-            message=f"the template writes {short(block)} before an answer without thoughts, but not in the prompt of"
+            f"the template writes {short(block)} before an answer without thoughts, but not in the prompt of"
             " evaluation",
-            at=view.where_model,
-            hint="use a template without thoughts, or add thoughts to the answers of the data",
+            view.where_model,
+            "use a template without thoughts, or add thoughts to the answers of the data",
             severity=Severity.ERROR,
         )
         return
@@ -82,11 +78,9 @@ def _thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
             continue
         if THINK[0] in parts[0] and THINK[0] not in parts[1]:
             block = parts[0][parts[0].index(THINK[0]) :]
-            yield Violation(
-                message=f"{row.name}: the loss includes {short(block, 60)} before the answer, which is not in the data",
-                at=view.at("template"),
-                hint="set enable_thinking: false, or use a template without thoughts",
-            )
+            message = f"{row.name}: the loss includes {short(block, 60)} before the answer, which is not in the data"
+            at = view.at("template")
+            yield Violation(message, at, "set enable_thinking: false, or use a template without thoughts")
             return
 
 
@@ -95,21 +89,19 @@ def _answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
     found = _found(view, "border")
     if found is not None:
         yield Violation(
-            message=f"{found.row.name}: the prompt ends in {found.training} with the answer, in {found.evaluation}"
+            f"{found.row.name}: the prompt ends in {found.training} with the answer, in {found.evaluation}"
             f" without it (token {found.token})",
-            at=view.where_data or view.where_model,
-            hint="move the white space from the prompt's end to the answer's beginning",
+            view.where_data or view.where_model,
+            "move the white space from the prompt's end to the answer's beginning",
         )
 
 
 @rule("TK212", Severity.ERROR)
 def _chats_without_template(view: RenderingView) -> Iterator[Violation]:
     if view.failed is not None and view.text.template is None:
-        yield Violation(
-            message=f"the data are chats, and {view.model} has no chat template, which {view.backend} needs",
-            at=view.at("template"),
-            hint="use the instruct model of the same name, or rows of plain prompt and completion",
-        )
+        message = f"the data are chats, and {view.model} has no chat template, which {view.backend} needs"
+        at = view.at("template")
+        yield Violation(message, at, "use the instruct model of the same name, or rows of plain prompt and completion")
 
 
 @rule("TK213", Severity.ERROR)
@@ -119,18 +111,18 @@ def _template_refuses_row(view: RenderingView) -> Iterator[Violation]:
     message, refuses_system = view.failed
     if refuses_system:
         yield Violation(
-            message=f"the data have a system turn, and the template of {view.model} refuses it: {message}",
-            at=view.where_data or view.where_model,
-            hint="put the system turn's text before the user's",
+            f"the data have a system turn, and the template of {view.model} refuses it: {message}",
+            view.where_data or view.where_model,
+            "put the system turn's text before the user's",
         )
     elif view.text.template is not None and not (_header_without_prompt(view) or _thoughts_of_template(view)):
-        yield Violation(message=f"rows cannot be rendered for {view.model}: {message}", at=view.where_model)
+        yield Violation(f"rows cannot be rendered for {view.model}: {message}", view.where_model)
 
 
 @rule("TK220", Severity.INFO)
 def _rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
     if view.missing is not None:
-        yield Violation(message=f"not checked ({view.missing}): training's prompts against those of evaluation")
+        yield Violation(f"not checked ({view.missing}): training's prompts against those of evaluation")
 
 
 _SAME_TEMPLATE = "train with the model's own chat template, or evaluate with that of the training"
@@ -145,13 +137,11 @@ def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Vio
     """Yield one violation for all rows, located at the first of them."""
     found = _found(view, kind)
     if found is not None:
-        yield Violation(
-            message=f"{found.row.name}: {what} (from token {found.token}, training has {found.training}, evaluation"
-            f" {found.evaluation})",
-            at=view.at("template"),
-            hint=hint,
-            severity=None,
+        message = (
+            f"{found.row.name}: {what} (from token {found.token}, training has {found.training}, evaluation"
+            f" {found.evaluation})"
         )
+        yield Violation(message, view.at("template"), hint, severity=None)
 
 
 def _header_without_prompt(view: RenderingView) -> str | None:

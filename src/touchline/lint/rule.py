@@ -15,7 +15,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 from touchline.core.finding import Finding, Location, Severity
@@ -25,7 +25,7 @@ V = TypeVar("V", contravariant=True)
 _CODE = re.compile(r"[A-Z]{2}\d{3}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Violation:
     """Violation of a rule. `check_view` adds code and severity."""
 
@@ -33,6 +33,7 @@ class Violation:
     at: Stated[Any] | Location | None = None
     """Setting or location concerned. None: the view's own location."""
     hint: str | None = None
+    _: KW_ONLY
     subject: str | None = None
     """Key, run or column concerned, if `at` is not a setting."""
     severity: Severity | None = None

@@ -182,10 +182,10 @@ def _empty_answers_score(view: ScoringView) -> Iterator[Violation]:
     if scored:
         mean = sum(probe.score or 0 for probe in empty) / len(empty)
         yield Violation(
-            message=f"{_name(view)}: an empty answer scores {mean:.2f} on average, expected 0 (above 0 for"
+            f"{_name(view)}: an empty answer scores {mean:.2f} on average, expected 0 (above 0 for"
             f" {len(scored)} of {len(empty)} items, for example {shown(scored[0])})",
-            at=view.where,
-            hint="score an empty answer zero first",
+            view.where,
+            "score an empty answer zero first",
         )
 
 
@@ -198,9 +198,9 @@ def _right_answers_fail(view: ScoringView) -> Iterator[Violation]:
     # A scorer may want its answer in a form, such as `ANSWER: x`.
     if wrong and not (len(wrong) == len(right) and any(each_kind(view, "formatted"))):
         yield Violation(
-            message=f"{_name(view)}: {len(wrong)} of {len(right)} targets do not score as right answers,"
+            f"{_name(view)}: {len(wrong)} of {len(right)} targets do not score as right answers,"
             f" for example {shown(wrong[0])} ({wrong[0].score:g})",
-            at=view.where,
+            view.where,
             severity=None if view.kind == "inspect" else Severity.ERROR,
         )
 
@@ -213,9 +213,9 @@ def _wrong_answers_score(view: ScoringView) -> Iterator[Violation]:
         scored, tried = list(each_kind(view, kind)), view.of(kind)
         if scored and len(scored) > _SOME * len(tried):
             yield Violation(
-                message=f"{_name(view)}: {what} is right for {len(scored)} of {len(tried)} items,"
+                f"{_name(view)}: {what} is right for {len(scored)} of {len(tried)} items,"
                 f" for example {shown(scored[0])}",
-                at=view.where,
+                view.where,
                 severity=None if kind == "wrong" else Severity.WARNING,
             )
 
@@ -225,9 +225,9 @@ def _scorer_raises(view: ScoringView) -> Iterator[Violation]:
     raised = [probe for probe in view.probes if probe.error is not None]
     if raised:
         yield Violation(
-            message=f"{_name(view)}: the scorer raises on {len(raised)} of {len(view.probes)} answers,"
+            f"{_name(view)}: the scorer raises on {len(raised)} of {len(view.probes)} answers,"
             f" for example on {shown(raised[0])} ({raised[0].error})",
-            at=view.where,
+            view.where,
         )
 
 
@@ -235,7 +235,7 @@ def _scorer_raises(view: ScoringView) -> Iterator[Violation]:
 def _untested_scorer(view: ScoringView) -> Iterator[Violation]:
     missing = "the evaluation has no items" if view.items == 0 and view.missing is None else view.missing
     if missing is not None:
-        yield Violation(message=f"not checked ({missing}): the scorer of {_name(view)}", at=view.where)
+        yield Violation(f"not checked ({missing}): the scorer of {_name(view)}", view.where)
 
 
 def _name(view: ScoringView) -> str:

@@ -37,12 +37,9 @@ def _directive_after_command(view: ScriptView) -> Iterator[Violation]:
     if late:
         first = script.first_command_line()
         names = ", ".join(dict.fromkeys(each.shown for each in late))
-        yield Violation(
-            message=f"sbatch reads nothing below the first command (line {first}), so it ignores {names}",
-            at=script.where(late[0].line, 1),
-            hint=f"move it above line {first}",
-            subject=late[0].option or late[0].written,
-        )
+        message = f"sbatch reads nothing below the first command (line {first}), so it ignores {names}"
+        at = script.where(late[0].line, 1)
+        yield Violation(message, at, f"move it above line {first}", subject=late[0].option or late[0].written)
 
 
 @rule("SL005", Severity.ERROR)
@@ -57,9 +54,9 @@ def _unknown_option(view: ScriptView) -> Iterator[Violation]:
         slip = meant is not None and is_slip(name, meant)
         sure = is_short or slip or any(option.startswith(name) for option in OPTIONS)
         yield Violation(
-            message=f"sbatch has no option `{directive.written}`",
-            at=view.script.where(directive.line, directive.column),
-            hint=None if meant is None else f"did you mean --{meant}?",
+            f"sbatch has no option `{directive.written}`",
+            view.script.where(directive.line, directive.column),
+            None if meant is None else f"did you mean --{meant}?",
             subject=directive.written,
             severity=None if sure else Severity.INFO if meant is None else Severity.WARNING,
         )
@@ -77,9 +74,9 @@ def _unparsable_directive(view: ScriptView) -> Iterator[Violation]:
         message = None if directive.fault is None else messages.get(directive.fault)
         if message is not None and not PLACEHOLDER.search(directive.written):
             yield Violation(
-                message=message.format(written=directive.written, value=directive.value),
-                at=view.script.where(directive.line, directive.column),
-                hint="write --option=value without blanks, quote values with blanks, and put comments behind ` #`",
+                message.format(written=directive.written, value=directive.value),
+                view.script.where(directive.line, directive.column),
+                "write --option=value without blanks, quote values with blanks, and put comments behind ` #`",
                 subject=directive.option or directive.written,
             )
 
@@ -91,13 +88,10 @@ def _invalid_option_value(view: ScriptView) -> Iterator[Violation]:
         if option is None or value is None or _EXPANDED.search(value) or PLACEHOLDER.search(value):
             continue
         if len(directive.written) == 2 and value.startswith("="):
-            yield Violation(
-                message=f"`{directive.written}{value}`: a short option takes no `=`, so its value is `{value}`",
-                at=_said(view, directive),
-                hint=f"{directive.written} {value[1:]}",
-            )
+            message = f"`{directive.written}{value}`: a short option takes no `=`, so its value is `{value}`"
+            yield Violation(message, _said(view, directive), f"{directive.written} {value[1:]}")
         elif (wanted := refused(option, value)) is not None:
-            yield Violation(message=f"--{option} is {value!r}, but sbatch expects {wanted}", at=_said(view, directive))
+            yield Violation(f"--{option} is {value!r}, but sbatch expects {wanted}", _said(view, directive))
 
 
 @rule("SL008", Severity.ERROR)
@@ -114,12 +108,9 @@ def _variable_in_directive(view: ScriptView) -> Iterator[Violation]:
             what = "sbatch refuses it"
         else:
             what, severity = "it is not expanded", Severity.WARNING
-        yield Violation(
-            message=f"--{option}={value}: nothing expands a variable in a directive, so {what}",
-            at=_said(view, directive),
-            hint=f'use %j (job id) or %x (job name), or the command line, sbatch --{option}="{value}" ...',
-            severity=severity,
-        )
+        message = f"--{option}={value}: nothing expands a variable in a directive, so {what}"
+        hint = f'use %j (job id) or %x (job name), or the command line, sbatch --{option}="{value}" ...'
+        yield Violation(message, _said(view, directive), hint, severity=severity)
 
 
 @rule("SL012", Severity.ERROR)
@@ -131,13 +122,10 @@ def _exclusive_options(view: ScriptView) -> Iterator[Violation]:
         found = [asked[name] for name in several if name in asked]
         if len(found) > 1:
             names = " and ".join(f"--{each.option}" for each in found)
-            yield Violation(message=f"{names} exclude each other, so sbatch refuses them", at=_said(view, found[-1]))
+            yield Violation(f"{names} exclude each other, so sbatch refuses them", _said(view, found[-1]))
     if "gpus-per-task" in asked and not asked.keys() & set(_TASKS):
-        yield Violation(
-            message="--gpus-per-task is not allowed without --ntasks or --gpus",
-            at=_said(view, asked["gpus-per-task"]),
-            hint="#SBATCH --ntasks=1",
-        )
+        at = _said(view, asked["gpus-per-task"])
+        yield Violation("--gpus-per-task is not allowed without --ntasks or --gpus", at, "#SBATCH --ntasks=1")
 
 
 # ---- resources -------------------------------------------------------------------------------------------------------
@@ -162,10 +150,10 @@ def _more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
             continue
         own = "CUDA_VISIBLE_DEVICES=" in view.script.text or asked.has_whole_nodes
         yield Violation(
-            message=f"{launch.launcher} starts {count} processes per node, but the job has {asked.gpus_per_node}"
+            f"{launch.launcher} starts {count} processes per node, but the job has {asked.gpus_per_node}"
             f" GPU{'s' * (asked.gpus_per_node > 1)} there (--{directive.option}={directive.value})",
-            at=view.script.where(launch.nproc.line),
-            hint=f"set --nproc_per_node={asked.gpus_per_node}, or --{directive.option} for {count}",
+            view.script.where(launch.nproc.line),
+            f"set --nproc_per_node={asked.gpus_per_node}, or --{directive.option} for {count}",
             subject="nproc_per_node",
             severity=Severity.WARNING if own else None,
         )
@@ -225,14 +213,12 @@ def _failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
             continue
         decides = not any(map(_is_loud, later[end + 1 :]))
         name = later[end].name or "the last command"
-        yield Violation(
-            message=f"if `{launch.program.text if launch.program is not None else launch.launcher}` fails, the pipe"
-            f" returns the status of `{name}` and the job {'ends COMPLETED' if decides else 'continues'}",
-            at=script.where(launch.line),
-            hint="set -o pipefail",
-            subject=name,
-            severity=None if decides else Severity.INFO,
+        message = (
+            f"if `{launch.program.text if launch.program is not None else launch.launcher}` fails, the pipe"
+            f" returns the status of `{name}` and the job {'ends COMPLETED' if decides else 'continues'}"
         )
+        severity = None if decides else Severity.INFO
+        yield Violation(message, script.where(launch.line), "set -o pipefail", subject=name, severity=severity)
 
 
 @rule("SL034", Severity.ERROR)
@@ -248,12 +234,8 @@ def _move_onto_itself(view: ScriptView) -> Iterator[Violation]:
         same = [path for path in paths[:-1] if target in (_folder(path), _plain(path))]
         is_last = not any(map(_is_loud, script.steps[index + 1 :]))
         if same and (is_last or _stops_at_errors(script)):
-            yield Violation(
-                message=f"{step.name} {same[0]} {paths[-1]}: source and target are one file, so the job ends FAILED",
-                at=script.where(step.line),
-                hint="delete it, or add || true",
-                subject=step.name,
-            )
+            message = f"{step.name} {same[0]} {paths[-1]}: source and target are one file, so the job ends FAILED"
+            yield Violation(message, script.where(step.line), "delete it, or add || true", subject=step.name)
 
 
 def _plain(path: str) -> str:
@@ -279,12 +261,8 @@ def _config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
         shared = script.directives or _is_read_by_jobs(script, step)
         if shared and (names or _CALLED_CONFIG.fullmatch(target)) and not _is_own_copy(script, step):
             what = names[0] if len(names) == 1 else target
-            yield Violation(
-                message=f"{step.name} -i changes {what} for all its readers",
-                at=script.where(step.line),
-                hint="write a changed copy for this job",
-                subject=what,
-            )
+            message = f"{step.name} -i changes {what} for all its readers"
+            yield Violation(message, script.where(step.line), "write a changed copy for this job", subject=what)
 
 
 def _edits_in_place(step: ShellCommand) -> bool:
@@ -331,8 +309,8 @@ def _checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
     for number, line in enumerate(view.script.lines, 1):
         if not line.lstrip().startswith("#") and len(line) < 2000 and (match := _NEWEST.search(line)) is not None:
             yield Violation(
-                message="the checkpoint is chosen by its date, not by its step",
-                at=view.script.where(number, match.start() + 1),
-                hint="ls -d checkpoint-* | sort -V | tail -1",
+                "the checkpoint is chosen by its date, not by its step",
+                view.script.where(number, match.start() + 1),
+                "ls -d checkpoint-* | sort -V | tail -1",
                 subject="checkpoint",
             )

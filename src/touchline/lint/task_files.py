@@ -46,15 +46,15 @@ def _task_file_fails(view: TaskFileView) -> Iterator[Violation]:
         line, column = (error.lineno, error.offset) if isinstance(error, SyntaxError) else (None, None)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         where = Location(path=view.path, line=line, column=column)
-        yield Violation(message=f"{name} is not Python: {said}", at=where)
+        yield Violation(f"{name} is not Python: {said}", where)
         return
     if view.failed is not None:
         kind, said = view.failed
         message = f"{name} {_FAILURES[kind]}{said}" if kind in _FAILURES else said
-        yield Violation(message=message, at=Location(path=view.path, line=view.line))
+        yield Violation(message, Location(path=view.path, line=view.line))
         return
     if uses_inspect(tree) and not has_task(tree):
-        yield Violation(message=f"{name} has no function with @task", at=Location(path=view.path))
+        yield Violation(f"{name} has no function with @task", Location(path=view.path))
 
 
 def uses_inspect(tree: ast.AST) -> bool:

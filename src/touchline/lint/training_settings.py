@@ -48,21 +48,17 @@ def _unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
         return
     if rate.is_default:
         if view.stated.rule_rate is None and method.value == "full" and rate.value > DEFAULT_FULL_RATE:
-            yield Violation(
-                message=f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained",
-                at=rate,
-                hint=f"{rate.key}: 1.0e-5",
-            )
+            message = f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained"
+            yield Violation(message, rate, f"{rate.key}: 1.0e-5")
         return
     if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
         return
     if (rule_rate := view.stated.rule_rate) is not None:
         if not 1 / FAR <= rate.value / rule_rate.value <= FAR:
             yield Violation(
-                message=f"learning rate {rate_text(rate.value)} is more than {FAR:g} times off the published rule, "
-                f"{rule_rate}",
-                at=rate,
-                hint=rate.line_with(rate_text(rule_rate.value)),
+                f"learning rate {rate_text(rate.value)} is more than {FAR:g} times off the published rule, {rule_rate}",
+                rate,
+                rate.line_with(rate_text(rule_rate.value)),
                 severity=Severity.INFO if rule_rate.extrapolated else None,
             )
         return
@@ -72,11 +68,8 @@ def _unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
         high = SMALL_FULL_RATE
     if not low <= rate.value <= high:
         what = "an adapter" if trains_adapter(view.stated) else "all weights"
-        yield Violation(
-            message=f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}",
-            at=rate,
-            hint=rate.line_with("2.0e-4" if trains_adapter(view.stated) else "1.0e-5"),
-        )
+        message = f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}"
+        yield Violation(message, rate, rate.line_with("2.0e-4" if trains_adapter(view.stated) else "1.0e-5"))
 
 
 @rule("TR037", Severity.WARNING)
@@ -86,11 +79,8 @@ def _constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
         return
     for each in (stated.warmup_steps, stated.warmup_fraction):
         if each is not None and each.value > 0 and not each.is_default:
-            yield Violation(
-                message=f"{each.key} has no effect with the schedule `constant`",
-                at=each,
-                hint=f"{stated.schedule.key}: constant_with_warmup",
-            )
+            message = f"{each.key} has no effect with the schedule `constant`"
+            yield Violation(message, each, f"{stated.schedule.key}: constant_with_warmup")
 
 
 def trains_adapter(stated: StatedTraining) -> bool:
@@ -128,7 +118,7 @@ def _non_positive_setting(view: TrainingView) -> Iterator[Violation]:
         rank = view.stated.rank
         usual = f"{LORA_ALPHA_PER_RANK * rank.value:g}" if name == "alpha" and rank is not None else value
         hint = None if usual is None else f"{setting.key}: {usual}"
-        yield Violation(message=f"{setting.key} is {setting.value:g}, expected more than 0", at=setting, hint=hint)
+        yield Violation(f"{setting.key} is {setting.value:g}, expected more than 0", setting, hint)
 
 
 @rule("TR040", Severity.WARNING)
@@ -146,12 +136,8 @@ def _sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     certain = longest is not None or (packed and fails)
     otherwise = Severity.INFO if packed and not learned else None
     severity = Severity.ERROR if certain and (learned or fails) else otherwise
-    yield Violation(
-        message=f"sequences of up to {limit.value:,} tokens, but the context of {model.name} is {context:,}",
-        at=limit,
-        hint=limit.line_with(context),
-        severity=severity,
-    )
+    message = f"sequences of up to {limit.value:,} tokens, but the context of {model.name} is {context:,}"
+    yield Violation(message, limit, limit.line_with(context), severity=severity)
 
 
 @rule("TR041", Severity.WARNING)
@@ -167,10 +153,10 @@ def _many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     traits = traits_of(view.stated.backend)
     often = Severity.WARNING if share >= MANY else Severity.INFO
     yield Violation(
-        message=f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
+        f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
         f"to {longest:,}, and the trainer {traits.long_rows}",
-        at=limit,
-        hint=limit.line_with(longest),
+        limit,
+        limit.line_with(longest),
         severity=Severity.ERROR if traits.refuses_long_rows else often,
     )
 
@@ -191,7 +177,7 @@ def _packing_not_used(view: TrainingView) -> Iterator[Violation]:
             return
         density = f" (about {each:.1f} examples fit in {limit.value:,} tokens)"
     message = f"not packed, with a micro-batch of {micro.value}{density}"
-    yield Violation(message=message, at=packed, hint=packed.line_with("true"))
+    yield Violation(message, packed, packed.line_with("true"))
 
 
 @rule("PK007", Severity.WARNING)
@@ -202,11 +188,9 @@ def _packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
         return
     leaks = traits_of(stated.backend).eager_attention_leaks
     if leaks and attention is not None and attention.value.lower() == "eager":
-        yield Violation(
-            message=f"{stated.backend} does not separate packed examples with {attention.value} attention",
-            at=attention if not attention.is_default else packed,
-            hint="attn_implementation: flash_attention_2, or sdpa",
-        )
+        message = f"{stated.backend} does not separate packed examples with {attention.value} attention"
+        at = attention if not attention.is_default else packed
+        yield Violation(message, at, "attn_implementation: flash_attention_2, or sdpa")
 
 
 @rule("PK008", Severity.ERROR)
@@ -214,7 +198,7 @@ def _packed_without_length(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, key = stated.packed, traits_of(stated.backend).packing_needs
     if packed is not None and packed.value and stated.max_seq_len is None and key is not None:
-        yield Violation(message=f"packed, but {key} is not set", at=packed, hint=f"{key}: 2048")
+        yield Violation(f"packed, but {key} is not set", packed, f"{key}: 2048")
 
 
 @rule("TR055", Severity.WARNING)
@@ -227,11 +211,8 @@ def _more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     if workers.value * count > cpus:
         times = (f" × {number} {name}" for number, name in ((devices, "devices"), (runs, "runs at once")) if number > 1)
         each = f" ({workers.value}{''.join(times)})" if count > 1 else ""
-        yield Violation(
-            message=f"{workers.value * count}{each} data-loading processes, but the job has {cpus} cores",
-            at=workers,
-            hint=workers.line_with(max(cpus // count - 1, 0)),
-        )
+        message = f"{workers.value * count}{each} data-loading processes, but the job has {cpus} cores"
+        yield Violation(message, workers, workers.line_with(max(cpus // count - 1, 0)))
 
 
 _TOKEN: Final = r"(?:^|(?<=[^a-z0-9]))(?:{})(?=$|[^a-z0-9.]|\.(?!\d))"
@@ -263,7 +244,7 @@ def _name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
             if math.isclose(float(text), at.value, rel_tol=_NEAR):
                 continue
             reported.add(field)
-            yield Violation(message=f"{name} states {field.replace('_', ' ')} {text}, but {at} is trained", at=at)
+            yield Violation(f"{name} states {field.replace('_', ' ')} {text}, but {at} is trained", at)
 
 
 def _names(stated: StatedTraining) -> list[str]:
@@ -289,11 +270,11 @@ def _output_over_base_model(view: TrainingView) -> Iterator[Violation]:
         place = _plain(base.value)
         if written == place:
             message = f"{output} is the folder of the base model ({base})"
-            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message, output, "output_dir: runs/...")
             return
         if base is stated.model_path and written.startswith(place + "/"):
             message = f"{output} is inside the folder of the base model ({base}), which {stated.backend} refuses"
-            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message, output, "output_dir: runs/...")
             return
 
 

@@ -46,7 +46,7 @@ def _no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     if most(numbers.rows) == 0:
         at = stated.sources[0].name if stated.sources else None
-        yield Violation(message="no rows to train on, so no optimizer step", at=at)
+        yield Violation("no rows to train on, so no optimizer step", at)
     elif most(numbers.steps_per_epoch) == 0:
         accumulation, micro = stated.gradient_accumulation_steps, stated.micro_batch_size
         rows = most(numbers.rows) or 0
@@ -54,10 +54,10 @@ def _no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         each = micro.value if micro is not None else 1
         full = f"gradient_accumulation_steps: 1 (at most {on_each // each} micro-batches of {each} are full)"
         yield Violation(
-            message=f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
+            f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
             "incomplete steps are dropped",
-            at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
-            hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
+            accumulation if accumulation is not None and accumulation.value > 1 else micro,
+            full if on_each >= each else f"batch_size: {max(on_each, 1)}",
         )
 
 
@@ -68,10 +68,10 @@ def _few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
     if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
         return
     yield Violation(
-        message=f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
+        f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
         f"epoch in {_window(stated)}",
-        at=stated.gradient_accumulation_steps or stated.micro_batch_size,
-        hint="use a smaller batch, less accumulation or more epochs",
+        stated.gradient_accumulation_steps or stated.micro_batch_size,
+        "use a smaller batch, less accumulation or more epochs",
     )
 
 
@@ -83,7 +83,7 @@ def _warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
         return
     steps, high = numbers.steps, most(numbers.steps)
     if share is not None and share.value >= 1 and (fixed is None or fixed.value <= 0):
-        yield Violation(message=f"warmup is {share.value:g} of all steps, leaving none for training", at=share)
+        yield Violation(f"warmup is {share.value:g} of all steps, leaving none for training", share)
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
             message=f"{fixed.value:,} warmup steps, but the run has {steps}, so it never reaches its learning rate",
@@ -109,12 +109,10 @@ def _validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
         return
     traits = traits_of(stated.backend)
     seen = "only ends of epochs are validated" if traits.is_ours else "it runs at the end or never"
-    yield Violation(
-        message=f"validation every {every:,} steps, but the run has {numbers.steps}, so {seen}",
-        at=stated.eval_steps,
-        hint=f"use at most {max(high // 4, 1)}, for four validations",
-        severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
-    )
+    message = f"validation every {every:,} steps, but the run has {numbers.steps}, so {seen}"
+    at = stated.eval_steps
+    severity = Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None
+    yield Violation(message, at, f"use at most {max(high // 4, 1)}, for four validations", severity=severity)
 
 
 @rule("TR017", Severity.WARNING)
@@ -137,10 +135,10 @@ def _interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
         # A round number was chosen by hand, even if it looks computed.
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
-                message=f"{name} every {every} steps counts the accumulation twice, "
+                f"{name} every {every} steps counts the accumulation twice, "
                 f"an epoch is {per_epoch.high} steps ({rows.high:,} rows / {per_step.low})",
-                at=each,
-                hint=each.line_with(per_epoch.high),
+                each,
+                each.line_with(per_epoch.high),
             )
 
 
@@ -158,12 +156,12 @@ def _excessive_validation(view: TrainingView) -> Iterator[Violation]:
         trained = FORWARD_SHARE * numbers.steps.low * per_step * density
         if times > 1 and times * held_out > trained:
             yield Violation(
-                message=f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times "
+                f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times "
                 "the compute of training",
-                at=stated.eval_steps,
+                stated.eval_steps,
             )
     elif every == 1 and times >= OFTEN:
-        yield Violation(message=f"a validation after every step, {times:,} in total", at=stated.eval_steps)
+        yield Violation(f"a validation after every step, {times:,} in total", stated.eval_steps)
 
 
 def _validates_by_steps(stated: StatedTraining) -> bool:
@@ -190,7 +188,7 @@ def _many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
     evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
     if any(source.role == "validation" for source in stated.sources) or (evaluates and traits.validates_on_split):
         return
-    yield Violation(message=f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", at=epochs)
+    yield Violation(f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", epochs)
 
 
 MANY_MODELS: Final = 10
@@ -275,10 +273,10 @@ def _checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
     if found.total > 0.8 * free:
         over = found.total > free
         yield Violation(
-            message=f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
+            f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
             f"{format_bytes(found.total)}, and {format_bytes(free)} are free",
-            at=stated.save_limit or stated.save_steps or stated.output_dir,
-            hint=_smaller(view),
+            stated.save_limit or stated.save_steps or stated.output_dir,
+            _smaller(view),
             severity=Severity.ERROR if over else Severity.WARNING,
         )
 
@@ -289,10 +287,10 @@ def _many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY_MODELS:
         return
     yield Violation(
-        message=f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
+        f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
         f"{format_bytes(found.total)} in all",
-        at=stated.save_adapter_only or stated.save_limit or stated.epochs,
-        hint=_smaller(view),
+        stated.save_adapter_only or stated.save_limit or stated.epochs,
+        _smaller(view),
         severity=Severity.WARNING if found.total >= NOTICED else Severity.INFO,
     )
 
@@ -315,23 +313,17 @@ def _unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     default = ", the default" if only is not None and only.is_default else ""
     holds = "" if only is None else f", each with {state} ({only}{default})"
     several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
-    yield Violation(
-        message=f"{several} are kept (no save_total_limit){holds}",
-        at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
-        hint="save_total_limit: 3",
-        severity=Severity.INFO if count is not None and count < TWENTY else None,
-    )
+    at = stated.save_steps if not stated.save_steps.is_default else stated.output_dir
+    severity = Severity.INFO if count is not None and count < TWENTY else None
+    yield Violation(f"{several} are kept (no save_total_limit){holds}", at, "save_total_limit: 3", severity=severity)
 
 
 @rule("CK013", Severity.WARNING)
 def _resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
-        yield Violation(
-            message=f"resumes from a checkpoint, but {only.key} leaves the optimizer state out of checkpoints",
-            at=only,
-            hint=f"{only.key}: false",
-        )
+        message = f"resumes from a checkpoint, but {only.key} leaves the optimizer state out of checkpoints"
+        yield Violation(message, only, f"{only.key}: false")
 
 
 def _small_states(stated: StatedTraining) -> bool:

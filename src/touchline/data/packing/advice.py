@@ -105,14 +105,12 @@ def no_step(case: Case) -> Advice | None:
         factors.append(f"{settings.gradient_accumulation_steps:,} accumulation steps")
     if settings.data_parallel_size > 1:
         factors.append(f"{settings.data_parallel_size:,} devices")
-    return Advice(
-        severity=Severity.ERROR,
-        sentence=(
-            f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
-            f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation, the micro-batch size "
-            "or max_seq_len."
-        ),
+    sentence = (
+        f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
+        f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation, the micro-batch size "
+        "or max_seq_len."
     )
+    return Advice(severity=Severity.ERROR, sentence=sentence)
 
 
 def few_steps(case: Case) -> Advice | None:
@@ -126,13 +124,11 @@ def few_steps(case: Case) -> Advice | None:
         if short
         else f"Fewer than {FEW_STEPS} steps leave little room for warmup and decay, and small datasets lost accuracy"
     )
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per step, a "
-            "smaller max_seq_len, or do not pack."
-        ),
+    sentence = (
+        f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per step, a "
+        "smaller max_seq_len, or do not pack."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def long_warmup(case: Case) -> Advice | None:
@@ -140,14 +136,12 @@ def long_warmup(case: Case) -> Advice | None:
     steps = case.packed.steps_low
     if not case.warmup_steps or not steps or case.warmup_steps < LARGE_WARMUP * steps:
         return None
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Warmup takes {case.warmup_steps:,} of the {_steps(steps)} of the packed run "
-            f"({percent(case.warmup_steps / steps, 0)}), so the full learning rate comes late or never. Set warmup as "
-            "a fraction of the steps."
-        ),
+    sentence = (
+        f"Warmup takes {case.warmup_steps:,} of the {_steps(steps)} of the packed run "
+        f"({percent(case.warmup_steps / steps, 0)}), so the full learning rate comes late or never. Set warmup as "
+        "a fraction of the steps."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def larger_steps(case: Case) -> Advice | None:
@@ -163,14 +157,12 @@ def larger_steps(case: Case) -> Advice | None:
     elif shorter < limit:
         keep = f"To keep it, use 1 sequence per step and max_seq_len near {shorter:,}. Otherwise "
     words = f"{keep}tune the learning rate: try"
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing raises the effective batch size from {before:,.0f} to {after:,.0f} examples "
-            f"({case.packed.density:.1f} per sequence). {words[0].upper()}{words[1:]} ×1, ×{growth**0.5:.1f} (square "
-            f"root) and ×{growth:.1f} (linear)."
-        ),
+    sentence = (
+        f"Packing raises the effective batch size from {before:,.0f} to {after:,.0f} examples "
+        f"({case.packed.density:.1f} per sequence). {words[0].upper()}{words[1:]} ×1, ×{growth**0.5:.1f} (square "
+        f"root) and ×{growth:.1f} (linear)."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def larger_micro_batch(case: Case) -> Advice | None:
@@ -179,14 +171,12 @@ def larger_micro_batch(case: Case) -> Advice | None:
     if not before.tokens or after.tokens < LARGER * before.tokens:
         return None
     rows = max(1, before.tokens // max(after.width, 1))
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"The largest micro-batch grows from {before.tokens:,} computed tokens ({before.rows:,} × "
-            f"{before.width:,}) to {after.tokens:,} ({after.rows:,} × {after.width:,}), and activation memory "
-            f"grows with it. A micro-batch of {_rows(rows)} is closest to the unpacked run."
-        ),
+    sentence = (
+        f"The largest micro-batch grows from {before.tokens:,} computed tokens ({before.rows:,} × "
+        f"{before.width:,}) to {after.tokens:,} ({after.rows:,} × {after.width:,}), and activation memory "
+        f"grows with it. A micro-batch of {_rows(rows)} is closest to the unpacked run."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def lost_tokens(case: Case) -> Advice | None:
@@ -211,14 +201,12 @@ def lost_tokens(case: Case) -> Advice | None:
         which = "They" if len(cut) == len(truncated) else f"{len(cut):,} of them"
         answers = f" {which} lose the end of the answer, which teaches the model to stop early"
         answers += f". {gone:,} lose the whole answer." if gone else "."
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are "
-            f"lost.{answers} The longest example has {int(case.lengths.max()):,} tokens, and 99% have at most "
-            f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
-        ),
+    sentence = (
+        f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are "
+        f"lost.{answers} The longest example has {int(case.lengths.max()):,} tokens, and 99% have at most "
+        f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def no_gain(case: Case) -> Advice | None:
@@ -228,14 +216,12 @@ def no_gain(case: Case) -> Advice | None:
     if (case.packed.density >= LITTLE_DENSITY and long <= MOSTLY) or long <= 1 / 2:
         return None
     longer = pack_histogram(count_lengths(np.minimum(case.lengths, 2 * limit), 2 * limit), 2 * limit, search=False)
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing has no benefit: a sequence holds {case.packed.density:.2f} examples, because {percent(long, 0)} "
-            f"of them are longer than half of max_seq_len {limit:,}. With {2 * limit:,} it would hold "
-            f"{longer.density:.2f}."
-        ),
+    sentence = (
+        f"Packing has no benefit: a sequence holds {case.packed.density:.2f} examples, because {percent(long, 0)} "
+        f"of them are longer than half of max_seq_len {limit:,}. With {2 * limit:,} it would hold "
+        f"{longer.density:.2f}."
     )
+    return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
 def what_is_saved(case: Case) -> Advice | None:
@@ -277,15 +263,13 @@ def wasteful_packer(case: Case) -> Advice | None:
     ours = pack_histogram(count_lengths(kept, case.settings.max_seq_len), case.settings.max_seq_len)
     if ours.packs > (1 - WASTEFUL) * forecast.rows:
         return None
-    return Advice(
-        severity=Severity.INFO,
-        sentence=(
-            f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
-            f"enough{', the fewest possible' if ours.optimal else ''} "
-            f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
-            "makes these if the dataset is written in packed order."
-        ),
+    sentence = (
+        f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
+        f"enough{', the fewest possible' if ours.optimal else ''} "
+        f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
+        "makes these if the dataset is written in packed order."
     )
+    return Advice(severity=Severity.INFO, sentence=sentence)
 
 
 _Rule = Callable[[Case], Advice | None]

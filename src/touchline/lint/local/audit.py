@@ -224,11 +224,7 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
 def _nothing(files: DatasetFiles) -> Finding:
     where = Location(path=str(files.path))
     return Finding(
-        code="DA376",
-        severity=Severity.ERROR,
-        subject="data",
-        message="the file has no splits and no rows",
-        where=where,
+        code="DA376", severity=Severity.ERROR, subject="data", message="the file has no splits and no rows", where=where
     )
 
 

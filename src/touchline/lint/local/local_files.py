@@ -39,14 +39,10 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
         if not near and here == folder:
             # Files named by a config are either all beside it or all elsewhere.
             continue
-        yield Finding(
-            code="BK023",
-            severity=Severity.ERROR if near else Severity.WARNING,
-            subject=named.key,
-            message=f"{name} does not exist, although its folder does",
-            where=named.where,
-            hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
-        )
+        severity = Severity.ERROR if near else Severity.WARNING
+        message = f"{name} does not exist, although its folder does"
+        hint = f"did you mean {Path(name).with_name(near[0])}?" if near else None
+        yield Finding(code="BK023", severity=severity, subject=named.key, message=message, where=named.where, hint=hint)
 
 
 def _named(stated: StatedTraining) -> Iterator[Stated[str]]:

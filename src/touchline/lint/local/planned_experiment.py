@@ -385,10 +385,6 @@ def _not_checked(found: PlannedExperiment) -> Iterator[Finding]:
     if found.plan is None and seen.loaded.experiment.strategy is not None:
         parts.append("the strategy")
     if parts:
-        yield Finding(
-            code=NOT_CHECKED,
-            severity=Severity.INFO,
-            subject="experiment",
-            message=f"not checked before the errors are fixed: {', '.join(parts)}",
-            where=Location(path=seen.loaded.document.path),
-        )
+        message = f"not checked before the errors are fixed: {', '.join(parts)}"
+        where = Location(path=seen.loaded.document.path)
+        yield Finding(code=NOT_CHECKED, severity=Severity.INFO, subject="experiment", message=message, where=where)

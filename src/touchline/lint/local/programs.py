@@ -125,28 +125,20 @@ def _shellcheck_findings(script: Script, shellcheck: str) -> Iterator[Finding]:
         seen.add(code)
         is_certain = code < _GRAMMAR or code in _CERTAIN
         severity = Severity.INFO if level != "error" else Severity.ERROR if is_certain else Severity.WARNING
-        yield Finding(
-            code="SL052",
-            severity=severity,
-            subject=f"SC{code}",
-            message=f"{comment['message']} (ShellCheck SC{code})",
-            where=script.where(min(comment["line"], len(script.lines)), comment["column"]),
-            hint=f"https://www.shellcheck.net/wiki/SC{code}",
-        )
+        message = f"{comment['message']} (ShellCheck SC{code})"
+        where = script.where(min(comment["line"], len(script.lines)), comment["column"])
+        hint = f"https://www.shellcheck.net/wiki/SC{code}"
+        yield Finding(code="SL052", severity=severity, subject=f"SC{code}", message=message, where=where, hint=hint)
 
 
 def _bash_findings(script: Script, bash: str) -> Iterator[Finding]:
     output = _run([bash, "-n"], "\n".join(line.rstrip("\r") for line in script.lines))
     match = _BASH_ERROR.search(output[1]) if output is not None else None
     if match is not None:
-        yield Finding(
-            code="SL052",
-            severity=Severity.ERROR,
-            subject="shell",
-            message=f"bash cannot parse the script: {match[2]}",
-            where=Location(path=script.path, line=min(int(match[1]), len(script.lines))),
-            hint=f"bash -n {script.path}",
-        )
+        message = f"bash cannot parse the script: {match[2]}"
+        where = Location(path=script.path, line=min(int(match[1]), len(script.lines)))
+        hint = f"bash -n {script.path}"
+        yield Finding(code="SL052", severity=Severity.ERROR, subject="shell", message=message, where=where, hint=hint)
 
 
 def _run(command: list[str], text: str) -> tuple[str, str] | None:

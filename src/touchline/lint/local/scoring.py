@@ -59,14 +59,9 @@ def task_findings(
 
 def _not_run(target: str, where: Location | None) -> Finding:
     """Say that the scorers of a task file were not tried, and how to try them."""
-    return Finding(
-        code="EV217",
-        severity=Severity.INFO,
-        subject="task",
-        message=f"{Path(target).name} was not run, so its scorers were not tested",
-        where=where,
-        hint=f"touchline check {shlex.quote(target)}",
-    )
+    message = f"{Path(target).name} was not run, so its scorers were not tested"
+    hint = f"touchline check {shlex.quote(target)}"
+    return Finding(code="EV217", severity=Severity.INFO, subject="task", message=message, where=where, hint=hint)
 
 
 def file_findings(target: str) -> Iterator[Finding]:
