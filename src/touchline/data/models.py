@@ -13,7 +13,7 @@ from pathlib import Path
 from touchline.core.catalog import COPIED_FILES, Dimensions, ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
@@ -209,16 +209,9 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
         findings.append(model_fault("CK101", folder, "config.json is not an object", path))
         return text, {}
     if "auto_map" in data or data.get("trust_remote_code"):
-        findings.append(
-            Finding(
-                code="CK105",
-                severity=Severity.WARNING,
-                subject=folder.name,
-                message=f"model {folder.name}: config.json names custom code (auto_map), which touchline does not run",
-                where=Location(path=str(path)),
-                hint="use a model that transformers supports without custom code",
-            )
-        )
+        message = "config.json names custom code (auto_map), which touchline does not run"
+        hint = "use a model that transformers supports without custom code"
+        findings.append(model_fault("CK105", folder, message, path, hint, Severity.WARNING))
     inner = data.get("text_config")
     return text, {**inner, **data} if isinstance(inner, dict) else data
 

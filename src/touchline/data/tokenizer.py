@@ -24,11 +24,12 @@ from tokenizers import Tokenizer
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.rendering.chat import SpecialTokens, parse_tokenizer
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.template_worker import READY
+from touchline.data.weights import model_fault
 
 _PROGRAM = "touchline.data.template_worker"
 _WAIT_SECONDS = 120.0
@@ -293,16 +294,9 @@ def _check_stop(tokenizer: Tokenizer, tokens: SpecialTokens, folder: Path, findi
 
 def _check_template(template: str | None, folder: Path, findings: list[Finding]) -> None:
     if template is None:
-        findings.append(
-            Finding(
-                code="TK104",
-                severity=Severity.INFO,
-                subject=folder.name,
-                message=f"model {folder.name}: no chat template, so chats are plain text",
-                where=Location(path=str(folder)),
-                hint="use an instruct model, which has a chat template",
-            )
-        )
+        hint = "use an instruct model, which has a chat template"
+        message = "no chat template, so chats are plain text"
+        findings.append(model_fault("TK104", folder, message, folder, hint, Severity.INFO))
         return
     try:
         IsolatedTemplate(template, _ANY_DATE)
@@ -351,8 +345,4 @@ def _text(path: Path, findings: list[Finding]) -> str | None:
 
 
 def _error(code: str, path: Path, message: str, hint: str) -> Finding:
-    name = path.name if path.is_dir() else path.parent.name
-    where = Location(path=str(path))
-    return Finding(
-        code=code, severity=Severity.ERROR, subject=name, message=f"model {name}: {message}", where=where, hint=hint
-    )
+    return model_fault(code, path if path.is_dir() else path.parent, message, path, hint)

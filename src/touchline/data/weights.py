@@ -224,13 +224,10 @@ def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
     return promised
 
 
-def model_fault(code: str, folder: Path, message: str, path: Path, hint: str | None = None) -> Finding:
-    """Return an error in a model folder."""
-    return Finding(
-        code=code,
-        severity=Severity.ERROR,
-        subject=folder.name,
-        message=f"model {folder.name}: {message}",
-        where=Location(path=str(path)),
-        hint=hint,
-    )
+def model_fault(
+    code: str, folder: Path, message: str, path: Path, hint: str | None = None, severity: Severity = Severity.ERROR
+) -> Finding:
+    """Return a finding on a file of a model folder."""
+    name, where = folder.name, Location(path=str(path))
+    text = f"model {name}: {message}"
+    return Finding(code=code, severity=severity, subject=name, message=text, where=where, hint=hint)
