@@ -595,7 +595,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         ROOT / "share" / "man" / "man1" / "touchline.1": _manual,
     }
     made[ROOT / "src" / "touchline" / "__init__.pyi"] = _stub
-    from touchline.lint import rule_pages
+    from touchline.lint import rule as rule_pages
 
     package = Path(rule_pages.__file__).parent
     head = NOTE.format(source=f"{package.relative_to(ROOT)}/pages")

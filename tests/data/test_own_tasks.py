@@ -12,7 +12,7 @@ from touchline.data.resolving import label_set
 from touchline.data.task_files import resolve_task
 from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.experiment import DataConfig
-from touchline.lint.task_files import prompt_findings
+from touchline.lint.scoring import prompt_findings
 
 pytestmark = pytest.mark.planning
 

@@ -15,7 +15,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchSettings
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.stated import SettingSource, stated_settings
-from touchline.lint.arithmetic import Arithmetic, Span, arithmetic, rows_of_split
+from touchline.lint.training import Arithmetic, Span, arithmetic, rows_of_split
 
 pytestmark = pytest.mark.planning
 

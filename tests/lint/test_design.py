@@ -10,9 +10,8 @@ from tests.faults.harness import check_files, codes
 from tests.lint.designs import findings_of, merged, view_of
 
 from touchline.core.finding import Severity
-from touchline.lint.design import row_set_sha256, work_digest
-from touchline.lint.design_evaluation import detectable, stated_effect
-from touchline.lint.rule_pages import load_page
+from touchline.lint.design import detectable, row_set_sha256, stated_effect, work_digest
+from touchline.lint.rule import load_page
 
 pytestmark = pytest.mark.planning
 

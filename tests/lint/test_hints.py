@@ -15,7 +15,7 @@ from tests.faults.page_examples import RuleExample, bad_examples
 from tests.faults.test_faults import CASES
 
 from touchline.core.finding import Finding
-from touchline.lint.rule_pages import SUBJECTS, all_pages
+from touchline.lint.rule import SUBJECTS, all_pages
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

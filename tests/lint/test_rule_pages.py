@@ -14,8 +14,7 @@ from tests.faults.harness import check_files, codes, errors, example_files
 from tests.faults.page_examples import RuleExample, bad_examples, good_examples
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.rule import all_rules
-from touchline.lint.rule_pages import RETIRED, SUBJECTS, all_pages, is_known
+from touchline.lint.rule import RETIRED, SUBJECTS, all_pages, all_rules, is_known
 
 pytestmark = pytest.mark.planning
 

@@ -10,8 +10,17 @@ from tests.tiers import examples
 from touchline.core.finding import Location, Severity
 from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import NONSENSE, ScoringView, made_up_outputs, plain, probes_of, tried
-from touchline.lint.task_files import TaskFileView, has_task, is_task_file
+from touchline.lint.scoring import (
+    NONSENSE,
+    ScoringView,
+    TaskFileView,
+    has_task,
+    is_task_file,
+    made_up_outputs,
+    plain,
+    probes_of,
+    tried,
+)
 
 pytestmark = pytest.mark.planning
 

@@ -8,7 +8,7 @@ from tests.faults.case import base
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location, Severity
 from touchline.lint.rule import check_view
-from touchline.lint.views import ScriptView
+from touchline.lint.scripts import ScriptView
 from touchline.slurm.script import read_script
 
 pytestmark = pytest.mark.planning

@@ -11,7 +11,7 @@ from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.rule import check_view
-from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
+from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 
 WHERE = Location(path="config.yaml", line=1)
 PREFIXES = ("TR", "ME", "PK", "CK")

@@ -13,8 +13,8 @@ from touchline.core.finding import Severity
 from touchline.core.packing import PackingSummary
 from touchline.data.packing.advice import Case, advise, compare
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import count_lengths
 from touchline.data.packing.histogram import pack_histogram
-from touchline.data.packing.lengths import count_lengths
 from touchline.data.packing.simple import Filled, next_fit, one_each
 
 pytestmark = pytest.mark.planning

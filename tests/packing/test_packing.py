@@ -16,9 +16,17 @@ from tests.packing.drawn import problems
 
 from touchline.data.packing.assign import OurBatching, PackPlan, hand_off, pack
 from touchline.data.packing.forecast import BatchSettings, largest_divisor, plan_batches
-from touchline.data.packing.groups import Filler, Pattern, best_fit_groups, fill, first_fit_groups
+from touchline.data.packing.groups import (
+    Filler,
+    Histogram,
+    Pattern,
+    best_fit_groups,
+    count_lengths,
+    fill,
+    first_fit_groups,
+    lower_bound,
+)
 from touchline.data.packing.histogram import ExactFill, SubsetFill, pack_histogram
-from touchline.data.packing.lengths import Histogram, count_lengths, lower_bound
 
 pytestmark = pytest.mark.planning
 

@@ -21,7 +21,7 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings, plan_batches
-from touchline.data.packing.lengths import count_lengths, lower_bound
+from touchline.data.packing.groups import count_lengths, lower_bound
 from touchline.data.packing.simple import Filled
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary

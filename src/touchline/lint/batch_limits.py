@@ -33,7 +33,7 @@ from touchline.lint.limits import (
     width_of,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView
 
 _SMALL_SHARE: Final = 0.25
 """Share of a GPU's memory up to which states that could be sharded do not dominate."""

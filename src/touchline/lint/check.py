@@ -8,9 +8,8 @@ from typing import Final
 from touchline.core.model_size import size_label, size_of_name
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.experiment.partial import Stated, T
-from touchline.lint.arithmetic import arithmetic
 from touchline.lint.checked import FindingRow
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView, arithmetic
 
 CHECK_SCHEMA_VERSION = 1
 

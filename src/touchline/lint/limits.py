@@ -19,8 +19,7 @@ from touchline.core.quantity import Missing
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.experiment.partial import StatedTraining
-from touchline.lint.arithmetic import arithmetic
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView, arithmetic
 
 TABLE: Final = {"1B": (8, 20), "3B": (4, 12), "7B/8B": (2, 6), "13B": (1, 4), "70B": (1, 2)}
 """Size class -> (rows packed, rows not packed) of a micro-batch. Larger models: one row."""

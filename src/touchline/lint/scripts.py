@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 from touchline.core.finding import Severity
 from touchline.experiment.partial import Stated
 from touchline.lint.rule import Violation, rule
-from touchline.lint.views import ScriptView
 from touchline.slurm.directives import Directive, DirectiveFault
 from touchline.slurm.launches import Launch
 from touchline.slurm.options import OPTIONS, PLACEHOLDER, is_slip, near, of_plugin, refused
+from touchline.slurm.resources import Requested, requested
 from touchline.slurm.script import Script
 from touchline.slurm.shell import PIPES, ShellCommand
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScriptView:
+    """Job script with its known context."""
+
+    script: Script
+
+    @cached_property
+    def requested(self) -> Requested:
+        """Return its requested resources, per node."""
+        return requested(self.script.effective)
+
+    @cached_property
+    def trainings(self) -> tuple[Launch, ...]:
+        """Return commands that train, or that start several processes."""
+        return tuple(launch for launch in self.script.launches if launch.is_long)
+
 
 _EXPANDED = re.compile(r"\$[A-Za-z_{(]|`")
 _PATHS = frozenset({"output", "error", "input", "chdir"})

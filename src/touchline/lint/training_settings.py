@@ -15,9 +15,8 @@ from touchline.core.quantity import Missing
 from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.learning_rate import FAR, rate_text
 from touchline.experiment.partial import Stated, StatedTraining
-from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView, arithmetic
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
 """Range of adapter learning rates in some 500 published configs, including the low ones of preference training."""

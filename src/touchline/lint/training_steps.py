@@ -12,9 +12,8 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
 from touchline.experiment.partial import Stated, StatedTraining
-from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
-from touchline.lint.views import TrainingView
+from touchline.lint.training import Arithmetic, TrainingView, arithmetic, most
 
 OFTEN: Final = 100
 """Steps from which validation after every step is not a short trial."""

@@ -18,8 +18,8 @@ from touchline.core.finding import Severity
 from touchline.core.packing import PackingSide, PackingSummary
 from touchline.core.units import percent
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import count_lengths
 from touchline.data.packing.histogram import pack_histogram
-from touchline.data.packing.lengths import count_lengths
 
 FEW_STEPS = 100
 """Optimizer steps below which a schedule leaves little room for warmup and decay."""

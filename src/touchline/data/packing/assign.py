@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from touchline.core.estimate import MicroBatch
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import Histogram, as_lengths, count_lengths
 from touchline.data.packing.histogram import Packing, pack_histogram
-from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
 from touchline.data.packing.simple import next_fit
 
 

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from touchline.data.packing.groups import (
     CALL_OPERATIONS,
     Filler,
+    Histogram,
     Parts,
     Pattern,
     best_fit_groups,
     fill,
     first_fit_groups,
     longest_first,
+    lower_bound,
 )
-from touchline.data.packing.lengths import Histogram, lower_bound
 
 _BACKTRACKS = 4
 """Number of last examples that are taken back, one after the other."""

@@ -35,8 +35,9 @@ from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, 
 from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings, validate
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.rule import check_view
-from touchline.lint.task_files import is_task_file
-from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
+from touchline.lint.scoring import is_task_file
+from touchline.lint.scripts import ScriptView
+from touchline.lint.training import DataFacts, Surroundings, TrainingView
 from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
 

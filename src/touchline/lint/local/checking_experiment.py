@@ -36,10 +36,9 @@ from touchline.lint.local.audit import config_findings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, labels_of_spec, of_runs
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
-from touchline.lint.rule import check_view
-from touchline.lint.rule_pages import is_known, retired_line
-from touchline.lint.task_files import prompt_findings
-from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
+from touchline.lint.rule import check_view, is_known, retired_line
+from touchline.lint.scoring import prompt_findings
+from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
 

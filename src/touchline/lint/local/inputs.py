@@ -33,8 +33,7 @@ from touchline.experiment.stated import places_of_run
 from touchline.experiment.tasks.protocol import Task
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.experiment.tasks.text_answers import EXACT_MATCH
-from touchline.lint.local.data_places import findings_of_files, place_of_data
-from touchline.lint.local.recipes import read_recipe
+from touchline.lint.local.run_files import findings_of_files, place_of_data, read_recipe
 from touchline.plan.build import data_key
 from touchline.plan.learning_rate import with_learning_rates
 from touchline.plan.local.lengths import training_lengths

@@ -28,7 +28,7 @@ from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
-from touchline.lint.views import DataFacts
+from touchline.lint.training import DataFacts
 
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")

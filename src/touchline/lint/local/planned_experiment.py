@@ -47,7 +47,7 @@ from touchline.lint.local.inputs import (
     resolve_inputs,
     see_lengths,
 )
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView
 from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, with_decided_dtype
 from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context

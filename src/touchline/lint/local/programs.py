@@ -1,21 +1,26 @@
-"""Other programs that check a file, where installed: ShellCheck or `bash -n`, and a backend's own validator."""
+"""Programs that check a file (ShellCheck or `bash -n`, a backend's own validator), and the edits of `check --fix`."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.backends.external import Validator
 from touchline.backends.local.environments import named_python
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded, write_atomic
+from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import ForeignDocument
 from touchline.slurm.script import Script
 
@@ -150,3 +155,58 @@ def _run(command: list[str], text: str) -> tuple[str, str] | None:
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return None
     return (done.stdout, done.stderr) if done.returncode else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """Changes, made or proposed."""
+
+    text: str
+    files: int
+    notes: tuple[str, ...] = ()
+
+
+def fix(findings: Iterable[Finding], *, write: bool) -> Changes:
+    """Make the edits of some findings; an edit whose line is not what it was, or that another one has changed, is left.
+
+    Args:
+        write: whether to change the files; otherwise they are only compared.
+    """
+    by_file: dict[str, list[Edit]] = {}
+    for finding in findings:
+        for edit in finding.edits:
+            if edit not in by_file.setdefault(edit.path, []):
+                by_file[edit.path].append(edit)
+    texts: list[str] = []
+    notes: list[str] = []
+    for path, edits in sorted(by_file.items()):
+        try:
+            before = read_text_bounded(Path(path), SIZE_LIMIT_BYTES)
+        except TouchlineError as fault:
+            notes.append(f"{path} is left as it is: {fault.message}")
+            continue
+        after = _edited(before, edits, notes)
+        if after == before:
+            continue
+        texts.append(_diff(path, before, after))
+        if write:
+            write_atomic(Path(path), after)
+    return Changes(text="".join(texts), files=len(texts), notes=tuple(notes))
+
+
+def _edited(text: str, edits: Iterable[Edit], notes: list[str]) -> str:
+    lines: list[str | None] = list(text.split("\n"))
+    done: set[int] = set()
+    for edit in edits:
+        line = lines[edit.line - 1] if 0 < edit.line <= len(lines) else None
+        if line is None or edit.line in done or line.rstrip("\r") != edit.old.rstrip("\r"):
+            notes.append(f"{edit.path}:{edit.line} is left for a second look: another change touches that line")
+            continue
+        done.add(edit.line)
+        lines[edit.line - 1] = edit.new
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _diff(path: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), path, path, lineterm="")
+    return "\n".join(lines) + "\n"

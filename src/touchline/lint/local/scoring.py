@@ -22,8 +22,7 @@ from touchline.data.task_files import is_task_file
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, probes_of
-from touchline.lint.task_files import TaskFault, TaskFileView
+from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, TaskFault, TaskFileView, probes_of
 
 _TEXT_LIMIT_BYTES = 4 << 20
 
