@@ -17,7 +17,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.experiment.partial import Stated
-from touchline.lint.limits import Width, adapted, fitting, largest, setup_of, sharing, width_of
+from touchline.lint.memory import Width, adapted, fitting, largest, setup_of, sharing, width_of
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

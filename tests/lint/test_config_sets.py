@@ -127,20 +127,3 @@ def test_the_digest_knows_what_changes_weights() -> None:
     base = digest("")
     assert [lines for lines in same if digest(lines) != base] == []
     assert len({digest(lines) for lines in other} | {base}) == len(other) + 1
-
-
-@pytest.mark.parametrize(
-    ("plan", "packed", "severity"),
-    [
-        ("Batch size 16, two hours.", True, Severity.WARNING),
-        ("Batch size 16, two hours.", False, None),
-        ("Packing is used in all runs.", True, None),
-    ],
-)
-def test_plan_and_config_agree_about_packing(plan: str, packed: bool, severity: Severity | None) -> None:
-    """What the plan says of this run, of all runs, or does not say."""
-    lines = f"dataset: {{packed: {str(packed).lower()}}}\ntokenizer: {{max_seq_len: 2048}}"
-    files = {"runs_plan.md": f"# Plan\n\n{plan}\n", "run_a/finetune.yaml": merged(lines, "torchtune")}
-    files["run_b/finetune.yaml"] = merged("dataset: {packed: false}\nseed: 9", "torchtune")
-    found = [each for each in findings_of(files) if each.code == "EX153" and each.where and "run_a" in each.where.path]
-    assert [each.severity for each in found] == ([] if severity is None else [severity])

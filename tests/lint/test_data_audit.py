@@ -359,21 +359,6 @@ def test_baselines_without_answers_are_missing_and_not_zero(tmp_path: Path) -> N
     assert audit(write(tmp_path / "texts.jsonl", [{"text": "a whole text"}])).baselines is None
 
 
-def test_answers_that_were_cut_at_one_length_are_told_among_longer_ones(tmp_path: Path) -> None:
-    """A limit on some rows alone: they share a length and stop within a sentence, and the others end."""
-    sentence = "the quick brown fox jumps over a lazy dog while many birds sing near old stone bridges at dawn"
-    words = sentence.split()
-
-    def answer(row: int) -> str:
-        return " ".join(words[(row * 7 + step * (row % 5 + 1)) % len(words)] for step in range(14 + row % 6)) + "."
-
-    rows = [{"input": f"Write sentence {n}", "output": answer(n)} for n in range(60)]
-    assert "DA352" not in codes(audit(write(tmp_path / "whole.jsonl", rows)))
-    for row in rows[:8]:
-        row["output"] = row["output"][:57] + "q"
-    assert "DA352" in codes(audit(write(tmp_path / "cut.jsonl", rows)))
-
-
 def test_a_file_without_rows_names_no_columns(tmp_path: Path) -> None:
     """A column that was not found is not called None."""
     for name, content in (("a.csv", ""), ("b.csv", "text,label\n"), ("c.json", "[]"), ("d.jsonl", "\n")):

@@ -8,7 +8,7 @@ from tests.faults.case import base, changed
 from tests.faults.harness import check_files, errors
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.limits import table_limit
+from touchline.lint.memory import table_limit
 
 pytestmark = pytest.mark.planning
 

@@ -15,7 +15,6 @@ _NOT_WORD = re.compile(r"[\W_]+")
 _SPACE = re.compile(r"\s+")
 _ENDS = ".!?。！？؟।…"
 """Characters that end a sentence, in several scripts."""
-_CLOSING = "\"'”’)]}»」』*`"
 
 # UTF-8 that was read as Windows-1252 or Latin-1: a lead byte's character and then a continuation byte's.
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -80,12 +79,6 @@ def _as_was(piece: str) -> str | None:
 def _byte(character: str) -> bytes:
     # Windows-1252 leaves five bytes undefined; readers give those as they are.
     return character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
-
-
-def ends_whole(text: str) -> bool:
-    """Return True if a text ends like a sentence, list or code block, not within a word."""
-    tail = text.rstrip().rstrip(_CLOSING)
-    return len(tail) < len(text.rstrip()) or tail[-1:] in _ENDS or not tail[-1:].isalpha()
 
 
 COLUMNS = ("candidates", "candidate_answers", "options", "choices", "answer_choices", "endings", "answer_options")

@@ -1,4 +1,4 @@
-"""Rules on the configs of one project: repeated trainings, shared outputs, chains of trainings, data, and the plan."""
+"""Rules on the configs of one project: repeated trainings, shared outputs, chains of trainings, and data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from touchline.lint.config_set import (
 from touchline.lint.rule import Violation, rule
 
 _SHOWN = 4
-_PACKING: Final = re.compile(r"pack(ed|ing)", re.IGNORECASE)
 
 
 @rule("EX140", Severity.WARNING)
@@ -89,17 +88,6 @@ def _empty_data_file(view: FolderView) -> Iterator[Violation]:
                 does = "trains on it" if source.role == "train" else "validates on it"
                 message = f"{source.name.value} has no rows, and {run_name(run)} {does}"
                 yield Violation(message, source.name, "make the file, or remove this config")
-
-
-@rule("EX153", Severity.WARNING)
-def _packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
-    for each in runs_of(view):
-        above = PurePath(each.path).parents
-        plans = [plan for plan in view.plans if PurePath(plan.path).parent in above and plan.path.endswith(".md")]
-        packed = each.stated.packed
-        if packed is not None and packed.value and plans and not any(_PACKING.search(plan.text) for plan in plans):
-            message = f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing"
-            yield Violation(message, packed, "plan again with packing, or set packed: false")
 
 
 @rule("EX144", Severity.ERROR)

@@ -1,4 +1,4 @@
-"""Rules on answers: constants, spellings, lists of allowed answers, and answers given away or cut off."""
+"""Rules on answers: constants, spellings, lists of allowed answers, and answers given away."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
-from touchline.core.json_text import parse_json
-from touchline.data.candidates import Candidates, chosen, ends_whole, is_place, nearest, short, squeezed
+from touchline.data.candidates import Candidates, chosen, is_place, nearest, short, squeezed
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
@@ -18,9 +17,6 @@ _MARKER = re.compile(
 _BEFORE = 40
 _LEAK_ROWS = 4
 _LEAK_SHARE = 0.05
-_CUT_ROWS = 3
-_CUT_WORDS = 4
-_CUT_LENGTH = 36
 _CERTAIN_ROWS = 10
 _SOME_ROWS = 4
 _HIGH = 0.9
@@ -194,41 +190,3 @@ def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
     if row.candidates:
         return True
     return any(label != row.label and label not in row.label and label in row.asked for label in labels)
-
-
-@rule("DA352", Severity.WARNING)
-def _answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
-    worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
-    cut = [row for row in worded if not ends_whole(row.label)]
-    if len(cut) < _CUT_ROWS:
-        return
-    length, count = Counter(len(row.answer or "") for row in cut).most_common(1)[0]
-    longest = length == max(len(row.answer or "") for row in worded)
-    if (
-        length >= _CUT_LENGTH
-        and count >= _CUT_ROWS
-        and count * 10 >= len(cut) * 8
-        and (longest or len(cut) * 2 <= len(worded))
-    ):
-        message = f"answers stop within a sentence at exactly {length:,} characters"
-        yield violation_in_rows(view, cut, message, hint="make these answers again without the limit")
-
-
-@rule("DA354", Severity.WARNING)
-def _invalid_json_answer(view: DataView) -> Iterator[Violation]:
-    answered = [row for row in view.rows if row.label]
-    shaped = [row for row in answered if row.label.startswith(('{"', "[{", '["'))]
-    if len(shaped) < _LEAK_ROWS or len(shaped) * 2 < len(answered):
-        return
-    broken = [row for row in shaped if not _reads(row.label)]
-    if broken and len(broken) * 4 <= len(shaped):
-        message = f"{percent(len(broken), len(shaped))} of the answers in JSON cannot be read as JSON"
-        yield violation_in_rows(view, broken, f"{message}, for example {short(broken[0].label[-50:])}")
-
-
-def _reads(text: str) -> bool:
-    try:
-        parse_json(text, allow_half_characters=True)
-    except ValueError:
-        return False
-    return True
