@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.faults.harness import check_files, codes
 
@@ -31,8 +32,8 @@ def test_a_whole_adapter_is_left_alone(tmp_path: Path) -> None:
     assert _found(tmp_path, WHOLE) == set()
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64')], ids=["a different base", "another rank"]
+@parametrize(
+    "old, new", ("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64'), ids=["a different base", "another rank"]
 )
 def test_an_adapter_of_another_training_is_told(tmp_path: Path, old: str, new: str) -> None:
     files = {**WHOLE, "models/stage0/adapter_config.json": changed(ADAPTER, old, new)}

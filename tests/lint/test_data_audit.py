@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.cases import parametrize
 from typer.testing import CliRunner
 
 from touchline.api import data_audit as audit
@@ -145,17 +146,15 @@ def test_the_nearest_candidate_is_told_with_the_line(tmp_path: Path) -> None:
     assert "did you mean 'instrument-shaft'" in (outside.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
-        ("Which? Candidate answers: [small, large]", ("small", "large")),
-        ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
-        ("(A) red\n(B) green", ("red", "green")),
-        ("What are my options here?", None),
-        ("List [1, 2] reversed", None),
-        ("The choices: [broken", None),
-    ],
+@parametrize(
+    "prompt, expected",
+    ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
+    ("Which? Candidate answers: [small, large]", ("small", "large")),
+    ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
+    ("(A) red\n(B) green", ("red", "green")),
+    ("What are my options here?", None),
+    ("List [1, 2] reversed", None),
+    ("The choices: [broken", None),
 )
 def test_lists_in_prompts(prompt: str, expected: tuple[str, ...] | None) -> None:
     assert candidates_of_prompt(prompt) == expected
@@ -173,16 +172,14 @@ def test_what_an_answer_means_in_a_list() -> None:
     assert nearest("xyzzy", colours) is None
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "row",
-    [
-        {"question": "Q{n}?", "choices": ["w", "x", "y", "z"], "answer": 2},
-        {"question": "Q{n}?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "B"},
-        {"ctx": "C{n}", "endings": ["w", "x"], "label": "1"},
-        {"question": "Q{n}?\nA. w\nB. x", "answer": "A"},
-        {"question": "Q{n}?", "options": {"A": "w", "B": "x"}, "answer": "A"},
-        {"question": "Q{n}?", "options": "['w', 'x']", "answer": "w; x"},
-    ],
+    {"question": "Q{n}?", "choices": ["w", "x", "y", "z"], "answer": 2},
+    {"question": "Q{n}?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "B"},
+    {"ctx": "C{n}", "endings": ["w", "x"], "label": "1"},
+    {"question": "Q{n}?\nA. w\nB. x", "answer": "A"},
+    {"question": "Q{n}?", "options": {"A": "w", "B": "x"}, "answer": "A"},
+    {"question": "Q{n}?", "options": "['w', 'x']", "answer": "w; x"},
 )
 def test_answers_by_letter_and_number_are_within_their_list(row: dict[str, object], tmp_path: Path) -> None:
     rows = [

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.faults.models_d import CHATML, rendering_of, text_of
 from tests.tiers import examples
 
@@ -115,20 +116,18 @@ def test_a_limit_that_cuts_the_answer_is_told(limit: int, found: set[str]) -> No
     assert {f.code for f in told(view)} & {"TK206", "TK207", "TK209"} == found
 
 
-@pytest.mark.parametrize(
-    ("row", "form", "turns"),
-    [
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages", 1),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "messages", 1),
-        ({"prompt": "a", "completion": "b"}, "text completion", 1),
-        (
-            {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
-            "chat completion",
-            1,
-        ),
-        ({"instruction": "do", "input": "this", "output": "b", "system": "s"}, "instruction", 2),
-        ({"question": "a", "answer": "b", "image": "x.png"}, "instruction", 1),
-    ],
+@parametrize(
+    "row, form, turns",
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages", 1),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "messages", 1),
+    ({"prompt": "a", "completion": "b"}, "text completion", 1),
+    (
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+        "chat completion",
+        1,
+    ),
+    ({"instruction": "do", "input": "this", "output": "b", "system": "s"}, "instruction", 2),
+    ({"question": "a", "answer": "b", "image": "x.png"}, "instruction", 1),
 )
 def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turns: int) -> None:
     shown = shown_row(row, "r")
@@ -137,18 +136,16 @@ def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turn
     assert shown.media is ("image" in row)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "row",
-    [
-        {},
-        {"text": "only text"},
-        {"messages": [{"role": "user", "content": "a"}]},
-        {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
-        {"messages": "not a list"},
-        {"prompt": "a", "completion": " "},
-        {"conversations": [1, 2]},
-        {"instruction": 1, "output": "b"},
-    ],
+    {},
+    {"text": "only text"},
+    {"messages": [{"role": "user", "content": "a"}]},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
+    {"messages": "not a list"},
+    {"prompt": "a", "completion": " "},
+    {"conversations": [1, 2]},
+    {"instruction": 1, "output": "b"},
 )
 def test_a_row_of_another_form_is_none(row: dict[str, object]) -> None:
     assert shown_row(row, "r") is None
