@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.packing.drawn import problems
+from tests.packing.by_item import problems
 
 from touchline.core.estimate import MicroBatch
 from touchline.core.finding import Severity
