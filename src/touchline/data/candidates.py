@@ -70,15 +70,10 @@ def repaired(piece: str) -> str:
 
 def _as_was(piece: str) -> str | None:
     try:
-        data = b"".join(_byte(character) for character in piece)
-        return data.decode()
+        # Windows-1252 leaves five bytes undefined; readers give those as they are.
+        return b"".join(each.encode("latin-1" if ord(each) < 256 else "cp1252") for each in piece).decode()
     except (UnicodeDecodeError, UnicodeEncodeError):
         return None
-
-
-def _byte(character: str) -> bytes:
-    # Windows-1252 leaves five bytes undefined; readers give those as they are.
-    return character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
 
 
 COLUMNS = ("candidates", "candidate_answers", "options", "choices", "answer_choices", "endings", "answer_options")

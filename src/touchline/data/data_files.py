@@ -14,7 +14,7 @@ from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.catalog import SEPARATE_FILES, SPLITS_IN_FILE, DatasetInfo, Example, Message, SplitInfo
+from touchline.core.catalog import SEPARATE_FILES, SPLITS_IN_FILE, DatasetInfo, Example, SplitInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.finding import Finding, Location, Severity
@@ -325,7 +325,7 @@ def overlaps(
         shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]
         if not shared:
             continue
-        shown = ", ".join(repr(shorten(_last(prompt), _QUOTED)) for prompt in shared[:_SHOWN])
+        shown = ", ".join(repr(shorten(prompt[-1].content if prompt else "", _QUOTED)) for prompt in shared[:_SHOWN])
         count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
         hint = f"remove them from {shown_split(second)}: a prompt seen in training does not test the model"
         if made_here:
@@ -345,10 +345,6 @@ def equal_sets(sets: Sequence[SplitInfo], path: Path) -> Iterable[Finding]:
         if (first := known.setdefault(each.sha256, each.name)) != each.name:
             message = f"the test sets {first} and {each.name} have the same rows"
             yield dataset_error("DA104", path, message, "remove one of them, or name another file")
-
-
-def _last(prompt: tuple[Message, ...]) -> str:
-    return prompt[-1].content if prompt else ""
 
 
 def dataset_error(code: str, path: Path, message: str, hint: str | None = None) -> Finding:

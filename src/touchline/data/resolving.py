@@ -138,7 +138,7 @@ def label_set(
         name: [example.answer.strip() for example in load_examples(bare, name, base)] for name in split_names(data)
     }
     written = Counter(answer for split in answers.values() for answer in split)
-    labels = _labels(written, [str(label).strip() for label in given])
+    labels = tuple(str(label).strip() for label in given) or tuple(sorted(merge_spellings(written)))
     where = Location(path=path)
     findings = list(_faults(labels, written, answers, is_given=bool(given), where=where))
     if any(finding.severity is Severity.ERROR for finding in findings):
@@ -150,11 +150,6 @@ def label_set(
         counts[name] = tuple(found[place] for place in range(len(labels)))
     column = data.messages if data.messages is not None else data.output
     return LabelSet(dataset=path, column=column, labels=labels, counts=counts), tuple(findings)
-
-
-def _labels(written: Counter[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Return the given labels in their order, or those of the answers, sorted."""
-    return tuple(given) or tuple(sorted(merge_spellings(written)))
 
 
 def _faults(

@@ -136,11 +136,12 @@ def _stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
         kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
         base = None if newest.base_model is None else _last(newest.base_model)
+        epochs = None if newest.epochs is None else math.ceil(newest.epochs)
         pairs: tuple[tuple[Stated[object] | None, object, object], ...] = (
             (stated.model, None if stated.model is None else _last(stated.model.value), base),
             (stated.rank, None if stated.rank is None else stated.rank.value, newest.rank),
             (stated.target_modules, modules, kept_modules),
-            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), _up(newest.epochs)),
+            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), epochs),
         )
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
@@ -173,10 +174,6 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 
 def _last(name: str) -> str:
     return posixpath.basename(posixpath.normpath(name)).casefold()
-
-
-def _up(value: float | None) -> int | None:
-    return None if value is None else math.ceil(value)
 
 
 def _plain(value: object) -> str:

@@ -147,17 +147,17 @@ class DataView:
     def short(self) -> bool:
         """Return True if most answers have only a few words."""
         labels = self.all_labels
-        brief = sum(count for label, count in labels.items() if len(label) <= _LABEL_LENGTH and _brief(label))
+        brief = sum(
+            count
+            for label, count in labels.items()
+            if len(label) <= _LABEL_LENGTH and len(label.split(None, _SHORT_WORDS)) <= _SHORT_WORDS
+        )
         return self.layout.kind != "text" and brief * 10 >= sum(labels.values()) * 9 > 0
 
     @functools.cached_property
     def questions(self) -> dict[str, list[DataRow]]:
         """Return the frequent kinds of questions of the scored split, whose rows differ in their media or text."""
         return questions_of(self.splits.get(self.scored, ()))
-
-
-def _brief(label: str) -> bool:
-    return len(label.split(None, _SHORT_WORDS)) <= _SHORT_WORDS
 
 
 def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:

@@ -61,7 +61,9 @@ def _duplicate_runs(view: DesignView) -> Iterator[Violation]:
 def _inert_factor(view: DesignView) -> Iterator[Violation]:
     for key, levels in swept(view).items():
         effect = no_effect_on_weights(view, key)
-        varies_by_itself = key in view.experiment.factors or len(_pair_keys(view)) == 1
+        varies_by_itself = (
+            key in view.experiment.factors or len({name for pair in view.experiment.pairs for name in pair}) == 1
+        )
         if effect is None or len(levels) < 2 or not varies_by_itself:
             continue
         score = key.startswith("evaluate.") and key != "evaluate.batch_size"
@@ -129,10 +131,6 @@ def _normal(key: str, value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(float(value))
     return json.dumps(value, sort_keys=True)
-
-
-def _pair_keys(view: DesignView) -> set[str]:
-    return {key for pair in view.experiment.pairs for key in pair}
 
 
 def _overridden(view: DesignView) -> set[str]:

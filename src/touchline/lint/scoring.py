@@ -201,7 +201,7 @@ def _right_answers_fail(view: ScoringView) -> Iterator[Violation]:
     if view.lower_is_better:
         return
     right = [probe for probe in view.of("right") if probe.target.strip()]
-    wrong = [probe for probe in right if not _full(probe)]
+    wrong = [probe for probe in right if probe.score is None or probe.score < FULL]
     # A scorer may want its answer in a form, such as `ANSWER: x`.
     if wrong and not (len(wrong) == len(right) and any(each_kind(view, "formatted"))):
         yield Violation(
@@ -247,10 +247,6 @@ def _untested_scorer(view: ScoringView) -> Iterator[Violation]:
 
 def _name(view: ScoringView) -> str:
     return view.task if view.scorer == view.task else f"{view.task}, scorer {view.scorer}"
-
-
-def _full(probe: Probe) -> bool:
-    return probe.score is not None and probe.score >= FULL
 
 
 TaskFault = Literal["import", "no task", "build"]

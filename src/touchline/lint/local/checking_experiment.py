@@ -184,7 +184,7 @@ def training_views(
     places: dict[KeyPath, SettingSource] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     devices = devices_of(seen)
-    for spec in covering(_distinct(seen.specs)):
+    for spec in covering([alike[0] for alike in kinds_of(seen.specs)]):
         dataset = seen.datasets.get(spec.data.file)
         yield TrainingView(
             stated=stated_of_run(spec, seen.loaded.document, places, devices),
@@ -196,11 +196,6 @@ def training_views(
             # The plan estimates it; `planned_findings` reports it.
             has_planned_memory=True,
         )
-
-
-def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """Return the runs that train, one of those that differ in their seed only."""
-    return [alike[0] for alike in kinds_of(specs)]
 
 
 def kinds_of(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
@@ -345,7 +340,7 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
         return
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.file in seen.datasets}
     trains = {key: _questions(each, ("train",), seen.root) for key, each in data.items()}
-    tests = {key: _questions(each, _tests(each), seen.root) for key, each in data.items()}
+    tests = {key: _questions(each, list(filter(is_test, split_names(each))), seen.root) for key, each in data.items()}
     for (first, trained), (second, tested) in itertools.permutations(data.items(), 2):
         if trained.file == tested.file:
             continue
@@ -362,10 +357,6 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
                 where=seen.loaded.document.where(["stages"]),
                 hint="remove these rows from one of the two files",
             )
-
-
-def _tests(data: DataConfig) -> list[str]:
-    return [name for name in split_names(data) if is_test(name)]
 
 
 def _questions(data: DataConfig, splits: Sequence[str], root: Path) -> dict[str, None]:

@@ -287,17 +287,15 @@ def _walk(root: Path, findings: list[Finding]) -> Iterator[FoundFile]:
         here = Path(folder)
         for name in [name for name in names if (here / name).is_symlink() and _leads_up(here / name)]:
             findings.append(_ring(here / name))
-        names[:] = sorted(name for name in names if not _skipped(name))
+        names[:] = sorted(
+            name for name in names if name not in _SKIPPED_FOLDERS and not name.startswith(_SKIPPED_PREFIXES)
+        )
         for name in sorted(files):
             kind = _kind(here / name)
             if (here / name).is_symlink() and _leads_up(here / name):
                 findings.append(_ring(here / name))
             elif kind is not None:
                 yield FoundFile(path=here / name, kind=kind, named=False)
-
-
-def _skipped(name: str) -> bool:
-    return name in _SKIPPED_FOLDERS or name.startswith(_SKIPPED_PREFIXES)
 
 
 def _kind(path: Path) -> FileKind | None:

@@ -111,7 +111,7 @@ def resolve_inputs(
     experiment = loaded.experiment
     seen = ResolvedInputs(loaded=loaded, root=root, task=EXACT_MATCH)
     _see_own_task(seen)
-    names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
+    names = list(dict.fromkeys([*experiment.models, *(name for pair in experiment.pairs for name in _models_of(pair))]))
     absent: dict[str, Sequence[Finding]] = {}
     for name in names:
         try:
@@ -405,10 +405,6 @@ def _twins(seen: ResolvedInputs) -> list[Finding]:
             hint = "rename one of them, or link to it under another name"
             found.append(error("EX009", "models", message, document.where(["models"]), hint))
     return found
-
-
-def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
-    return [name for pair in loaded.experiment.pairs for name in _models_of(pair)]
 
 
 def _models_of(pair: Mapping[str, object]) -> list[str]:
