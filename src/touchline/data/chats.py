@@ -119,8 +119,8 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list
         value = values[column]
         text = "" if value is None and len(columns) > 1 else plain_text(value)
         if text is None:
-            message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
-            problems.append(RowProblem(message, hint=_remedy(value)))
+            kind, hint = _unusable(value)
+            problems.append(RowProblem(f"column {column!r}, which the prompt shows, is {kind}", hint=hint))
         elif text or len(columns) == 1:
             texts.append(text)
     return "\n".join(texts)
@@ -140,8 +140,8 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
             message = f"{absent.message}, and no column {data.output!r} for the answer"
         problems.append(RowProblem(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
-        value = values[data.output]
-        problems.append(RowProblem(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
+        kind, hint = _unusable(values[data.output])
+        problems.append(RowProblem(f"the answer, column {data.output!r}, is {kind}", hint=hint))
     if not problems and not text.strip():
         problems.append(RowProblem("the prompt is empty"))
     files = image_files(values, data)
@@ -297,26 +297,17 @@ def plain_text(value: object) -> str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else str(value)
 
 
-def _kind(value: object) -> str:
-    """Return the type of a value that cannot be used as text."""
+def _unusable(value: object) -> tuple[str, str | None]:
+    """Return the type of a value that cannot be used as text, and a suggestion."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        return "empty"
+        return "empty", "fill them in, or remove these rows"
     if isinstance(value, bool):
-        return "true or false, not text"
+        return "true or false, not text", 'write them as words, for example "yes" and "no", or as 1 and 0'
     if isinstance(value, list | tuple):
-        return "a list, not text"
-    return "an object with fields, not text" if isinstance(value, Mapping) else "no text"
-
-
-def _remedy(value: object) -> str | None:
-    """Return a suggestion for such a value."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return "fill them in, or remove these rows"
-    if isinstance(value, bool):
-        return 'write them as words, for example "yes" and "no", or as 1 and 0'
+        return "a list, not text", "write one text per row"
     if isinstance(value, Mapping):
-        return "write each field as a column, one level deep"
-    return "write one text per row" if isinstance(value, list | tuple) else None
+        return "an object with fields, not text", "write each field as a column, one level deep"
+    return "no text", None
 
 
 def _system(data: DataConfig) -> tuple[Message, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from touchline.backends.memory import MemoryCoefficients
@@ -73,14 +73,15 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
         return view.model.shape
     if stated.method is None:
         return Missing(missing="the config does not state what is trained")
-    coefficients = _coefficients(stated.backend)
+    traits = traits_of(stated.backend)
+    backend = traits.loop_of or stated.backend
+    coefficients = memory_coefficients(backend)
     if isinstance(coefficients, Missing):
         return coefficients
     full = stated.method.value == "full"
     rank = 0 if full else (stated.rank.value if stated.rank is not None else 0)
     if not full and rank < 1:
         return Missing(missing="the adapter's rank is not stated")
-    traits = traits_of(stated.backend)
     dtype: Dtype = stated.dtype.value if stated.dtype is not None else "bfloat16"
     if not traits.uses_default_dtype and stated.dtype is not None and stated.dtype.is_default:
         dtype = "bfloat16"
@@ -88,7 +89,7 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
     targets = None if stated.target_modules is None else stated.target_modules.value
     return TrainingSetup(
         shape=view.model.shape,
-        backend=stated.backend,
+        backend=backend,
         method=stated.method.value,
         rank=rank,
         target_modules=() if full else adapted(view.model.shape, targets, traits.layer_names),
@@ -164,11 +165,10 @@ def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Mis
     setup = setup_of(view)
     if isinstance(setup, Missing):
         return setup
-    coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
-    known = _known(setup)
+    coefficients = cast(MemoryCoefficients, memory_coefficients(setup.backend))
     return (
-        largest_micro_batch(known, width.tokens, 1.0, gpu, coefficients=coefficients),
-        most_that_could_fit(known, width.tokens, 0.0, gpu, coefficients=coefficients),
+        largest_micro_batch(setup, width.tokens, 1.0, gpu, coefficients=coefficients),
+        most_that_could_fit(setup, width.tokens, 0.0, gpu, coefficients=coefficients),
     )
 
 
@@ -201,18 +201,9 @@ def pages_out(stated: StatedTraining) -> bool:
     return stated.optimizer is not None and "paged" in stated.optimizer.value.lower()
 
 
-def _coefficients(backend: str) -> MemoryCoefficients | Missing:
-    return memory_coefficients(traits_of(backend).loop_of or backend)
-
-
-def _known(setup: TrainingSetup) -> TrainingSetup:
-    name = traits_of(setup.backend).loop_of
-    return setup if name is None else replace(setup, backend=name)
-
-
 def _estimate(setup: TrainingSetup, batch: MicroBatch, gpu: Gpu) -> MemoryEstimate:
-    coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
-    return memory_estimate(_known(setup), batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
+    coefficients = cast(MemoryCoefficients, memory_coefficients(setup.backend))
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
 
 
 def _verdict(low: float, high: float, gpu: Gpu) -> MemoryVerdict:

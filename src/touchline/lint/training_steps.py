@@ -78,8 +78,8 @@ def _few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
 def _warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     stated, numbers = view.stated, arithmetic(view)
     share, fixed = stated.warmup_fraction, stated.warmup_steps
-    if _ignores_warmup(stated):
-        return
+    if traits_of(stated.backend).hf_loop and stated.schedule is not None and stated.schedule.value == "constant":
+        return  # TR037 reports that this schedule has no warmup
     steps, high = numbers.steps, most(numbers.steps)
     if share is not None and share.value >= 1 and (fixed is None or fixed.value <= 0):
         yield Violation(f"warmup is {share.value:g} of all steps, leaving none for training", share)
@@ -93,11 +93,6 @@ def _warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
             if stated.max_steps is not None and not traits_of(stated.backend).hf_loop
             else None,
         )
-
-
-def _ignores_warmup(stated: StatedTraining) -> bool:
-    """Return True if the schedule has no warmup regardless of the setting. TR037 then reports it."""
-    return traits_of(stated.backend).hf_loop and stated.schedule is not None and stated.schedule.value == "constant"
 
 
 @rule("TR016", Severity.WARNING)

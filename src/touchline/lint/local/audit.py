@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -95,23 +96,12 @@ def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
     """Convert the loaded inputs to a report; without a task, few short answers are labels."""
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
+    audited = functools.partial(DataAudit, path=str(path), format=", ".join(seen.forms), findings=findings)
     if view is None:
-        return DataAudit(
-            path=str(path),
-            format=", ".join(seen.forms),
-            columns="none",
-            scored_split="",
-            splits=(),
-            labels=(),
-            distinct_answers=0,
-            baselines=None,
-            findings=findings,
-        )
+        return audited(columns="none", scored_split="", splits=(), labels=(), distinct_answers=0, baselines=None)
     total = max(sum(view.all_labels.values()), 1)
     shown = sorted(view.all_labels.items(), key=lambda item: (-item[1], item[0]))[:LABELS_SHOWN]
-    return DataAudit(
-        path=str(path),
-        format=", ".join(seen.forms),
+    return audited(
         columns=view.layout.named(),
         scored_split=view.scored,
         splits=tuple(
@@ -133,7 +123,6 @@ def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
         ),
         distinct_answers=len(view.all_labels),
         baselines=_baselines(view, task) if view.layout.kind != "text" and view.all_labels else None,
-        findings=findings,
     )
 
 
