@@ -157,8 +157,7 @@ def attention(
     )
 
 
-def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
-    """Return the three layers of a gated feed-forward part."""
+def _gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
     return (
         Linear(name="gate_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name="up_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
@@ -166,8 +165,7 @@ def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ..
     )
 
 
-def plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
-    """Return the two layers of an ungated feed-forward part."""
+def _plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
     return (
         Linear(name=up, inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name=down, inputs=widths.inner, outputs=widths.hidden, bias=biased),
@@ -204,9 +202,9 @@ def llama_like(
         )
         feed_biased = feed_bias is not None and values.flag(feed_bias, False)
         if gated:
-            layers += gated_feed_forward(widths, feed_biased)
+            layers += _gated_feed_forward(widths, feed_biased)
         else:
-            layers += plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
+            layers += _plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
         per_head = {"none": 0, "shared": 2 * widths.head_dim, "whole": widths.q + widths.kv}[head_norm]
         return Block(
             linears=layers,
@@ -242,7 +240,7 @@ def phi(values: ModelConfigReader, widths: Widths) -> Block:
     normed = values.flag("qk_layernorm", False)
     return Block(
         linears=attention(widths, inputs_biased=True, output_biased=True, output="dense")
-        + plain_feed_forward(widths, "fc1", "fc2", biased=True),
+        + _plain_feed_forward(widths, "fc1", "fc2", biased=True),
         others=2 * widths.hidden + (4 * (widths.hidden // widths.heads) if normed else 0),
         # The last norm, and the output layer's bias.
         outside=2 * widths.hidden + widths.vocab,
@@ -255,7 +253,7 @@ def stablelm(values: ModelConfigReader, widths: Widths) -> Block:
     norms = 1 if values.flag("use_parallel_residual", False) else 2
     normed = values.flag("qk_layernorm", False)
     return Block(
-        linears=attention(widths, inputs_biased=values.flag("use_qkv_bias", False)) + gated_feed_forward(widths),
+        linears=attention(widths, inputs_biased=values.flag("use_qkv_bias", False)) + _gated_feed_forward(widths),
         others=norms * 2 * widths.hidden + (widths.q + widths.kv if normed else 0),
         outside=2 * widths.hidden,
         gated=True,
@@ -267,7 +265,7 @@ def cohere(values: ModelConfigReader, widths: Widths) -> Block:
     biased = values.flag("attention_bias", False)
     normed = values.flag("use_qk_norm", False)
     return Block(
-        linears=attention(widths, inputs_biased=biased, output_biased=biased) + gated_feed_forward(widths),
+        linears=attention(widths, inputs_biased=biased, output_biased=biased) + _gated_feed_forward(widths),
         others=widths.hidden + (widths.q + widths.kv if normed else 0),
         outside=widths.hidden,
         gated=True,
@@ -280,7 +278,7 @@ def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
     biased = values.flag("use_bias", True)
     return Block(
         linears=attention(widths, inputs_biased=biased, output_biased=biased)
-        + plain_feed_forward(widths, "c_fc", "c_proj", biased),
+        + _plain_feed_forward(widths, "c_fc", "c_proj", biased),
         others=4 * widths.hidden,
         outside=2 * widths.hidden,
         gated=False,
@@ -297,7 +295,7 @@ def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="c_attn", inputs=widths.hidden, outputs=3 * widths.hidden, bias=True),
             Linear(name="c_proj", inputs=widths.hidden, outputs=widths.hidden, bias=True),
-            *plain_feed_forward(widths, "c_fc", "c_proj", biased=True),
+            *_plain_feed_forward(widths, "c_fc", "c_proj", biased=True),
         ),
         others=4 * widths.hidden,
         outside=positions * widths.hidden + 2 * widths.hidden,
@@ -313,7 +311,7 @@ def gpt_neox(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="query_key_value", inputs=widths.hidden, outputs=3 * widths.hidden, bias=biased),
             Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
-            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased=True),
+            *_plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased=True),
         ),
         others=4 * widths.hidden,
         outside=2 * widths.hidden,
@@ -332,7 +330,7 @@ def falcon(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="query_key_value", inputs=widths.hidden, outputs=widths.q + 2 * widths.kv, bias=biased),
             Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
-            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased),
+            *_plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased),
         ),
         others=norms * 2 * widths.hidden,
         outside=2 * widths.hidden,
@@ -378,7 +376,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
     return build
 
 
-def latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear, ...]:
+def _latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear, ...]:
     """Return the layers of multi-head latent attention (DeepSeek-V2 and V3, GLM-4.7 Flash)."""
     rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
     latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
@@ -408,11 +406,11 @@ def counted_from_keys(reason: str, count_error: float) -> Builder:
     def build(values: ModelConfigReader, widths: Widths) -> Block:
         latent = "kv_lora_rank" in values
         biased = values.flag("attention_bias", False)
-        mixing = latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
+        mixing = _latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
         experts_keys = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
         if not any(key in values for key in experts_keys):
             return Block(
-                linears=mixing + gated_feed_forward(widths),
+                linears=mixing + _gated_feed_forward(widths),
                 others=2 * widths.hidden,
                 outside=widths.hidden,
                 gated=True,

@@ -354,7 +354,7 @@ def _content(turn: Values, media: list[str]) -> str:
             continue
         texts.append(text_of(part.get("text", part.get("value", part.get("content")))) or "")
         media += [
-            path for key in ("image", "path", "video", "audio") if (path := media_path(part.get(key))) is not None
+            path for key in ("image", "path", "video", "audio") if (path := _media_path(part.get(key))) is not None
         ]
     return "\n".join(text for text in texts if text)
 
@@ -364,13 +364,13 @@ def media_of(values: Values, layout: ColumnMapping) -> tuple[str, ...]:
     for name in sorted(layout.media, key=lambda name: ("path" not in name, "name" in name, name)):
         value = values.get(name)
         items = value if isinstance(value, list) else [value]
-        paths = tuple(path for item in items if (path := media_path(item)) is not None)
+        paths = tuple(path for item in items if (path := _media_path(item)) is not None)
         if paths:
             return paths
     return ()
 
 
-def media_path(value: object) -> str | None:
+def _media_path(value: object) -> str | None:
     """Return the path of a media file. None for URLs, names without a suffix, and embedded media."""
     if isinstance(value, Mapping):
         value = value.get("path")

@@ -73,7 +73,7 @@ def load_words(words: WordList = AMERICAN_ENGLISH) -> list[str]:
     return data.decode("ascii").split()
 
 
-def choose_words(word_length: int, num_words: int, file: Path | None = None) -> tuple[list[str], dict[str, str]]:
+def _choose_words(word_length: int, num_words: int, file: Path | None = None) -> tuple[list[str], dict[str, str]]:
     """Return a word list and its origin: the given file, or the smaller of the two shipped lists that has enough words.
 
     Raises:
@@ -142,7 +142,7 @@ def create_capitalization(
     """
     if seed < 0:
         raise InputError(f"the seed is {seed}", expected="0 or more", hint="--seed 14")
-    chosen, origin = choose_words(word_length, num_words, words)
+    chosen, origin = _choose_words(word_length, num_words, words)
     splits = generate_capitalization(
         chosen,
         word_length=word_length,

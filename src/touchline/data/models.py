@@ -76,7 +76,7 @@ def read_model(folder: Path) -> ModelInfo:
     config_text, config = _config(folder, findings)
     shards = read_shards(folder, findings)
     tokenizer = read_tokenizer(folder, findings)
-    findings += disagreements(folder, config, shards, whole=not findings)
+    findings += _disagreements(folder, config, shards, whole=not findings)
     parameters = _parameters(shards, config)
     label = label_of(folder.name)
     return ModelInfo(
@@ -305,7 +305,7 @@ _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 _AGAIN = "download config.json and weights of the same model again"
 
 
-def disagreements(
+def _disagreements(
     folder: Path, config: Mapping[str, object], shards: Sequence[Shard], *, whole: bool
 ) -> Iterator[Finding]:
     """Return the contradictions between files of a model folder that break loading or training."""

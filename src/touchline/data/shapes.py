@@ -131,7 +131,7 @@ def _shape(
     widths = widths_of(values, family)
     block = family.build(values, widths)
     within = config.get("vision_config")
-    tower = tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
+    tower = _tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
     marked = None
     if tower is not None:
         marked = "its vision tower is counted as frozen, and the cost of images is not measured"
@@ -228,7 +228,7 @@ _QWEN: Mapping[str, _QwenTower] = {
 """Towers whose elements are counted exactly, by `model_type` without `_vision`."""
 
 
-def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
+def _tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
     """Return the vision tower of a `vision_config`. None if its size is not given."""
     if config is None:
         return None

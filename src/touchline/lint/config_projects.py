@@ -68,7 +68,7 @@ def _data_path_mismatch(view: FolderView) -> Iterator[Violation]:
             if source.kind not in ("file", "folder"):
                 continue
             path = source.name.value
-            said = {"experiment": experiments_in(path), "stage": stages_in(path)}
+            said = {"experiment": _numbers(path, _EXPERIMENT), "stage": _numbers(path, _STAGE)}
             wrong = next((what for what in own if said[what] and own[what] not in {None, *said[what]}), None)
             if wrong is None:
                 continue
@@ -96,10 +96,10 @@ def _later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
         number = stage_of(run)
         if number is None or number < 2 or run.stated.parent is not None or _starts_from_a_path(run):
             continue
-        before, chained = stage_before(view, run), is_continuation(run)
+        before, chained = _stage_before(view, run), _is_continuation(run)
         if (
-            parent_of(view, run) is not None
-            or (stands_alone(run) and not chained)
+            _parent_of(view, run) is not None
+            or (_stands_alone(run) and not chained)
             or traits_of(run.stated.backend).is_ours
         ):
             continue
@@ -156,7 +156,7 @@ def _stale_checkpoints(view: FolderView) -> Iterator[Violation]:
 
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
     for run in runs_of(view):
-        parent = parent_of(view, run) if run.stated.parent is not None else None
+        parent = _parent_of(view, run) if run.stated.parent is not None else None
         if parent is not None:
             yield run, parent
 
@@ -192,7 +192,7 @@ _NAME_KEYS: Final = ("experiment_name", "run_name", "name", "description")
 _PARTS: Final = 3
 
 
-def own_texts(sibling: Sibling) -> tuple[str, ...]:
+def _own_texts(sibling: Sibling) -> tuple[str, ...]:
     """Return a training's names, the most specific first: its file, its folder, its output, its own name."""
     path = PurePath(sibling.path)
     names = [str(sibling.raw[key]) for key in _NAME_KEYS if isinstance(sibling.raw.get(key), str)]
@@ -201,38 +201,26 @@ def own_texts(sibling: Sibling) -> tuple[str, ...]:
 
 def stage_of(sibling: Sibling) -> int | None:
     """Return the stage number in its names. None if there is none, or a name has two."""
-    pattern = (_STAGE, _SHORT_STAGE) if is_continuation(sibling) else (_STAGE,)
-    return next((number for text in own_texts(sibling) if (number := _only(text, *pattern)) is not None), None)
+    pattern = (_STAGE, _SHORT_STAGE) if _is_continuation(sibling) else (_STAGE,)
+    return next((number for text in _own_texts(sibling) if (number := _only(text, *pattern)) is not None), None)
 
 
 def experiment_of(sibling: Sibling) -> int | None:
     """Return the experiment number in its names."""
-    return next((number for text in own_texts(sibling) if (number := _only(text, _EXPERIMENT)) is not None), None)
+    return next((number for text in _own_texts(sibling) if (number := _only(text, _EXPERIMENT)) is not None), None)
 
 
-def stages_in(path: str) -> set[int]:
-    """Return the numbers of stages in a path."""
-    return {int(number) for number in _STAGE.findall(path)}
+def _is_continuation(sibling: Sibling) -> bool:
+    return any(_CONTINUATION.search(text) for text in _own_texts(sibling))
 
 
-def experiments_in(path: str) -> set[int]:
-    """Return the numbers of experiments in a path."""
-    return {int(number) for number in _EXPERIMENT.findall(path)}
-
-
-def is_continuation(sibling: Sibling) -> bool:
-    """Return True if its names indicate a curriculum, a chain or a continuation."""
-    return any(_CONTINUATION.search(text) for text in own_texts(sibling))
-
-
-def stands_alone(sibling: Sibling) -> bool:
+def _stands_alone(sibling: Sibling) -> bool:
     """Return True if its names, or those of its data, indicate separate models per stage."""
     data = [source.name.value for source in sibling.stated.sources]
-    return any(_ALONE.search(text) for text in (*own_texts(sibling), *data))
+    return any(_ALONE.search(text) for text in (*_own_texts(sibling), *data))
 
 
-def stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
-    """Find the config of the same experiment that is the previous stage."""
+def _stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
     number = stage_of(sibling)
     for other in runs_of(view):
         near = together(view, sibling, other) or PurePath(other.path).parent == PurePath(sibling.path).parent
@@ -242,7 +230,7 @@ def stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
     return None
 
 
-def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
+def _parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
     """Find the training whose output a training continues, by its adapter or its model."""
     outputs = _by_output(view)
     for named in (sibling.stated.parent, sibling.stated.model):
@@ -264,8 +252,12 @@ def _by_output(view: FolderView) -> Mapping[str, Sibling]:
 
 
 def _only(text: str, *patterns: re.Pattern[str]) -> int | None:
-    numbers = {int(number) for pattern in patterns for number in pattern.findall(text)}
+    numbers = _numbers(text, *patterns)
     return numbers.pop() if len(numbers) == 1 else None
+
+
+def _numbers(text: str, *patterns: re.Pattern[str]) -> set[int]:
+    return {int(number) for pattern in patterns for number in pattern.findall(text)}
 
 
 def _without_stage(sibling: Sibling) -> tuple[str, int | None]:

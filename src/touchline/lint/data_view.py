@@ -157,10 +157,10 @@ class DataView:
     @functools.cached_property
     def questions(self) -> dict[str, list[DataRow]]:
         """Return the frequent kinds of questions of the scored split, whose rows differ in their media or text."""
-        return questions_of(self.splits.get(self.scored, ()))
+        return _questions_of(self.splits.get(self.scored, ()))
 
 
-def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
+def _questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
     """Return rows by their kind of question, for kinds with enough different rows."""
     found: defaultdict[str, list[DataRow]] = defaultdict(list)
     for row in rows:

@@ -247,7 +247,7 @@ def detectable(seeds: int) -> str:
 
 @rule("EX109", Severity.WARNING)
 def _too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
-    effect, items = stated_effect(view.experiment.question), test_items(view)
+    effect, items = stated_effect(view.experiment.question), _test_items(view)
     if effect is None or items is None:
         return
     least = items_for_paired_difference(effect, effect)
@@ -260,7 +260,7 @@ def _too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
 
 @rule("EX110", Severity.INFO)
 def _minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
-    effect, items = stated_effect(view.experiment.question), test_items(view)
+    effect, items = stated_effect(view.experiment.question), _test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
     from touchline.statistics.power import smallest_in_points
@@ -276,7 +276,7 @@ def _minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
 @rule("EX115", Severity.WARNING)
 def _few_test_items(view: DesignView) -> Iterator[Violation]:
-    items = test_items(view)
+    items = _test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
         message = (
             f"{plural(items, 'test item')}: the 95% interval of a score near 50% is about ±{98 / items**0.5:.0f} points"
@@ -338,8 +338,7 @@ def stated_effect(question: str) -> float | None:
     return None
 
 
-def test_items(view: DesignView) -> int | None:
-    """Return the minimum number of test items of a run. None if unknown."""
+def _test_items(view: DesignView) -> int | None:
     counts: list[int] = []
     for run in view.runs:
         facts, samples = view.dataset(run.data.file), run.evaluate.samples

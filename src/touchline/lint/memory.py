@@ -47,7 +47,7 @@ class Width:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fitting:
+class _Fitting:
     """Memory estimate of a micro-batch on a GPU."""
 
     verdict: MemoryVerdict
@@ -136,7 +136,7 @@ def sharing(view: TrainingView) -> Sharing:
     return "unknown"
 
 
-def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | Missing:
+def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> _Fitting | Missing:
     """Estimate the memory of `rows` rows of that width."""
     setup = setup_of(view)
     if isinstance(setup, Missing):
@@ -148,7 +148,7 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
     least = _estimate(setup, batch_of(rows, width.tokens, 0.0), gpu)
     parts, total = least.breakdown, least.allocated.value
     low = least.process.low
-    return Fitting(
+    return _Fitting(
         verdict=_verdict(low, most.process.high, gpu),
         rows=rows,
         width=width,
@@ -184,8 +184,7 @@ def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -
     return int(of_class * shorter * smaller)
 
 
-def table_gpu() -> Gpu:
-    """Return the GPU that the table was written for."""
+def _table_gpu() -> Gpu:
     found = find_gpu(TABLE_GPU)
     assert isinstance(found, Gpu)
     return found
@@ -196,8 +195,7 @@ def on_processor(stated: StatedTraining) -> bool:
     return stated.device is not None and stated.device.value.lower() in ("cpu", "mps")
 
 
-def pages_out(stated: StatedTraining) -> bool:
-    """Return True if the optimizer state is paged to host memory when GPU memory is short."""
+def _pages_out(stated: StatedTraining) -> bool:
     return stated.optimizer is not None and "paged" in stated.optimizer.value.lower()
 
 
@@ -265,7 +263,7 @@ def judge(view: TrainingView) -> tuple[Kind, Violation] | None:
     return _by_table(view)
 
 
-def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] | None:
+def _by_estimate(view: TrainingView, found: _Fitting) -> tuple[Kind, Violation] | None:
     gpu, width, rows, at = found.gpu, found.width, found.rows, view.stated.micro_batch_size
     shared = sharing(view)
     limits = largest(view, gpu, width)
@@ -281,7 +279,7 @@ def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] |
     if found.verdict is MemoryVerdict.OOM:
         divisible = found.low - found.without_states
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
-        sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
+        sure = alone and not _pages_out(view.stated) and (width.reached or _over_table(view))
         severity = Severity.ERROR if sure else Severity.WARNING
         return "over", Violation(f"{words}, {fits} fit by the upper estimate", at, hint, severity=severity)
     if rows < 2 or rows < fits or not width.reached:
@@ -343,7 +341,7 @@ def _over_table(view: TrainingView) -> bool:
 def _fits_the_tables_gpu(view: TrainingView, rows: int) -> bool:
     width = width_of(view)
     known = Width(tokens=TABLE_ROW, reached=False) if isinstance(width, Missing) else width
-    found = fitting(view, table_gpu(), rows, known)
+    found = fitting(view, _table_gpu(), rows, known)
     return not isinstance(found, Missing) and found.verdict is MemoryVerdict.FITS
 
 
@@ -386,7 +384,7 @@ def _not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     alone = sharing(view) == "one" or bool(settings)
     if found.verdict is MemoryVerdict.OOM:
         # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
-        sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
+        sure = alone and found.without_gradients > gpu.capacity_gib and not _pages_out(stated)
         severity = Severity.ERROR if sure else Severity.WARNING
     elif alone:
         severity = Severity.WARNING
@@ -405,9 +403,9 @@ def _fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
-    usual = table_gpu()
+    usual = _table_gpu()
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
-    if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
+    if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not _pages_out(stated):
         yield Violation(
             f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} "
             f"has {usual.capacity_gib:.0f}",

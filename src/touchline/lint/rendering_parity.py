@@ -73,7 +73,7 @@ def _thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
         )
         return
     for row in view.rows:
-        parts = answer_parts(row)
+        parts = _answer_parts(row)
         if parts is None or THINK[0] in row.row.example.answer or difference(view, row) is not None:
             continue
         if THINK[0] in parts[0] and THINK[0] not in parts[1]:
@@ -128,7 +128,7 @@ def _rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
 _SAME_TEMPLATE = "train with the model's own chat template, or evaluate with that of the training"
 
 
-def _found(view: RenderingView, kind: Kind) -> PromptMismatch | None:
+def _found(view: RenderingView, kind: Kind) -> _PromptMismatch | None:
     found = (difference(view, row) for row in view.rows)
     return next((each for each in found if each is not None and each.kind == kind), None)
 
@@ -186,9 +186,7 @@ _CONTEXT = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PromptMismatch:
-    """First difference of a row."""
-
+class _PromptMismatch:
     kind: Kind
     row: RowView
     token: int
@@ -198,7 +196,7 @@ class PromptMismatch:
     evaluation: str
 
 
-def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
+def difference(view: RenderingView, row: RowView) -> _PromptMismatch | None:
     """Compare the two prompts. None if one is the beginning of the other, or nothing can be compared."""
     trained = row.trained
     if isinstance(trained, Missing):
@@ -206,7 +204,7 @@ def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
     token = _first(trained, row)
     if token is None:
         return None
-    return PromptMismatch(
+    return _PromptMismatch(
         kind=_kind(view, row),
         row=row,
         token=token,
@@ -215,7 +213,7 @@ def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
     )
 
 
-def answer_parts(row: RowView) -> tuple[str, str] | None:
+def _answer_parts(row: RowView) -> tuple[str, str] | None:
     """Return what training writes between the user's text and the answer, and what evaluation writes there."""
     asked = row.row.example.prompt[-1].content.strip()
     at_training, at_evaluation = row.trained_text.find(asked), row.prompt_text.find(asked)
@@ -249,7 +247,7 @@ def _kind(view: RenderingView, row: RowView) -> Kind:
             return "begin"
         longer, shorter = sorted(bare, key=len, reverse=True)
         return "system" if len(longer) - len(shorter) >= _WORDS and _inside(shorter, longer) else "other"
-    parts = answer_parts(row)
+    parts = _answer_parts(row)
     if parts is None:
         return "other"
     if any(tag in part for part in parts for tag in THINK):

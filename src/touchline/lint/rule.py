@@ -93,8 +93,7 @@ def all_rules() -> dict[str, Rule]:
 
 
 @functools.cache
-def rules_for(view: str) -> tuple[Rule, ...]:
-    """Return the rules for one type of view, by code."""
+def _rules_for(view: str) -> tuple[Rule, ...]:
     return tuple(rule for rule in all_rules().values() if rule.view == view)
 
 
@@ -105,7 +104,7 @@ def check_view(view: object, where: Location, subject: str) -> Iterator[Finding]
         where: location of findings that have none of their own.
         subject: name of the view, for findings that have none of their own.
     """
-    for rule in rules_for(type(view).__name__):
+    for rule in _rules_for(type(view).__name__):
         try:
             for violation in rule.check(view):
                 yield _finding(rule, violation, where, subject)
@@ -211,13 +210,24 @@ def retired_line(codes: Iterable[str]) -> str | None:
 
 @functools.cache
 def load_page(code: str) -> RulePage:
-    """Read the page of a code.
-
-    Raises:
-        ValueError: a section is missing.
-    """
-    text, _, _ = _PAGES.get_source(jinja2.Environment(autoescape=True), f"{code}.md")
-    return parse_page(_FENCE.sub(_captioned, text))
+    """Read the page of a code."""
+    source, _, _ = _PAGES.get_source(jinja2.Environment(autoescape=True), f"{code}.md")
+    text = _FENCE.sub(_captioned, source)
+    head, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
+    sections = {title: " ".join(body.split()) for title, _, body in (part.partition("\n") for part in rest)}
+    title, _, opening = head.partition("\n")
+    match = _TITLE.fullmatch(title)
+    assert match is not None, title
+    summary, _, severity = opening.partition("Severity: ")
+    return RulePage(
+        code=match[1],
+        name=match[2],
+        severity=Severity(severity.split()[0]),
+        summary=" ".join(summary.split()),
+        why=sections["Why it matters"],
+        fix=sections["Fix"],
+        text=text,
+    )
 
 
 def _captioned(fence: re.Match[str]) -> str:
@@ -229,30 +239,6 @@ def _captioned(fence: re.Match[str]) -> str:
 def all_pages() -> dict[str, RulePage]:
     """Read all pages, by code."""
     return {code: load_page(code) for code in all_codes()}
-
-
-def parse_page(text: str) -> RulePage:
-    """Parse a page.
-
-    Raises:
-        ValueError: a section is missing.
-    """
-    head, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
-    sections = {title: body for title, _, body in (part.partition("\n") for part in rest)}
-    title, _, opening = head.partition("\n")
-    match = _TITLE.fullmatch(title)
-    summary, _, severity = opening.partition("Severity: ")
-    if match is None or not severity or not {"Why it matters", "Fix"} <= set(sections):
-        raise ValueError(f"{title}: a page needs a title, a severity, `## Why it matters` and `## Fix`")
-    return RulePage(
-        code=match[1],
-        name=match[2],
-        severity=Severity(severity.split()[0]),
-        summary=" ".join(summary.split()),
-        why=" ".join(sections["Why it matters"].split()),
-        fix=" ".join(sections["Fix"].split()),
-        text=text,
-    )
 
 
 def index_text(folder: str) -> str:

@@ -100,7 +100,7 @@ def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
         other = next((each for each in (*targets[item + 1 :], *targets[:item]) if plain(each) != plain(target)), None)
         if other is not None:
             add("shuffled", other)
-        half = first_half(target)
+        half = _first_half(target)
         if half is not None:
             add("truncated", half)
         for form in FORMS if item < 3 else ():
@@ -139,7 +139,7 @@ def plain(text: str) -> str:
     return "".join(letter for letter in text.casefold() if letter.isalnum()) or text.strip()
 
 
-def first_half(target: str) -> str | None:
+def _first_half(target: str) -> str | None:
     """Return the first half of an answer, by words or characters. None if too little would be left or missing."""
     words, bare = target.split(), target.strip()
     if len(words) > 2:
@@ -156,8 +156,7 @@ def shown(probe: Probe) -> str:
     return f"{probe.output[:60]!r} for {probe.target[:60]!r}"
 
 
-def each_kind(view: ScoringView, kind: ProbeKind) -> Iterator[Probe]:
-    """Return the probes of a kind with full marks."""
+def _each_kind(view: ScoringView, kind: ProbeKind) -> Iterator[Probe]:
     return (probe for probe in view.of(kind) if probe.score is not None and probe.score >= FULL)
 
 
@@ -203,7 +202,7 @@ def _right_answers_fail(view: ScoringView) -> Iterator[Violation]:
     right = [probe for probe in view.of("right") if probe.target.strip()]
     wrong = [probe for probe in right if probe.score is None or probe.score < FULL]
     # A scorer may want its answer in a form, such as `ANSWER: x`.
-    if wrong and not (len(wrong) == len(right) and any(each_kind(view, "formatted"))):
+    if wrong and not (len(wrong) == len(right) and any(_each_kind(view, "formatted"))):
         yield Violation(
             f"{_name(view)}: {len(wrong)} of {len(right)} targets do not score as right answers,"
             f" for example {shown(wrong[0])} ({wrong[0].score:g})",
@@ -217,7 +216,7 @@ def _wrong_answers_score(view: ScoringView) -> Iterator[Violation]:
     if view.lower_is_better:
         return
     for kind, what in _WRONG.items():
-        scored, tried = list(each_kind(view, kind)), view.of(kind)
+        scored, tried = list(_each_kind(view, kind)), view.of(kind)
         if scored and len(scored) > _SOME * len(tried):
             yield Violation(
                 f"{_name(view)}: {what} is right for {len(scored)} of {len(tried)} items,"
@@ -287,12 +286,11 @@ def _task_file_fails(view: TaskFileView) -> Iterator[Violation]:
         message = f"{name} {_FAILURES[kind]}{said}" if kind in _FAILURES else said
         yield Violation(message, Location(path=view.path, line=view.line))
         return
-    if uses_inspect(tree) and not has_task(tree):
+    if _uses_inspect(tree) and not has_task(tree):
         yield Violation(f"{name} has no function with @task", Location(path=view.path))
 
 
-def uses_inspect(tree: ast.AST) -> bool:
-    """Return True if a module imports Inspect."""
+def _uses_inspect(tree: ast.AST) -> bool:
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -321,7 +319,7 @@ def is_task_file(text: str) -> bool:
     if "inspect_ai" not in text or not _DECORATOR.search(text):
         return False
     try:
-        return uses_inspect(ast.parse(text))
+        return _uses_inspect(ast.parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "import" in text
 

@@ -61,14 +61,14 @@ def _unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
                 severity=Severity.INFO if rule_rate.extrapolated else None,
             )
         return
-    low, high = ADAPTER_RATES if trains_adapter(view.stated) else FULL_RATES
+    low, high = ADAPTER_RATES if _trains_adapter(view.stated) else FULL_RATES
     size = None if isinstance(view.model, Missing) else view.model.num_parameters
-    if not trains_adapter(view.stated) and (size is None or size < SMALL):
+    if not _trains_adapter(view.stated) and (size is None or size < SMALL):
         high = SMALL_FULL_RATE
     if not low <= rate.value <= high:
-        what = "an adapter" if trains_adapter(view.stated) else "all weights"
+        what = "an adapter" if _trains_adapter(view.stated) else "all weights"
         message = f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}"
-        yield Violation(message, rate, rate.line_with("2.0e-4" if trains_adapter(view.stated) else "1.0e-5"))
+        yield Violation(message, rate, rate.line_with("2.0e-4" if _trains_adapter(view.stated) else "1.0e-5"))
 
 
 @rule("TR037", Severity.WARNING)
@@ -82,8 +82,7 @@ def _constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
             yield Violation(message, each, f"{stated.schedule.key}: constant_with_warmup")
 
 
-def trains_adapter(stated: StatedTraining) -> bool:
-    """Return True if an adapter is trained."""
+def _trains_adapter(stated: StatedTraining) -> bool:
     return stated.method is not None and stated.method.value in ("lora", "qlora")
 
 
@@ -93,7 +92,7 @@ def _counts_epochs(stated: StatedTraining) -> bool:
 
 
 def _uses_alpha(stated: StatedTraining) -> bool:
-    return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
+    return _trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
 
 
 _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] = (
@@ -103,7 +102,7 @@ _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] 
     ("global_batch_size", "1", lambda stated: True),
     ("learning_rate", None, lambda stated: True),
     ("alpha", None, _uses_alpha),
-    ("rank", "8", trains_adapter),
+    ("rank", "8", _trains_adapter),
 )
 """Settings that must exceed 0, the suggested value, and whether they count in a training."""
 

@@ -201,9 +201,7 @@ _ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFootprint:
-    """Checkpoints that a training leaves."""
-
+class _CheckpointFootprint:
     checkpoints: int
     each: int
     """Minimum bytes of one checkpoint."""
@@ -215,7 +213,7 @@ class CheckpointFootprint:
         return self.checkpoints * self.each
 
 
-def kept(view: TrainingView) -> CheckpointFootprint | Missing:
+def kept(view: TrainingView) -> _CheckpointFootprint | Missing:
     """Return the checkpoints that a training leaves, and the minimum bytes of each."""
     stated = view.stated
     count = checkpoints_of(view)
@@ -235,7 +233,7 @@ def kept(view: TrainingView) -> CheckpointFootprint | Missing:
     )
     if full and with_states and not _small_states(stated):
         each += 2 * weights
-    return CheckpointFootprint(checkpoints=count, each=each, whole=whole)
+    return _CheckpointFootprint(checkpoints=count, each=each, whole=whole)
 
 
 def checkpoints_of(view: TrainingView) -> int | Missing:

@@ -86,14 +86,13 @@ def advise(case: Case) -> tuple[Advice, ...]:
     if not len(case.lengths):
         return ()
     saves = case.packed.efficiency > case.unpacked.efficiency
-    rules = (*_VERDICTS, *(_HOW_TO_PACK if saves or not case.is_open else ()), lost_tokens)
+    rules = (*_VERDICTS, *(_HOW_TO_PACK if saves or not case.is_open else ()), _lost_tokens)
     found = [advice for rule in rules if (advice := rule(case)) is not None]
     first = 1 if case.is_open else 0
     return (*found[:first], *sorted(found[first:], key=lambda advice: list(Severity).index(advice.severity)))
 
 
-def no_step(case: Case) -> Advice | None:
-    """Return error E1 if there is no optimizer step."""
+def _no_step(case: Case) -> Advice | None:
     without = [
         words for words, forecast in (("packed", case.packed), ("not packed", case.unpacked)) if forecast.steps_low == 0
     ]
@@ -113,8 +112,7 @@ def no_step(case: Case) -> Advice | None:
     return Advice(severity=Severity.ERROR, sentence=sentence)
 
 
-def few_steps(case: Case) -> Advice | None:
-    """Return warning W1 if packing leaves too few steps."""
+def _few_steps(case: Case) -> Advice | None:
     steps, before = case.packed.steps_low, case.unpacked.steps_low
     if not 0 < steps < min(FEW_STEPS, before):
         return None
@@ -131,8 +129,7 @@ def few_steps(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def long_warmup(case: Case) -> Advice | None:
-    """Return warning W1 if warmup takes much of the run."""
+def _long_warmup(case: Case) -> Advice | None:
     steps = case.packed.steps_low
     if not case.warmup_steps or not steps or case.warmup_steps < LARGE_WARMUP * steps:
         return None
@@ -144,8 +141,7 @@ def long_warmup(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def larger_steps(case: Case) -> Advice | None:
-    """Return warning W2 if packing increases the effective batch size."""
+def _larger_steps(case: Case) -> Advice | None:
     if case.growth < LARGER or 0 in (case.packed.steps_per_epoch, case.unpacked.steps_per_epoch):
         return None
     rows, growth, limit = case.rows_per_step, case.growth, case.settings.max_seq_len
@@ -165,8 +161,7 @@ def larger_steps(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def larger_micro_batch(case: Case) -> Advice | None:
-    """Return a warning if packing increases the computed tokens per micro-batch, and with them memory."""
+def _larger_micro_batch(case: Case) -> Advice | None:
     before, after = case.unpacked.largest, case.packed.largest
     if not before.tokens or after.tokens < LARGER * before.tokens:
         return None
@@ -179,8 +174,7 @@ def larger_micro_batch(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def lost_tokens(case: Case) -> Advice | None:
-    """Return warning W3 if examples are longer than a sequence."""
+def _lost_tokens(case: Case) -> Advice | None:
     forecast = max((case.packed, case.unpacked), key=lambda one: len(one.truncated) + len(one.dropped))
     truncated, dropped, cut = forecast.truncated, forecast.dropped, forecast.answers_cut
     if not len(truncated) + len(dropped):
@@ -209,8 +203,7 @@ def lost_tokens(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def no_gain(case: Case) -> Advice | None:
-    """Return warning W4 if examples do not fit together."""
+def _no_gain(case: Case) -> Advice | None:
     limit = case.settings.max_seq_len
     long = float((case.lengths > limit // 2).mean())
     if (case.packed.density >= LITTLE_DENSITY and long <= MOSTLY) or long <= 1 / 2:
@@ -224,8 +217,7 @@ def no_gain(case: Case) -> Advice | None:
     return Advice(severity=Severity.WARNING, sentence=sentence)
 
 
-def what_is_saved(case: Case) -> Advice | None:
-    """Return advice W5 on the tokens that packing saves, and alternatives."""
+def _what_is_saved(case: Case) -> Advice | None:
     packed, unpacked = case.packed, case.unpacked
     if not packed.padded_tokens or not unpacked.padded_tokens or case.packed.density < LITTLE_DENSITY:
         return None
@@ -251,8 +243,7 @@ def what_is_saved(case: Case) -> Advice | None:
     return Advice(severity=Severity.INFO, sentence=text)
 
 
-def wasteful_packer(case: Case) -> Advice | None:
-    """Return advice if the trainer's packer makes more sequences than necessary."""
+def _wasteful_packer(case: Case) -> Advice | None:
     forecast = case.packed
     if case.growth < LITTLE_DENSITY:
         # Rows are made within a micro-batch and the steps stay: fewer rows over all would be another training.
@@ -273,8 +264,8 @@ def wasteful_packer(case: Case) -> Advice | None:
 
 
 _Rule = Callable[[Case], Advice | None]
-_VERDICTS: tuple[_Rule, ...] = (no_step, no_gain, what_is_saved)
-_HOW_TO_PACK: tuple[_Rule, ...] = (few_steps, long_warmup, larger_steps, larger_micro_batch, wasteful_packer)
+_VERDICTS: tuple[_Rule, ...] = (_no_step, _no_gain, _what_is_saved)
+_HOW_TO_PACK: tuple[_Rule, ...] = (_few_steps, _long_warmup, _larger_steps, _larger_micro_batch, _wasteful_packer)
 
 
 def _rows(count: int) -> str:

@@ -67,9 +67,7 @@ class AuditRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditInputs:
-    """A loaded dataset."""
-
+class _AuditInputs:
     view: DataView | None
     """View of its rows; None if nothing could be read, or no columns are known."""
     findings: tuple[Finding, ...]
@@ -88,12 +86,11 @@ def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
         HostError: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
-    seen = load_audit_inputs(files, wanted, path)
-    return to_data_audit(seen, path, wanted.task)
+    seen = _load_audit_inputs(files, wanted, path)
+    return _to_data_audit(seen, path, wanted.task)
 
 
-def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
-    """Convert the loaded inputs to a report; without a task, few short answers are labels."""
+def _to_data_audit(seen: _AuditInputs, path: Path, task: str | None) -> DataAudit:
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
     audited = functools.partial(DataAudit, path=str(path), format=", ".join(seen.forms), findings=findings)
@@ -143,7 +140,7 @@ def data_findings(
     except (InputError, HostError, OSError, ValidationError):
         pass
     try:
-        found = load_audit_inputs(files, wanted, files.path).findings
+        found = _load_audit_inputs(files, wanted, files.path).findings
     except (InputError, HostError) as fault:
         message = f"not checked ({fault.message})"
         where = Location(path=str(files.path))
@@ -177,20 +174,14 @@ def config_findings(
     return tuple(each for each in found if each.code not in REPORTED_BY_LOADER and not each.code.startswith("DA1"))
 
 
-def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> AuditInputs:
-    """Read a dataset and let every rule look at it.
-
-    Raises:
-        InputError: an option is wrong.
-        HostError: a file may not be read, or needs a package that is not installed.
-    """
+def _load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> _AuditInputs:
     splits, findings, forms, origin = _read(files)
     if not splits:
-        return AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
+        return _AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
     layout = _layout(splits, request)
     where = Location(path=str(next(iter(files.files.values()))))
     if layout is None:
-        return AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
+        return _AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
     view = DataView(
         path=str(shown),
@@ -207,7 +198,7 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
     if findings and not view.count:
         # The reason for missing rows was already reported.
         found = list(findings)
-    return AuditInputs(view=view, findings=_ordered(found), forms=forms)
+    return _AuditInputs(view=view, findings=_ordered(found), forms=forms)
 
 
 def _nothing(files: DatasetFiles) -> Finding:

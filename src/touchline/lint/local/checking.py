@@ -65,9 +65,7 @@ _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 
 
 @dataclass(slots=True)
-class Checked:
-    """Results so far."""
-
+class _Checked:
     findings: list[Finding] = field(default_factory=list)
     views: list[TrainingView] = field(default_factory=list)
     """The trainings of configs."""
@@ -122,11 +120,10 @@ def check_paths(
     if checker.lacks_shellcheck:
         on_message(NOT_CHECKED)
     shown = in_order(chosen(checker.found.findings, request))
-    return to_check_report(shown, checker.found), shown
+    return _to_check_report(shown, checker.found), shown
 
 
-def to_check_report(shown: Sequence[Finding], found: Checked) -> CheckReport:
-    """Convert findings to a report."""
+def _to_check_report(shown: Sequence[Finding], found: _Checked) -> CheckReport:
     broken = {finding.where.path for finding in shown if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
         findings=tuple(row_of(finding) for finding in shown),
@@ -159,7 +156,7 @@ class _Checker:
         self._rows: list[Path] = []
         self._to_validate: list[tuple[Validator, ForeignDocument, bool]] = []
         self._read_by_experiments: set[Path] = set()
-        self.found = Checked()
+        self.found = _Checked()
 
     def file(self, file: FoundFile) -> None:
         """Look at one file."""
@@ -253,7 +250,7 @@ class _Checker:
         except ForeignFileError as fault:
             if file.path.name == EXPERIMENT:
                 self._experiment(file.path)
-            elif file.kind == "json" and not means_config(text):
+            elif file.kind == "json" and not _means_config(text):
                 self._add_rows(file)
             else:
                 self.found.findings.append(fault.finding)
@@ -262,7 +259,7 @@ class _Checker:
         if format_ is None:
             self._no_config(file, document)
             return
-        self.found.findings += strict_json(text, file)
+        self.found.findings += _strict_json(text, file)
         if format_.dialect != "pyyaml":
             document = parse_foreign(text, str(file.path), format_.dialect)
         reading = format_.read(document)
@@ -410,7 +407,7 @@ class _Checker:
         )
 
 
-def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
+def _strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
     """Yield BK010 for a .json file that only a YAML reader accepts: `True`, a trailing comma, a comment."""
     if file.kind != "json":
         return
@@ -428,7 +425,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
         )
 
 
-def means_config(text: str) -> bool:
+def _means_config(text: str) -> bool:
     """Return True if an unreadable text was probably a trainer's arguments: it has names that data never has."""
     return sum(f'"{name}"' in text for name in _ARGUMENTS) >= _ENOUGH_KEYS
 

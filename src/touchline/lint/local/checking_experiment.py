@@ -92,7 +92,7 @@ def launch_findings(
     if not seen.specs:
         return
     document = seen.loaded.document
-    yield from training_findings(views, seen.specs)
+    yield from _training_findings(views, seen.specs)
     design = DesignView(
         experiment=seen.loaded.experiment,
         document=document,
@@ -109,9 +109,9 @@ def launch_findings(
     for users in data.values():
         found = config_findings(users[0].data, seen.root, seen.loaded.experiment.task, settings.cache_dir)
         yield from of_runs(found, users)
-    yield from answer_findings(seen, {key: found for key, found in lengths.items() if found.ends is None})
-    yield from module_findings(seen)
-    yield from stage_leaks(seen)
+    yield from _answer_findings(seen, {key: found for key, found in lengths.items() if found.ends is None})
+    yield from _module_findings(seen)
+    yield from _stage_leaks(seen)
     yield from _scorer_findings(seen)
     yield from _prompt_findings(seen)
     yield from _parity_findings(seen, lengths, settings, date)
@@ -184,7 +184,7 @@ def training_views(
     places: dict[KeyPath, SettingSource] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     devices = devices_of(seen)
-    for spec in covering([alike[0] for alike in kinds_of(seen.specs)]):
+    for spec in _covering([alike[0] for alike in kinds_of(seen.specs)]):
         dataset = seen.datasets.get(spec.data.file)
         yield TrainingView(
             stated=stated_of_run(spec, seen.loaded.document, places, devices),
@@ -207,7 +207,7 @@ def kinds_of(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     return list(found.values())
 
 
-def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
+def _covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """Return all of a few runs. Of many, return some that cover every pair of levels of two factors.
 
     A rule reads two or three settings of a training, so a sweep of thousands has few kinds of findings.
@@ -224,7 +224,7 @@ def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return kept
 
 
-def training_findings(views: Iterable[TrainingView], specs: Iterable[RunSpec]) -> Iterator[Finding]:
+def _training_findings(views: Iterable[TrainingView], specs: Iterable[RunSpec]) -> Iterator[Finding]:
     """Apply the rules for trainings; a finding is about all runs that differ in their seed only."""
     alike = {kind[0].name: kind for kind in kinds_of(specs)}
     for view in views:
@@ -274,7 +274,7 @@ _SOME = 0.01
 _MOST = 0.5
 
 
-def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
+def _module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one.
 
     A default with layers that the model lacks is an error, since the user did not choose to train the rest alone.
@@ -310,7 +310,7 @@ def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
             )
 
 
-def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
+def _answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
     """Yield answers that evaluation truncates at `max_new_tokens`: of the test files, else of the training split."""
     reported: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
@@ -334,7 +334,7 @@ def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], Exam
             )
 
 
-def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
+def _stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return

@@ -97,7 +97,7 @@ class Parity:
             return replace(self._views[key], stated=stated)
         view = rendering_view(
             text,
-            extremes(rows, longest),
+            _extremes(rows, longest),
             settings,
             found
             if isinstance(found, Missing)
@@ -198,7 +198,7 @@ class Parity:
         return self._data[key]
 
 
-def extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
+def _extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
     """Return the shortest, a middle and the longest row, by bytes; the longest by its place if that is known."""
     ordered = sorted(rows, key=_length)
     if longest is not None and len(ordered) > 2:

@@ -86,7 +86,7 @@ def text_findings(path: Path) -> Iterator[Finding]:
     Raises:
         InputError: it is no text, or too large.
     """
-    path = find_task_file(path)
+    path = _find_task_file(path)
     view = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
     yield from check_view(view, Location(path=str(path)), path.name)
 
@@ -105,19 +105,12 @@ _FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelfTest:
-    """Facts of a task file and its scorers."""
-
+class _SelfTest:
     file: TaskFileView
     scorers: tuple[ScoringView, ...] = ()
 
 
-def find_task_file(path: Path) -> Path:
-    """Return the path of a task file.
-
-    Raises:
-        InputError: it is a folder, or does not exist.
-    """
+def _find_task_file(path: Path) -> Path:
     if path.is_dir():
         there = next((path / name for name in (TASK_NAME, "inspect.py") if (path / name).is_file()), None)
         hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
@@ -136,25 +129,25 @@ def split_target(target: str) -> tuple[Path, str]:
     return Path(target), ""
 
 
-def self_test(target: str, timeout: float = TIMEOUT) -> SelfTest:
+def self_test(target: str, timeout: float = TIMEOUT) -> _SelfTest:
     """Try the scorers of a task file on made-up answers.
 
     Raises:
         InputError: there is no such file.
     """
     path, rest = split_target(target)
-    path = find_task_file(path)
+    path = _find_task_file(path)
     file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
     answer = _started(f"{path.resolve()}{rest}", timeout)
     if isinstance(answer, str):
-        return SelfTest(file=file, scorers=(_untried(path, answer),))
+        return _SelfTest(file=file, scorers=(_untried(path, answer),))
     try:
         failed = _FAILED.validate_python(answer.get("failed"))
         scorers = tuple(_view(each, str(answer["kind"]), path) for each in answer["scorers"])
     except (ValidationError, KeyError, TypeError) as fault:
-        return SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
+        return _SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
     line = answer.get("line")
-    return SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
+    return _SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
 
 
 def _started(target: str, timeout: float) -> dict[str, Any] | str:
