@@ -38,7 +38,7 @@ def test_seed_004s_match_is_caught_as_a_plain_function(tmp_path: Path) -> None:
 def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
     """And told as not tried."""
     path = write(tmp_path / "scoring.py", "def score(output, target):\n    while True:\n        pass\n")
-    (view,) = launch.self_test(f"{path}:score", timeout=2).scorers
+    _, (view,) = launch.self_test(f"{path}:score", timeout=2)
     assert view.missing is not None
     assert "longer than 2 s" in view.missing
 

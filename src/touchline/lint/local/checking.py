@@ -358,12 +358,11 @@ class _Checker:
 
     def _experiment(self, path: Path) -> None:
         try:
-            checked = check_experiment(path, self._settings, self._request, self._decided(path))
+            findings, found = check_experiment(path, self._settings, self._request, self._decided(path))
         except (HostError, InputError) as fault:
             self._tell("EX012", path, f"not checked ({fault.message})", hint=fault.hint)
             return
-        self.found.findings += checked.findings
-        found = checked.experiment
+        self.found.findings += findings
         if found is not None:
             self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
             self._planned_for[path.parent] = surroundings_of(found.seen)

@@ -124,16 +124,10 @@ class PlannedExperiment:
             yield replace(summary_of(view), passed=passed)
 
 
-@dataclass(kw_only=True, slots=True)
-class CheckedFile:
-    """An experiment's file that was checked."""
-
-    findings: list[Finding]
-    experiment: PlannedExperiment | None = None
-
-
-def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, decided: Decided) -> CheckedFile:
-    """Check an experiment's file by planning it.
+def check_experiment(
+    yaml: Path, settings: UserConfig, request: CheckRequest, decided: Decided
+) -> tuple[list[Finding], PlannedExperiment | None]:
+    """Check an experiment's file by planning it. Return its findings, and the experiment if the file can be read.
 
     Args:
         request: the GPU to plan for instead of `compute.gpu`, and codes to allow.
@@ -144,13 +138,13 @@ def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, de
         whole = Location(path=str(yaml))
         message = "not checked before the errors are fixed: models, data, lengths, memory and time"
         rest = Finding(code=NOT_CHECKED, severity=Severity.INFO, subject="experiment", message=message, where=whole)
-        return CheckedFile(findings=[*_unavoidable(as_findings(fault, "EX003", whole), request.allow), rest])
+        return [*_unavoidable(as_findings(fault, "EX003", whole), request.allow), rest], None
     experiment = loaded.experiment
     if request.gpu != "auto":
         experiment = with_fields(experiment, compute=replace(experiment.compute, gpu=request.gpu))
     experiment = with_fields(experiment, allow=(*experiment.allow, *request.allow))
     found = plan_experiment(replace(loaded, experiment=experiment), yaml.parent, settings, decided)
-    return CheckedFile(findings=found.findings, experiment=found)
+    return found.findings, found
 
 
 def check_inputs(

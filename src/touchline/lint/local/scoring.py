@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,10 @@ def file_findings(target: str) -> Iterator[Finding]:
     Raises:
         InputError: there is no such file.
     """
-    tested = self_test(target)
-    place = Location(path=tested.file.path)
-    name = Path(tested.file.path).name
-    yield from check_view(tested.file, place, name)
-    found = (finding for view in tested.scorers for finding in check_view(view, place, view.task))
-    yield from _each_once(found)
+    file, scorers = self_test(target)
+    place = Location(path=file.path)
+    yield from check_view(file, place, Path(file.path).name)
+    yield from _each_once(finding for view in scorers for finding in check_view(view, place, view.task))
 
 
 def text_findings(path: Path) -> Iterator[Finding]:
@@ -104,12 +102,6 @@ _PROBES = TypeAdapter(tuple[Probe, ...])
 _FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SelfTest:
-    file: TaskFileView
-    scorers: tuple[ScoringView, ...] = ()
-
-
 def _find_task_file(path: Path) -> Path:
     if path.is_dir():
         there = next((path / name for name in (TASK_NAME, "inspect.py") if (path / name).is_file()), None)
@@ -129,7 +121,7 @@ def split_target(target: str) -> tuple[Path, str]:
     return Path(target), ""
 
 
-def self_test(target: str, timeout: float = TIMEOUT) -> _SelfTest:
+def self_test(target: str, timeout: float = TIMEOUT) -> tuple[TaskFileView, tuple[ScoringView, ...]]:
     """Try the scorers of a task file on made-up answers.
 
     Raises:
@@ -140,14 +132,14 @@ def self_test(target: str, timeout: float = TIMEOUT) -> _SelfTest:
     file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
     answer = _started(f"{path.resolve()}{rest}", timeout)
     if isinstance(answer, str):
-        return _SelfTest(file=file, scorers=(_untried(path, answer),))
+        return file, (_untried(path, answer),)
     try:
         failed = _FAILED.validate_python(answer.get("failed"))
         scorers = tuple(_view(each, str(answer["kind"]), path) for each in answer["scorers"])
     except (ValidationError, KeyError, TypeError) as fault:
-        return _SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
+        return file, (_untried(path, f"its answer was not understood: {fault}"),)
     line = answer.get("line")
-    return _SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
+    return replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers
 
 
 def _started(target: str, timeout: float) -> dict[str, Any] | str:
