@@ -129,9 +129,9 @@ def _parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
 def _stale_checkpoints(view: FolderView) -> Iterator[Violation]:
     for run in runs_of(view):
         resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
-        if not run.kept or not resumes:
+        newest = run.newest
+        if newest is None or not resumes:
             continue
-        newest = max(run.kept, key=lambda kept: kept.step)
         stated = run.stated
         modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
         kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))

@@ -16,10 +16,7 @@ from pathlib import PurePath
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.core.quantity import Missing
 from touchline.experiment.partial import StatedTraining
-
-NOT_READ = Missing(missing="not read")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +24,8 @@ class DataFile:
     """Facts of a data file."""
 
     rows: int
-    """Number of rows; 0 for an empty file."""
-    sha256: str | Missing = NOT_READ
-    """Hash of its bytes."""
+    sha256: str | None = None
+    """Hash of its bytes; None for an empty file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +60,8 @@ class Sibling:
     raw: Mapping[str, object]
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
-    kept: tuple[CheckpointOnDisk, ...] = ()
-    """Checkpoints already in its output folder."""
+    newest: CheckpointOnDisk | None = None
+    """Newest checkpoint that is already in its output folder."""
 
     @property
     def path(self) -> str:
@@ -100,7 +96,7 @@ _WORD: Final = re.compile(r"[\w.-]*\w")
 def work_of(sibling: Sibling) -> str:
     """Hash everything in the file except names, outputs and logging; data files count by their content."""
     stated = sibling.stated
-    contents = {name: text for name, file in sibling.data.items() if isinstance(text := file.sha256, str)}
+    contents = {name: file.sha256 for name, file in sibling.data.items() if file.sha256 is not None}
     best = stated.load_best is not None and stated.load_best.value
     aside = set() if best else {source.name.value for source in stated.sources if source.role == "validation"}
     settings = {

@@ -24,12 +24,12 @@ from touchline.experiment.foreign import ForeignDocument, ForeignFileError, pars
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.check import CheckReport, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
-from touchline.lint.config_set import FolderView, TextFile
+from touchline.lint.config_set import FolderView, Sibling, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_experiment import surroundings_of
 from touchline.lint.local.dataset_files import PLANS, DatasetFiles, FoundFile, find_files, is_dataset, unfinished
 from touchline.lint.local.local_files import absent_files, checkpoint_findings_of, data_findings_of
-from touchline.lint.local.lookup import Lookup, Siblings, surroundings
+from touchline.lint.local.lookup import Lookup, sibling_of, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
 from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings, validate
@@ -147,7 +147,7 @@ class _Checker:
         self._around = surroundings(request.gpu, request.cpus)
         self._lookup = Lookup(settings)
         self._parity = Parity(settings.models_dir)
-        self._siblings = Siblings()
+        self._siblings: list[Sibling] = []
         self._shellcheck = find_shellcheck()
         self._scripts: list[tuple[Script, Path]] = []
         self._experiments: dict[Path, set[tuple[object, ...]]] = {}
@@ -201,7 +201,7 @@ class _Checker:
     def together(self, paths: Sequence[Path]) -> None:
         """Look at what only several files show."""
         scripts = tuple(TextFile(path=each.path, text="\n".join(each.lines)) for each, _ in self._scripts)
-        folder = FolderView(siblings=tuple(self._siblings.found), plans=tuple(self._plans), scripts=scripts)
+        folder = FolderView(siblings=tuple(self._siblings), plans=tuple(self._plans), scripts=scripts)
         root = str(paths[0])
         self.found.findings += check_view(folder, Location(path=root), root)
         for script, place in self._scripts:
@@ -271,7 +271,7 @@ class _Checker:
             if self._is_planned(file, training):
                 continue
             view = self._training(training, file.path.parent, self._around_of(file.path))
-            self._siblings.add(view, file.path.parent, document)
+            self._siblings.append(sibling_of(view, file.path.parent, document))
             self.found.findings += data_findings_of(training, document, file.path.parent, format_.name)
             self.found.findings += self._parity.findings(training, file.path.parent)
 

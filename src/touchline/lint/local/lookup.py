@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -201,58 +200,41 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE_LIMIT_BYTES = 64 << 20
 
 
-class Siblings:
-    """Collector of the trainings of a tree. Each data file is hashed once."""
-
-    def __init__(self) -> None:
-        self.found: list[Sibling] = []
-        self._files: dict[Path, DataFile] = {}
-
-    def add(self, view: TrainingView, folder: Path, document: ForeignDocument) -> None:
-        """Take a config's training in."""
-        stated = view.stated
-        self.found.append(
-            Sibling(
-                stated=stated,
-                raw=document.data,
-                data=self._data(stated, folder),
-                kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
-            )
-        )
-
-    def _data(self, stated: StatedTraining, folder: Path) -> Mapping[str, DataFile]:
-        found: dict[str, DataFile] = {}
-        for source in stated.sources:
-            path = path_of(source.name.value, folder) if source.kind == "file" else None
-            if path is None or not path.is_file() or path.stat().st_size > ROWS_LIMIT_BYTES:
-                continue
-            if path not in self._files:
-                known = _data_file(path)
-                if isinstance(known, Missing):
-                    continue
-                self._files[path] = known
-            found[source.name.value] = self._files[path]
-        return found
+def sibling_of(view: TrainingView, folder: Path, document: ForeignDocument) -> Sibling:
+    """Return a config's training for the rules on several configs of one tree."""
+    stated = view.stated
+    data: dict[str, DataFile] = {}
+    for source in stated.sources:
+        path = path_of(source.name.value, folder) if source.kind == "file" else None
+        if path is None or not path.is_file() or path.stat().st_size > ROWS_LIMIT_BYTES:
+            continue
+        if (known := _data_file(path)) is not None:
+            data[source.name.value] = known
+    newest = None if stated.output_dir is None else _newest(path_of(stated.output_dir.value, folder))
+    return Sibling(stated=stated, raw=document.data, data=data, newest=newest)
 
 
-def _data_file(path: Path) -> DataFile | Missing:
+def _read_data_file(path: Path) -> DataFile | None:
     if not path.stat().st_size:
         return DataFile(rows=0)
     try:
         rows = sum(len(split) for split in rows_of(path).splits.values())
         return DataFile(rows=rows, sha256=sha256_file(path))
-    except (TouchlineError, OSError) as fault:
-        return Missing(missing=str(fault))
+    except (TouchlineError, OSError):
+        return None
 
 
-def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
+_data_file = FileCache(_read_data_file, 1 << 30)
+
+
+def _newest(folder: Path | None) -> CheckpointOnDisk | None:
     if folder is None or not folder.is_dir():
-        return ()
+        return None
     try:
-        steps = [(match, path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+        steps = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
     except OSError:
-        return ()
-    return tuple(sorted((_checkpoint(int(match[1]), path) for match, path in steps), key=lambda each: each.step))
+        return None
+    return _checkpoint(*max(steps, key=lambda each: each[0])) if steps else None
 
 
 def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
