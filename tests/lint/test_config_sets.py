@@ -14,7 +14,7 @@ from touchline.backends.registry import config_formats
 from touchline.core.finding import Finding, Location, Severity
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.partial import StatedTraining
-from touchline.lint.config_set import DataFile, FolderView, Sibling, TextFile, work_of
+from touchline.lint.projects import DataFile, FolderView, Sibling, TextFile, work_of
 from touchline.lint.rule import check_view
 
 pytestmark = pytest.mark.planning

@@ -151,6 +151,13 @@ def _exclusive_options(view: ScriptView) -> Iterator[Violation]:
 # ---- resources -------------------------------------------------------------------------------------------------------
 
 
+def trained_at_once(script: Script) -> int:
+    """Return how many of its runs a script trains at the same time."""
+    parts = [launch.step.around for launch in script.launches if launch.is_training]
+    started = {next((id(each) for each in reversed(around) if each.in_background), 0) for around in parts}
+    return max(len(started), 1)
+
+
 def _count(view: ScriptView, launch: Launch) -> int | None:
     text = view.script.resolved(launch.nproc) or ""
     return int(text) if re.fullmatch(r"[1-9]\d{0,3}", text) else None

@@ -20,7 +20,7 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
-from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
+from touchline.lint.projects import CheckpointOnDisk, DataFile, Sibling
 from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.local.target import target_named
 
