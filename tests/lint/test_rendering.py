@@ -14,7 +14,7 @@ from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.rendering.text import Form, ShownRow, shown_row
-from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
+from touchline.lint.rendering import RenderingView, rendered, special_tokens_in
 from touchline.lint.rendering_parity import difference
 from touchline.lint.rule import check_view
 
@@ -27,17 +27,17 @@ BACKENDS = ("peft", "trl", "axolotl")
 
 def view_of(backend: str, rows: list[ShownRow], settings: RowSettings | None = None, **model: str) -> RenderingView:
     text = text_of(**model)  # type: ignore[arg-type]
-    return rendering_view(
-        text,
-        [(name, row) for name, row in zip(("shortest", "middle", "longest"), rows, strict=False)],
-        settings or RowSettings(),
-        training_row(backend),
+    view = RenderingView(
+        text=text,
+        settings=settings or RowSettings(),
         backend=backend,
         model="tiny",
         where_model=Location(path="models/tiny"),
         special_in_data=special_tokens_in(text, rows),
         embedding_rows=text.size,
     )
+    chosen = [(name, row) for name, row in zip(("shortest", "middle", "longest"), rows, strict=False)]
+    return rendered(view, chosen, training_row(backend))
 
 
 def told(view: RenderingView) -> list[Finding]:

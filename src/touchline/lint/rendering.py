@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from touchline.backends.registry import traits_of
@@ -66,7 +66,7 @@ class RenderingView:
     backend: str
     model: str
     text: ModelText
-    rows: tuple[RowView, ...]
+    rows: tuple[RowView, ...] = ()
     """Rendered rows; empty if rendering failed."""
     settings: RowSettings
     failed: tuple[str, bool] | None = None
@@ -92,44 +92,17 @@ class RenderingView:
         return any(_is_plain(self.backend, view.row) for view in self.rows)
 
 
-def rendering_view(
-    text: ModelText,
-    rows: Sequence[tuple[str, ShownRow]],
-    settings: RowSettings,
-    render: TrainingRow | Missing,
-    *,
-    backend: str,
-    model: str,
-    where_model: Location,
-    where_data: Location | None = None,
-    embedding_rows: int | None = None,
-    special_in_data: tuple[SpecialInData, ...] = (),
-    stated: StatedTraining | None = None,
-) -> RenderingView:
-    """Render the rows both ways."""
-    views: tuple[RowView, ...] = ()
-    failed: tuple[str, bool] | None = None
-    missing = render.missing if isinstance(render, Missing) else None
+def rendered(view: RenderingView, rows: Sequence[tuple[str, ShownRow]], render: TrainingRow | Missing) -> RenderingView:
+    """Return a view with rows rendered both ways, each with the reason why it was chosen."""
+    if isinstance(render, Missing):
+        return replace(view, missing=render.missing)
+    text, settings = view.text, view.settings
     try:
-        if not isinstance(render, Missing):
-            views = tuple(_row(text, which, row, render(text, row, settings), backend) for which, row in rows)
-            missing = next((view.trained.missing for view in views if isinstance(view.trained, Missing)), None)
+        views = tuple(_row(text, which, row, render(text, row, settings), view.backend) for which, row in rows)
     except ChatTemplateError as fault:
-        failed = (fault.message, _refuses_system(text, [row for _, row in rows]))
-    return RenderingView(
-        backend=backend,
-        model=model,
-        text=text,
-        rows=views,
-        settings=settings,
-        failed=failed,
-        missing=missing,
-        special_in_data=special_in_data,
-        embedding_rows=embedding_rows,
-        where_model=where_model,
-        where_data=where_data,
-        stated=stated,
-    )
+        return replace(view, failed=(fault.message, _refuses_system(text, [row for _, row in rows])))
+    missing = next((each.trained.missing for each in views if isinstance(each.trained, Missing)), None)
+    return replace(view, rows=views, missing=missing)
 
 
 def special_tokens_in(text: ModelText, rows: Sequence[ShownRow]) -> tuple[SpecialInData, ...]:

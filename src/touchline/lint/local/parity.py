@@ -26,7 +26,7 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.foreign import ForeignFileError, parse_foreign
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
-from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
+from touchline.lint.rendering import RenderingView, SpecialInData, rendered, special_tokens_in
 from touchline.lint.rule import check_view
 from touchline.lint.training import DataFacts
 
@@ -88,20 +88,15 @@ class Parity:
         if model is None or text is None:
             return None
         found = self._rows(stated, folder, data)
-        rows = () if isinstance(found, Missing) else found.rows
         where = stated.where if isinstance(found, Missing) else Location(path=str(found.path))
         settings = settings_of(stated)
         # The same rows are the same object, which is cached.
         key = (model, id(found), stated.backend, settings)
         if key in self._views:
             return replace(self._views[key], stated=stated)
-        view = rendering_view(
-            text,
-            _extremes(rows, longest),
-            settings,
-            found
-            if isinstance(found, Missing)
-            else training_row(DEFAULT_BACKEND if found.is_planned else stated.backend),
+        bare = RenderingView(
+            text=text,
+            settings=settings,
             backend=stated.backend,
             model=model.name,
             where_model=Location(path=str(model)),
@@ -110,8 +105,10 @@ class Parity:
             special_in_data=() if isinstance(found, Missing) else self._special_in(model, text, found),
             stated=stated,
         )
-        if not isinstance(found, Missing):
-            self._views[key] = view
+        if isinstance(found, Missing):
+            return rendered(bare, (), found)
+        render = training_row(DEFAULT_BACKEND if found.is_planned else stated.backend)
+        view = self._views[key] = rendered(bare, _extremes(found.rows, longest), render)
         return view
 
     def with_longest_row(self, data: DataFacts, stated: StatedTraining, folder: Path) -> DataFacts:
