@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from tokenizers import Tokenizer
 
 from touchline.core.catalog import Example, Message
 from touchline.core.json_text import has_half_characters
@@ -21,6 +20,7 @@ from touchline.data.rendering.chat import (
     ImageRule,
     SpecialTokens,
     half_character,
+    parse_tokenizer,
     variables_of,
 )
 from touchline.data.rendering.sandbox import MARKS, ChatTemplate, ChatTemplateError, Compile, Template
@@ -54,10 +54,7 @@ class ModelText:
         self._date = date
         self._compile = compile_template
         self._json = tokenizer_json
-        self._renderer: ChatRenderer | None = None
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = parse_tokenizer(tokenizer_json)
         self._templates: dict[tuple[str, bool], Template] = {}
         added = self._tokenizer.get_added_tokens_decoder()
         self.special: dict[str, int] = {token.content: number for number, token in added.items() if token.special}
@@ -70,18 +67,14 @@ class ModelText:
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
         """Ids at which evaluation ends an answer."""
 
-    @property
+    @functools.cached_property
     def renderer(self) -> ChatRenderer:
         """Renderer that touchline uses for training and evaluation.
 
         Raises:
             ChatTemplateError: the template does not compile, or no token ends an answer.
         """
-        if self._renderer is None:
-            self._renderer = ChatRenderer(
-                self.template, self._json, self.tokens, self._date, self._compile, self._images
-            )
-        return self._renderer
+        return ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile, self._images)
 
     def ids(self, text: str, *, special_tokens: bool = False) -> Ids:
         """Return the token ids of a text; with `special_tokens` including those that the tokenizer adds."""
