@@ -1,7 +1,4 @@
-"""Roles of the columns of a dataset (prompt, answer, others), and rows split accordingly.
-
-An experiment says it. Of any other file it is found by the names that datasets use, and said.
-"""
+"""Roles of the columns of a dataset (prompt, answer, others), stated or found by usual names; rows split by them."""
 
 from __future__ import annotations
 

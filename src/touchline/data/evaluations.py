@@ -1,9 +1,7 @@
-"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json apart from Inspect's .eval log, read without
-Inspect.
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json apart from Inspect's .eval log.
 
-The scores file is written last, so its presence means that the evaluation is complete. Hashes of the
-settings, the base and the adapter show whether it is still the requested one. An evaluation by other settings, such as
-another temperature, is kept next to the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
+The scores file is written last, so its presence means that the evaluation is complete. An evaluation by other settings
+is kept next to the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Images in front of a language model: the rule in a model folder, sizes from file headers, and pixels.
-
-Sizes are read from PNG and JPEG headers, so that planning needs no image library; pixels are read with Pillow.
-"""
+"""Images in front of a language model: the rule in a model folder, sizes from file headers, pixels read with Pillow."""
 
 from __future__ import annotations
 

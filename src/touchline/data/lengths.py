@@ -1,7 +1,4 @@
-"""Exact token lengths of a split, by the model's tokenizer and template, cached; and files of lengths.
-
-The key holds everything that a length depends on; a file that cannot be read is computed again.
-"""
+"""Exact token lengths of a split, by the model's tokenizer and template, cached; and files of lengths."""
 
 from __future__ import annotations
 

@@ -1,13 +1,7 @@
 """Models as far as a plan needs them: a folder without weights, or a model of the built-in catalog without a folder.
 
 What is not on this machine is `Missing`, and the reason says what is assumed instead; tokens are counted by another
-model's tokenizer, or by characters. Training and evaluation read model folders by `data.models`, which assumes nothing.
-
-How far such counts are from the true ones is measured by `benchmarks/other_tokenizers.py` on five public tokenizers,
-of 32,000 to 200,000 entries, and seven texts: English instructions, answers, tool calls, documentation, single words
-and Python code, and Chinese instructions. One tokenizer's count of a text in ASCII is 0.77 to 1.30 times another's, and
-2.6 to 4.9 characters are a token; of a Chinese text it is 0.38 to 2.65 times another's, and 0.66 to 1.76 characters are
-a token.
+model's tokenizer, or by characters. `benchmarks/other_tokenizers.py` measures how far such counts are off.
 """
 
 from __future__ import annotations

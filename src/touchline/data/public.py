@@ -1,9 +1,4 @@
-"""Built-in catalog of public models with the config.json values that planning needs, so that no download is
-required; and the command that downloads a model from the Hugging Face Hub.
-
-Every row of `public_models.json` says where its values and its parameter count were published; a test computes each
-count again from the values.
-"""
+"""Built-in catalog of public models with the config.json values that planning needs, and how to download a model."""
 
 from __future__ import annotations
 

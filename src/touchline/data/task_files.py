@@ -1,9 +1,4 @@
-"""Task files of `task` and `evaluate.tasks`: read, hashed and parsed, never executed.
-
-A task in a file is code. The plan shows it with its hash, and only the evaluation process runs it; so what can be known
-without running it is found here, before a training has taken its hours: a syntax error, a name that is not there, an
-argument that nothing gives, a data file that is missing.
-"""
+"""Task files of `task` and `evaluate.tasks`: read, hashed and parsed before a training, never executed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""View of the rules on data: the rows of all splits by one layout, and counts shared by all rules.
-
-Counts need one pass over the rows, or over distinct answers. The order of the rows only affects which of them is shown
-as an example.
-"""
+"""View of the rules on data: the rows of all splits by one layout, and counts shared by all rules."""
 
 from __future__ import annotations
 

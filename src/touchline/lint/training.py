@@ -1,10 +1,7 @@
 """View of the rules on a training: known facts of model, data and machine, and its arithmetic before it runs.
 
-Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
-(`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
-error only if both ends of the span violate it.
-Rounding follows each trainer: some drop an incomplete micro-batch or accumulation, transformers' Trainer rounds up
-(`backends/hf_loop.py`).
+Each number is a span, because a config alone is rarely complete; a rule reports an error only if both ends of the span
+violate it. Rounding follows each trainer: some drop an incomplete micro-batch or accumulation, others round up.
 """
 
 from __future__ import annotations

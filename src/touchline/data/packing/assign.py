@@ -1,8 +1,4 @@
-"""Examples in packed sequences, batching with our own packer, and the order in which a next-fit packer does the same.
-
-The packer decides on lengths; examples of equal length are assigned in a seeded random order, and the packed
-sequences are in a seeded random order. All work is on whole arrays.
-"""
+"""Examples in packed sequences, batching with our own packer, and the order in which next-fit does the same."""
 
 from __future__ import annotations
 
@@ -147,6 +143,8 @@ def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
     longest = np.maximum.reduceat(array[plan.indices], plan.offsets[:-1])
     room = plan.max_seq_len - plan.tokens
     loose = room >= longest.min()
+    # Next-fit ends a sequence where ours ends if the longest of the next exceeds the room left. Only those with more
+    # room than the least of all longest can fail at that; they stand last, in the order in which they were opened.
     # The tight ones keep the plan's random order, so that a trainer that does not shuffle sees no order by length.
     packs = np.concatenate([np.flatnonzero(~loose), plan.opened[loose[plan.opened]]])
     order, starts = _pack_by_pack(plan, packs, array)

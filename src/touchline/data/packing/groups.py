@@ -1,13 +1,8 @@
 """Histogram of example lengths, lower bounds on packed sequences, and best-fit and first-fit decreasing on it.
 
 Both give as many packs as their item-by-item forms, at a cost that depends on the number of distinct lengths and not on
-that of examples. A group of equal packs that meets a group of equal examples splits into at most three. Both give the
-packs in an order of opening: the longest example of each fits into none before it.
-
-The bound of Martello and Toth (L2: "Lower bounds and reduction procedures for the bin packing problem", Discrete
-Applied Mathematics 28, 1990) counts what cannot share a pack; its strengthening by rounding (the functions u^(k) of
-Fekete and Schepers, "New classes of fast lower bounds for bin packing problems", Mathematical Programming 91, 2001)
-adds that at most k items longer than 1/(k+1) of a pack share one.
+that of examples. The bounds are L2 of Martello and Toth (Discrete Applied Mathematics 28, 1990), and u^(k) of Fekete
+and Schepers (Mathematical Programming 91, 2001).
 """
 
 from __future__ import annotations

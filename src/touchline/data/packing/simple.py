@@ -1,8 +1,4 @@
-"""Packers of other trainers, item by item, with their order and tie-breaking.
-
-They predict a trainer's batches, so each returns its rows in that trainer's own order. The packer
-that touchline itself recommends is another one (`packing.assign`), which needs fewer rows.
-"""
+"""Packers of other trainers, item by item, with their order and tie-breaking, to predict their batches."""
 
 from __future__ import annotations
 

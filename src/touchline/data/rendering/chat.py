@@ -47,7 +47,11 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRule:
-    """Rule of a model's image processor."""
+    """Rule of a Qwen-like image processor.
+
+    It scales an image so that both sides are multiples of patch x merge pixels and its area lies between two limits;
+    every merge x merge patches become one token.
+    """
 
     token_id: int
     """Token that stands for a part of an image."""

@@ -1,9 +1,7 @@
-"""Sandbox for chat templates, which are untrusted programs: jinja2's immutable sandbox with limits on loops and
-text.
+"""Sandbox for chat templates, which are untrusted programs: jinja2's immutable sandbox with limits on loops and text.
 
-Limits here are operation counts, so the same template gives the same verdict on every machine; what a single expression
-may take is bounded by the process that it runs in (`catalog.templates`). The date that a template asks for by
-`strftime_now` is the one frozen in the plan, in training and evaluation alike.
+Limits are operation counts, so the same template gives the same verdict on every machine; the process that it runs in
+bounds what a single expression may take (`data.tokenizer`).
 """
 
 from __future__ import annotations
