@@ -17,7 +17,7 @@ from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
-from touchline.lint.rule import all_pages
+from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
 from touchline.run.doctor import (
     inspect_folder,

@@ -15,7 +15,7 @@ from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import parse
 from touchline.experiment.experiment import TrainConfig
-from touchline.lint.local.run_files import read_recipe
+from touchline.lint.local.recipes import read_recipe
 from touchline.run.planning import read_planned, refuse_findings
 from touchline.run.preparing import write_folders
 from touchline.train.external import run_external

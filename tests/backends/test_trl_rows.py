@@ -22,7 +22,7 @@ from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.backends.simulation import permutation
 from touchline.backends.trl.rendering import training_row
 from touchline.data.packing.forecast import BatchSettings
-from touchline.data.rendering.text import shown_row
+from touchline.data.rendering.rows import shown_row
 
 USER = {"role": "user", "content": "Capitalize the given word: quantity"}
 ANSWER = {"role": "assistant", "content": "Quantity"}

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from touchline.lint.rule import RulePage
+from touchline.lint.rule_pages import RulePage
 
 _EXAMPLE = re.compile(r"^(`{3,})\w+ (.+)\n((?:.*\n)*?)\1$", re.MULTILINE)
 

@@ -28,7 +28,7 @@ from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.lint.rule import check_view
-from touchline.lint.training import Surroundings, TrainingView
+from touchline.lint.views import Surroundings, TrainingView
 from touchline.plan.learning_rate import with_learning_rates
 
 pytestmark = pytest.mark.planning

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from touchline.core.quantity import Missing
-from touchline.data.rendering.text import Ids, ModelText, ShownRow
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from touchline.backends.capabilities import unsupported
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
-from touchline.data.packing.forecast import largest_divisor
+from touchline.data.packing.batches import largest_divisor
 from touchline.experiment.experiment import TrainConfig
 
 

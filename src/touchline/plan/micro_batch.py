@@ -9,7 +9,7 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.units import measured
-from touchline.data.packing.forecast import largest_divisor
+from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.experiment import defaults
 from touchline.experiment.experiment import TrainConfig

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from touchline.core.errors import InputError
 from touchline.core.units import parse_duration
-from touchline.data.checkpoints import export_state, paused_step, read_checkpoints, read_pause, training_complete
+from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
 from touchline.data.evaluations import finished_evaluation
 from touchline.data.scores import CheckpointInfo
+from touchline.data.training_state import paused_step, read_pause
 from touchline.experiment.evaluation import asked_epochs
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind

@@ -13,7 +13,7 @@ from touchline.core.files import read_bytes
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.site import Site
-from touchline.lint.local.run_files import LIMIT_BYTES
+from touchline.lint.local.recipes import LIMIT_BYTES
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files

@@ -9,7 +9,8 @@ from __future__ import annotations
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
-from touchline.data.rendering.text import Ids, ModelText, ShownRow
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 _TURNS = "{% for m in messages %}"
 _QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
-from touchline.data.rendering.text import Ids, ModelText, ShownRow
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 BOS = "\0bos"
 """Stands for the tokenizer's begin token."""

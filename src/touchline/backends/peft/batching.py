@@ -15,7 +15,8 @@ from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, WO
 from touchline.backends.simulation import Examples, MicroBatches, checked, forecast, simulated_epochs
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
-from touchline.data.packing.forecast import BatchForecast, Batching, BatchPlan, BatchSettings, plan_batches
+from touchline.data.packing.batches import BatchPlan, plan_batches
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, one_each
 
 

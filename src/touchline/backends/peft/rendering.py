@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow
+from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
-from touchline.data.rendering.text import ModelText, ShownRow
+from touchline.data.rendering.text import ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:

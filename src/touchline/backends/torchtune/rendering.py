@@ -10,7 +10,8 @@ from __future__ import annotations
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
-from touchline.data.rendering.text import Ids, ModelText, ShownRow
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 Turn = tuple[Ids, bool]
 """The tokens of a turn, and whether the loss is taken on them."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from touchline.backends.rendering import RowSettings, TrainedRow, cut
 from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
-from touchline.data.rendering.text import Ids, ModelText, ShownRow
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, install_hint
 from touchline.data.machine import absent_packages
-from touchline.data.packing.forecast import IsolationCheck
+from touchline.data.packing.isolation import IsolationCheck
 from touchline.data.worker import told_faults
 
 _PROGRAM = "touchline.train.leaks"

@@ -12,7 +12,7 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.data.lengths import TokenLengths, token_lengths
-from touchline.data.planned_models import find_other_tokenizer, other_lengths
+from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import DataConfig
 
