@@ -32,12 +32,12 @@ from pydantic import TypeAdapter
 
 from touchline.core.catalog import Message
 from touchline.core.files import sha256_file
+from touchline.data.create import load_words
 from touchline.data.datasets import load_dataset
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.data.models import load_model, load_renderer
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.user_config import load_settings
-from touchline.data.words import load_words
 from touchline.experiment.evaluation import EvaluationConfig, PlannedModel
 from touchline.experiment.experiment import DataConfig, EvaluateConfig
 from touchline.experiment.write import to_yaml

@@ -5,7 +5,7 @@
 Tokenizers are files of tokenizer.json, of tiktoken ranks (`.tiktoken`) or of SentencePiece (`.model`). Texts are JSON
 files of rows, or others, cut into pieces of 1,000 characters. Printed are, for each text, the characters per token of
 every tokenizer, and over all texts the ratios of one tokenizer's count to another's: of whole files and of rows. The
-constants of `touchline.data.other_tokenizer` are the ends of these ratios, measured on the tokenizers of Llama 2
+constants of `touchline.data.planned_models` are the ends of these ratios, measured on the tokenizers of Llama 2
 (karpathy/llama2.c), Llama 3 and 4 (meta-llama/llama-models), Mistral v3 (mistralai/mistral-common) and SmolLM2, and on
 alpaca_en_demo, dpo_en_demo, glaive_toolcall_en_demo and alpaca_zh_demo of hiyouga/LLaMA-Factory, 2,000 words to
 capitalize, docs/guides and src/touchline/plan. tiktoken and sentencepiece are needed, as torchtune's environment has.

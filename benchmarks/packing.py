@@ -31,10 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase  # noqa: E402 (the path is set above)
 
-from touchline.data.packing.assign import pack  # noqa: E402
-from touchline.data.packing.bounds import lower_bound  # noqa: E402
-from touchline.data.packing.handoff import hand_off  # noqa: E402
-from touchline.data.packing.lengths import count_lengths  # noqa: E402
+from touchline.data.packing.assign import hand_off, pack  # noqa: E402
+from touchline.data.packing.groups import count_lengths, lower_bound  # noqa: E402
 
 PEER_FILE = Path(__file__).with_name("packing_peer.py")
 SIZES: dict[str, tuple[PackingCase, ...]] = {"small": CASES, "large": LARGE_CASES, "million": MILLION_CASES}

@@ -48,8 +48,8 @@ def ours() -> tuple[str, Packer]:
 
 def ours_counts() -> tuple[str, Packer]:
     """How many packs, without saying which example goes where."""
+    from touchline.data.packing.groups import count_lengths
     from touchline.data.packing.histogram import pack_histogram
-    from touchline.data.packing.lengths import count_lengths
 
     def prepare(lengths: Any, max_seq_len: int) -> Timed:
         return lambda: pack_histogram(count_lengths(lengths, max_seq_len), max_seq_len).packs

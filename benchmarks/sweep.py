@@ -22,11 +22,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from touchline.data.create import load_words
 from touchline.data.machine import computing_threads
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import load_settings
-from touchline.data.words import load_words
 
 TRL = "TRL scripts, training only"
 BASES = ("separate", TRL)

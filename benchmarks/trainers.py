@@ -25,10 +25,10 @@ from touchline import api
 from touchline.backends.registry import backend_names
 from touchline.core.levels import BACKEND
 from touchline.core.quantity import Quantity
+from touchline.data.create import load_words
 from touchline.data.metrics import Metrics, StepRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import load_settings
-from touchline.data.words import load_words
 from touchline.experiment.plan import Plan
 
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 3e-2}

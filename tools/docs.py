@@ -61,7 +61,7 @@ FORMATS = (
     Format(schema="doctor", type="slurm.site_facts:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
     Format(schema="placement", type="plan.placement.problem:Placement", what="what `touchline place --json` prints"),
-    Format(schema="audit", type="lint.audited:DataAudit", what="what `touchline data audit --json` prints"),
+    Format(schema="audit", type="lint.checked:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
     Format(
         schema="estimate",
@@ -86,7 +86,7 @@ FORMATS = (
     ),
     Format(
         schema="answer-isolation",
-        type="data.packing.isolation:IsolationCheck",
+        type="data.packing.forecast:IsolationCheck",
         what="whether packed documents attend to each other, by packing mode",
         answer="isolation",
     ),
@@ -96,10 +96,10 @@ FORMATS = (
     Format(schema="checkpoint", type="data.metrics:ExportMarker", what="touchline.json of an exported checkpoint"),
     Format(
         schema="resume",
-        type="data.training_state:ResumeState",
+        type="data.checkpoints:ResumeState",
         what="resume/*/state.json, the position at which a run resumes",
     ),
-    Format(schema="pause", type="data.training_state:PauseRequest", what="pause.json, the step at which a run pauses"),
+    Format(schema="pause", type="data.checkpoints:PauseRequest", what="pause.json, the step at which a run pauses"),
     Format(schema="eval", type="experiment.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="data.scores:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="core.status:AttemptStart", what="status/start.*.json, an attempt began"),
@@ -595,7 +595,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         ROOT / "share" / "man" / "man1" / "touchline.1": _manual,
     }
     made[ROOT / "src" / "touchline" / "__init__.pyi"] = _stub
-    from touchline.lint import rule_pages
+    from touchline.lint import rule as rule_pages
 
     package = Path(rule_pages.__file__).parent
     head = NOTE.format(source=f"{package.relative_to(ROOT)}/pages")

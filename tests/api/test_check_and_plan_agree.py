@@ -23,7 +23,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
-from touchline.lint.rule_pages import all_pages
+from touchline.lint.rule import all_pages
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -258,7 +258,6 @@ def codes_of(path: Path) -> set[str]:
 
 NOT_PLANNING = {
     "data/lengths.py": {"PK010"},  # files of lengths, which `pack` reads
-    "data/tree.py": {"EX012"},  # a walk through folders
     "data/user_config.py": {"US101"},  # the user's config, which every command reads first
     "plan/local/estimating.py": {"ME010"},  # options of `estimate`
     "plan/local/job_list.py": {"PL100", "PL103"},  # files of `place`

@@ -17,7 +17,7 @@ from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.value_types import SlurmSite
-from touchline.lint.rule_pages import all_pages
+from touchline.lint.rule import all_pages
 from touchline.slurm.local.commands import CommandResult, RealCommands, query_cluster
 from touchline.slurm.site_facts import DoctorCheck, DoctorReport, PythonFacts
 from touchline.tools import doctor as steps

@@ -15,7 +15,7 @@ from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import parse
 from touchline.experiment.experiment import TrainConfig
-from touchline.lint.local.recipes import read_recipe
+from touchline.lint.local.run_files import read_recipe
 from touchline.run.loaded_plan import read_planned, write_folders
 from touchline.run.plan_checks import refuse_findings
 from touchline.train.external import run_external

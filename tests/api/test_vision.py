@@ -21,7 +21,7 @@ from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.lengths import token_lengths
 from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_renderer, read_model
-from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.rendering.chat import ImageRule
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import DataConfig
 

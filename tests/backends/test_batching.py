@@ -23,8 +23,7 @@ from touchline.backends.registry import batching_names, batching_of
 from touchline.backends.trl.data import TrlBatching
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
-from touchline.data.packing.batches import plan_batches
-from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.forecast import BatchForecast, BatchSettings, plan_batches
 
 pytestmark = pytest.mark.planning
 

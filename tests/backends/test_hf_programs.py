@@ -24,7 +24,7 @@ from touchline.backends.registry import environment_of, external_trainer, get_ba
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.data.packing.batches import plan_batches
+from touchline.data.packing.forecast import plan_batches
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.read import read_experiment
 from touchline.train.schedule import learning_rate

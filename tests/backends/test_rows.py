@@ -30,8 +30,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.packing import simple
 from touchline.data.rendering.chat import SpecialTokens
-from touchline.data.rendering.rows import shown_row
-from touchline.data.rendering.text import ModelText
+from touchline.data.rendering.text import ModelText, shown_row
 
 pytestmark = pytest.mark.planning
 

@@ -21,7 +21,7 @@ from touchline.backends.registry import batching_of
 from touchline.backends.simulation import RowSettings, TrainedRow, permutation
 from touchline.backends.trl.data import training_row
 from touchline.data.packing.forecast import BatchSettings
-from touchline.data.rendering.rows import shown_row
+from touchline.data.rendering.text import shown_row
 
 USER = {"role": "user", "content": "Capitalize the given word: quantity"}
 ANSWER = {"role": "assistant", "content": "Quantity"}

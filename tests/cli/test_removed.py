@@ -12,7 +12,7 @@ from touchline.cli.main import main
 from touchline.core.errors import InputError
 from touchline.core.near import REMOVED, Removed, RemovedKind, drop_removed, find_removed
 from touchline.experiment.read import read_experiment
-from touchline.lint.rule_pages import RETIRED
+from touchline.lint.rule import RETIRED
 
 pytestmark = pytest.mark.planning
 

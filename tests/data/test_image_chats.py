@@ -16,8 +16,7 @@ from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.images import image_fault, image_size, load_pixels, read_image_rule
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_renderer, read_model
-from touchline.data.rendering.chat import images_of
-from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.rendering.chat import ImageRule, images_of
 from touchline.experiment.experiment import DataConfig
 
 DATE = "2026-01-01"

@@ -22,7 +22,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.models import find_models, load_model, load_renderer, read_model
 from touchline.data.rendering.sandbox import ChatTemplateError
-from touchline.data.shards import ShardHeaderError, read_shard
+from touchline.data.weights import ShardHeaderError, read_shard
 
 pytestmark = pytest.mark.planning
 

@@ -8,11 +8,11 @@ import pytest
 from tests.cases import refusal
 
 from touchline.core.finding import Severity
-from touchline.data.label_sets import label_set
+from touchline.data.resolving import label_set
 from touchline.data.task_files import resolve_task
 from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.experiment import DataConfig
-from touchline.lint.task_files import prompt_findings
+from touchline.lint.scoring import prompt_findings
 
 pytestmark = pytest.mark.planning
 

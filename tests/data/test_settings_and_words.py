@@ -9,10 +9,9 @@ import pytest
 from tests.cases import parametrize, refusal, write
 
 from touchline.core.errors import HostError, InputError, PolicyError
-from touchline.data.create import create_capitalization
+from touchline.data.create import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, create_capitalization, load_words
 from touchline.data.datasets import load_dataset
 from touchline.data.user_config import config_path, load_settings
-from touchline.data.words import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, load_words
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.value_types import SlurmSite
 
@@ -185,7 +184,7 @@ def test_every_set_of_ten_thousand_words_that_guides_name_can_be_made(tmp_path: 
         assert len({row["input"] for row in rows}) == 10_000
         assert {len(row["input"]) for row in rows} == {length}
         origin = AMERICAN_ENGLISH if length == 8 else AMERICAN_ENGLISH_HUGE
-        assert data["about"]["word_list"]["sha256"] == origin.sha256
+        assert data["about"]["word_list"]["sha256"] == origin["sha256"]
     assert "4,819" in refusal(make, tmp_path, word_length=15, num_words=10_000).message
 
 
@@ -220,7 +219,7 @@ def test_a_changed_word_list_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """The same arguments would no longer give the same dataset."""
     (tmp_path / "wordlists").mkdir()
     (tmp_path / "wordlists" / "american-english.txt").write_text("abc\n")
-    monkeypatch.setattr("touchline.data.words.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("touchline.data.create.resources.files", lambda package: tmp_path)
     (tmp_path / "wordlists" / "american-english-huge.txt.gz").write_bytes(b"\x1f\x8bcut")
     for words in (AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE):
         with pytest.raises(HostError):
@@ -236,7 +235,7 @@ def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -
     assert [(s.name, s.num_examples) for s in info.splits] == [("train", 1600), ("validation", 100), ("test", 300)]
     about = json.loads(path.read_text())["about"]
     assert (about["seed"], about["word_length"], about["num_words"], about["train_fraction"]) == (14, 8, 2000, 0.8)
-    assert about["word_list"]["sha256"] == AMERICAN_ENGLISH.sha256
+    assert about["word_list"]["sha256"] == AMERICAN_ENGLISH["sha256"]
     assert {"name", "version", "licence"} <= set(about["word_list"])
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,11 @@ ROWS = public_models()
 
 
 def shape_of(model: PublicModel, **changed: object) -> ModelShape:
-    found = shape_of_config({**model.config, **changed}, model.name, model.source)
+    return shaped({**model.config, **changed})
+
+
+def shaped(config: Mapping[str, object]) -> ModelShape:
+    found = shape_of_config(config, "model", "here")
     assert isinstance(found, ModelShape), found
     return found
 
@@ -93,8 +98,7 @@ def test_every_row_names_its_sources_and_every_name_means_one_row() -> None:
 
 
 def test_smollm2_has_exactly_its_parameters() -> None:
-    shape = shape_of_config(SMOLLM2, "SmolLM2-135M", "config.json")
-    assert isinstance(shape, ModelShape)
+    shape = shaped(SMOLLM2)
     assert shape.num_parameters == 134_515_008
     assert shape.extrapolated is None
     assert [linear.name for linear in shape.linears] == [
@@ -121,9 +125,23 @@ def test_smollm2_has_exactly_its_parameters() -> None:
     ("phi-1.5", "phi-1_5"),
     ("PHI-2", "phi-2"),
     ("torchtune.models.llama3_2.lora_llama3_2_1b", "Llama-3.2-1B"),
+    ("unsloth/llama-3-8b-bnb-4bit", "Llama-3-8B"),
+    ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "Llama-3.1-8B"),
+    ("unsloth/Qwen3-14B-Base-unsloth-bnb-4bit", "Qwen3-14B"),
+    ("unsloth/mistral-7b-instruct-v0.3-bnb-4bit", "Mistral-7B-v0.3"),
+    ("unsloth/Mistral-Nemo-Instruct-2407-bnb-4bit", "Mistral-Nemo-2407"),
+    ("mistralai/Mistral-Nemo-Base-2407", "Mistral-Nemo-2407"),
+    ("mistralai/Mistral-Small-Instruct-2409", "Mistral-Small-2409"),
+    ("mistralai/Mistral-Small-24B-Instruct-2501", "Mistral-Small-24B-2501"),
+    ("microsoft/Phi-3-medium-4k-instruct", "Phi-3-medium-4k"),
+    ("google/gemma-3-27b-it", "gemma-3-27b"),
+    ("google/gemma-3-270m-it", "gemma-3-270m"),
+    ("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL-8B"),
+    ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-7B"),
 )
 def test_a_public_model_is_found_by_the_names_that_people_write(written: str, meant: str, tmp_path: Path) -> None:
     assert load_shape(written, tmp_path).name == meant
+    assert is_stored_in_4_bits(written) == written.endswith("bnb-4bit")
 
 
 @parametrize(
@@ -249,8 +267,7 @@ def test_a_model_that_no_formula_fits_says_why(changed: dict[str, object], reaso
 
 
 def test_an_unknown_architecture_with_llamas_keys_is_counted_as_llama_and_marked() -> None:
-    shape = shape_of_config({**SMOLLM2, "model_type": "mystery"}, "model", "here")
-    assert isinstance(shape, ModelShape)
+    shape = shaped({**SMOLLM2, "model_type": "mystery"})
     assert shape.num_parameters == 134_515_008
     assert shape.extrapolated == "model_type 'mystery' is unknown, and is counted with Llama blocks"
 
@@ -264,8 +281,7 @@ def test_an_unknown_architecture_with_llamas_keys_is_counted_as_llama_and_marked
     ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": ["sliding_attention"]}, "experts", 0.01),
 )
 def test_blocks_of_another_kind_are_counted_and_marked(changed: dict[str, object], words: str, least: float) -> None:
-    shape = shape_of_config({**SMOLLM2, **changed}, "model", "here")
-    assert isinstance(shape, ModelShape), shape
+    shape = shaped({**SMOLLM2, **changed})
     assert shape.extrapolated is not None
     assert words in shape.extrapolated
     assert shape.count_error >= least
@@ -280,29 +296,8 @@ def test_attention_of_low_rank_has_the_parameters_of_deepseek_v2() -> None:
         **{"v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
         **{"num_experts_per_tok": None, "tie_word_embeddings": False, "max_position_embeddings": 2048},
     }
-    shape = shape_of_config(config, "model", "here")
-    assert isinstance(shape, ModelShape), shape
+    shape = shaped(config)
     assert shape.num_parameters == pytest.approx(38.612e9, rel=0.02)
-
-
-def test_names_that_say_how_the_weights_are_stored_mean_the_model(tmp_path: Path) -> None:
-    for written, meant in (
-        ("unsloth/llama-3-8b-bnb-4bit", "Llama-3-8B"),
-        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "Llama-3.1-8B"),
-        ("unsloth/Qwen3-14B-Base-unsloth-bnb-4bit", "Qwen3-14B"),
-        ("unsloth/mistral-7b-instruct-v0.3-bnb-4bit", "Mistral-7B-v0.3"),
-        ("unsloth/Mistral-Nemo-Instruct-2407-bnb-4bit", "Mistral-Nemo-2407"),
-        ("mistralai/Mistral-Nemo-Base-2407", "Mistral-Nemo-2407"),
-        ("mistralai/Mistral-Small-Instruct-2409", "Mistral-Small-2409"),
-        ("mistralai/Mistral-Small-24B-Instruct-2501", "Mistral-Small-24B-2501"),
-        ("microsoft/Phi-3-medium-4k-instruct", "Phi-3-medium-4k"),
-        ("google/gemma-3-27b-it", "gemma-3-27b"),
-        ("google/gemma-3-270m-it", "gemma-3-270m"),
-        ("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL-8B"),
-        ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-7B"),
-    ):
-        assert load_shape(written, tmp_path).name == meant, written
-        assert is_stored_in_4_bits(written) == written.endswith("bnb-4bit")
 
 
 def test_a_config_with_a_vision_tower_counts_it_in_both_of_its_forms() -> None:
@@ -310,21 +305,13 @@ def test_a_config_with_a_vision_tower_counts_it_in_both_of_its_forms() -> None:
     vision = {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 128, "mlp_ratio": 4, "spatial_merge_size": 2}
     flat = {**SMOLLM2, "architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"}
     text = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
-    found = [
-        shape_of_config({**flat, "vision_config": vision}, "model", "here"),
-        shape_of_config(
-            {"model_type": "qwen2_vl", "text_config": {**text, "model_type": "qwen2_vl_text"}, "vision_config": vision},
-            "model",
-            "here",
-        ),
-    ]
-    for shape in found:
-        assert isinstance(shape, ModelShape), shape
+    inner = {"model_type": "qwen2_vl", "text_config": {**text, "model_type": "qwen2_vl_text"}, "vision_config": vision}
+    for config in ({**flat, "vision_config": vision}, inner):
+        shape = shaped(config)
         assert shape.vision.patches_per_token == 4
         assert shape.vision.parameters > 2 * 12 * 128 * 128
         assert "vision tower" in (shape.extrapolated or "")
-        bare = shape_of_config({**SMOLLM2, "model_type": "qwen2_vl_text"}, "model", "here")
-        assert isinstance(bare, ModelShape)
+        bare = shaped({**SMOLLM2, "model_type": "qwen2_vl_text"})
         assert shape.num_parameters == bare.num_parameters + shape.vision.parameters
 
 
@@ -339,12 +326,10 @@ def test_a_mixture_of_experts_is_marked_and_its_experts_are_no_linear_layers() -
 
 def test_the_text_part_of_a_model_with_eyes_is_marked() -> None:
     outer = {"model_type": "llava", "text_config": {**SMOLLM2, "tie_word_embeddings": None}, "vision_config": {}}
-    shape = shape_of_config({**outer, "tie_word_embeddings": True}, "model", "here")
-    assert isinstance(shape, ModelShape)
+    shape = shaped({**outer, "tie_word_embeddings": True})
     assert shape.num_parameters == 134_515_008
     assert shape.extrapolated == "model_type 'llava' has parts other than text, which are not counted"
-    untied = shape_of_config({**outer, "tie_word_embeddings": False}, "model", "here")
-    assert isinstance(untied, ModelShape)
+    untied = shaped({**outer, "tie_word_embeddings": False})
     assert untied.num_parameters == 134_515_008 + 49152 * 576
 
 
@@ -410,8 +395,7 @@ def test_a_llama_has_the_parameters_of_its_textbook_formula(
         "vocab_size": vocab,
         "tie_word_embeddings": tied,
     }
-    shape = shape_of_config(config, "model", "here")
-    assert isinstance(shape, ModelShape)
+    shape = shaped(config)
     block = 2 * hidden * hidden + 2 * hidden * kv_heads * head_dim + 3 * hidden * inner + 2 * hidden
     assert shape.num_parameters == layers * block + hidden + vocab * hidden * (1 if tied else 2)
     assert math.gcd(shape.q_size, shape.kv_size) == shape.kv_size

@@ -14,13 +14,12 @@ from tests.cases import parametrize
 from touchline.core.catalog import Example, Message
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
-from touchline.data import templates
+from touchline.data import tokenizer as templates
 from touchline.data.models import load_model, load_renderer
 from touchline.data.rendering import chat as chat_module
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
-from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import read_tokenizer
+from touchline.data.tokenizer import IsolatedTemplate, read_tokenizer
 
 pytestmark = pytest.mark.planning
 

@@ -9,8 +9,7 @@ from tests.faults.page_examples import RuleExample
 
 from touchline.core.finding import Finding, Location
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import ScoringView, tried
-from touchline.lint.task_files import TaskFileView
+from touchline.lint.scoring import ScoringView, TaskFileView, tried
 
 TARGETS = (
     "none", "no", "nonsense words", "left kidney", "right kidney", " Paris ", "two polyps", "12", "Yes, it is there",

@@ -13,9 +13,8 @@ from touchline.backends.registry import training_row
 from touchline.backends.simulation import RowSettings
 from touchline.core.finding import Location
 from touchline.data.rendering.chat import SpecialTokens
-from touchline.data.rendering.rows import shown_row
-from touchline.data.rendering.text import ModelText
-from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
+from touchline.data.rendering.text import ModelText, shown_row
+from touchline.lint.rendering import RenderingView, rendered, special_tokens_in
 
 DATE = "2026-01-02"
 HIDDEN = 8
@@ -109,11 +108,9 @@ def rendering_of(lines: str) -> RenderingView:
         answers_only=train["answers_only"],
     )
     render = training_row(values["backend"])
-    return rendering_view(
-        text,
-        [("shortest", rows[0])],
-        settings,
-        render,
+    view = RenderingView(
+        text=text,
+        settings=settings,
         backend=values["backend"],
         model="Tiny-Instruct",
         where_model=Location(path="models/Tiny-Instruct"),
@@ -121,6 +118,7 @@ def rendering_of(lines: str) -> RenderingView:
         embedding_rows=values["vocab_size"],
         special_in_data=special_tokens_in(text, rows),
     )
+    return rendered(view, [("shortest", rows[0])], render)
 
 
 def model_files(

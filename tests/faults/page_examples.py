@@ -6,7 +6,7 @@ In one of several files `== path kind` begins a file; the lines below are merged
 import re
 from dataclasses import dataclass
 
-from touchline.lint.rule_pages import RulePage
+from touchline.lint.rule import RulePage
 
 _EXAMPLE = re.compile(r"^(`{3,})\w+ (.+)\n((?:.*\n)*?)\1$", re.MULTILINE)
 

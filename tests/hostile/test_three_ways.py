@@ -15,9 +15,9 @@ from tests.hostile.harness import call
 from touchline import api
 from touchline.agent.server import _TOOLS, Call, called
 from touchline.core.errors import TouchlineError
-from touchline.data import tree
 from touchline.data.user_config import UserConfig, load_settings
 from touchline.lint.local import checking
+from touchline.lint.local import dataset_files as tree
 
 pytestmark = pytest.mark.planning
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.lint.trainings import WHERE, found, source, stated, view
 from tests.tiers import examples
 
@@ -15,7 +16,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchSettings
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.stated import SettingSource, stated_settings
-from touchline.lint.arithmetic import Arithmetic, Span, arithmetic, rows_of_split
+from touchline.lint.training import Arithmetic, Span, arithmetic, rows_of_split
 
 pytestmark = pytest.mark.planning
 
@@ -152,21 +153,19 @@ def test_intervals_may_be_shares() -> None:
     assert numbers.interval(None) is None
 
 
-@pytest.mark.parametrize(
-    ("split", "rows"),
-    [
-        ("train[:500]", 500),
-        ("train[100:600]", 500),
-        ("train[-20:]", 20),
-        ("train[-50:-20]", 30),
-        ("train[600:100]", 0),
-        ("train", None),
-        ("train[:95%]", None),
-        ("train[95%:]", None),
-        ("train[100:]", None),
-        ("train[:-5]", None),
-        ("train[:]", None),
-    ],
+@parametrize(
+    "split, rows",
+    ("train[:500]", 500),
+    ("train[100:600]", 500),
+    ("train[-20:]", 20),
+    ("train[-50:-20]", 30),
+    ("train[600:100]", 0),
+    ("train", None),
+    ("train[:95%]", None),
+    ("train[95%:]", None),
+    ("train[100:]", None),
+    ("train[:-5]", None),
+    ("train[:]", None),
 )
 def test_rows_of_a_slice(split: str, rows: int | None) -> None:
     assert rows_of_split(split) == rows

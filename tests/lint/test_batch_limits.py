@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.estimate.measured_rows import gpu_of
-from tests.lint.trainings import WHERE, found, model, named, severity, stated, view
+from tests.lint.trainings import WHERE, found, model, named, stated, view
 
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
@@ -17,7 +18,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.experiment.partial import Stated
-from touchline.lint.limits import Width, adapted, fitting, largest, setup_of, sharing, width_of
+from touchline.lint.memory import Width, adapted, fitting, largest, setup_of, sharing, width_of
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -28,20 +29,18 @@ def _limits(seen: Any) -> dict[str, Severity]:
     return {code: each.severity for code, each in found(seen).items() if code in LIMITS}
 
 
-@pytest.mark.parametrize(
-    ("name", "packed", "rows", "expected"),
-    [
-        ("Llama-3.2-1B", True, 7, {}),
-        ("Llama-3.2-1B", True, 8, {"PK002": WARNING}),
-        ("Llama-3.2-1B", True, 9, {"PK001": ERROR}),
-        ("Llama-3.2-1B", False, 19, {}),
-        ("Llama-3.2-1B", False, 20, {"PK004": INFO}),
-        ("Llama-3.2-1B", False, 64, {"PK003": ERROR}),
-        ("Llama-2-7b", True, 3, {"PK001": ERROR}),
-        ("Llama-2-7b", False, 7, {"PK003": ERROR}),
-        ("Llama-2-13b", True, 1, {}),
-        ("Llama-2-13b", True, 2, {"PK001": ERROR}),
-    ],
+@parametrize(
+    "name, packed, rows, expected",
+    ("Llama-3.2-1B", True, 7, {}),
+    ("Llama-3.2-1B", True, 8, {"PK002": WARNING}),
+    ("Llama-3.2-1B", True, 9, {"PK001": ERROR}),
+    ("Llama-3.2-1B", False, 19, {}),
+    ("Llama-3.2-1B", False, 20, {"PK004": INFO}),
+    ("Llama-3.2-1B", False, 64, {"PK003": ERROR}),
+    ("Llama-2-7b", True, 3, {"PK001": ERROR}),
+    ("Llama-2-7b", False, 7, {"PK003": ERROR}),
+    ("Llama-2-13b", True, 1, {}),
+    ("Llama-2-13b", True, 2, {"PK001": ERROR}),
 )
 def test_the_table_where_the_gpu_is_not_known(
     name: str, packed: bool, rows: int, expected: dict[str, Severity]
@@ -63,16 +62,14 @@ def test_the_hint_keeps_the_effective_batch_and_offers_no_packing() -> None:
             assert "or disable packing" in hint
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "values",
-    [
-        {"gradient_checkpointing": True},
-        {"gradient_checkpointing": None},
-        {"micro_batch_size": None},
-        {"packed": None},
-        {"device": "cpu"},
-        {"max_seq_len": 64},
-    ],
+    {"gradient_checkpointing": True},
+    {"gradient_checkpointing": None},
+    {"micro_batch_size": None},
+    {"packed": None},
+    {"device": "cpu"},
+    {"max_seq_len": 64},
 )
 def test_the_table_is_silent_where_it_does_not_speak(values: dict[str, Any]) -> None:
     assert _limits(view(stated("torchtune", **{"packed": True, "micro_batch_size": 16, **values}))) == {}
@@ -94,16 +91,14 @@ def test_a_size_from_a_name_is_enough_for_the_table_and_none_is_told() -> None:
     assert not set(LIMITS) & set(unknown)
 
 
-@pytest.mark.parametrize(
-    ("card", "rows", "expected"),
-    [
-        ("A100-80GB", 8, {}),
-        ("A100-80GB", 11, {"PK002": WARNING}),
-        ("A100-80GB", 13, {"PK002": WARNING}),
-        ("A100-80GB", 16, {"PK001": ERROR}),
-        ("A100-40GB", 8, {"PK001": ERROR}),
-        ("H200", 16, {}),
-    ],
+@parametrize(
+    "card, rows, expected",
+    ("A100-80GB", 8, {}),
+    ("A100-80GB", 11, {"PK002": WARNING}),
+    ("A100-80GB", 13, {"PK002": WARNING}),
+    ("A100-80GB", 16, {"PK001": ERROR}),
+    ("A100-40GB", 8, {"PK001": ERROR}),
+    ("H200", 16, {}),
 )
 def test_the_estimate_where_the_gpu_is_known(card: str, rows: int, expected: dict[str, Severity]) -> None:
     """Reference on packing: by the estimate the table's 8 rows are fine on 80 GB, and too much for 40."""
@@ -138,16 +133,14 @@ def test_how_memory_is_shared() -> None:
     assert sharing(view(stated("trl"))) == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("targets", "expected"),
-    [
-        (("q_proj", "v_proj", "output_proj"), {"q_proj", "v_proj", "o_proj"}),
-        (("q_proj", "mlp"), {"q_proj", "gate_proj", "up_proj", "down_proj"}),
-        (("w1", "w2", "w3"), {"gate_proj", "up_proj", "down_proj"}),
-        (("model.layers.0.self_attn.q_proj",), {"q_proj"}),
-        (None, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-        (("all-linear",), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-    ],
+@parametrize(
+    "targets, expected",
+    (("q_proj", "v_proj", "output_proj"), {"q_proj", "v_proj", "o_proj"}),
+    (("q_proj", "mlp"), {"q_proj", "gate_proj", "up_proj", "down_proj"}),
+    (("w1", "w2", "w3"), {"gate_proj", "up_proj", "down_proj"}),
+    (("model.layers.0.self_attn.q_proj",), {"q_proj"}),
+    (None, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    (("all-linear",), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
 )
 def test_layers_by_any_trainers_names(targets: tuple[str, ...] | None, expected: set[str]) -> None:
     shape = model().shape
@@ -181,33 +174,3 @@ def test_a_setup_needs_model_method_and_rank() -> None:
     assert isinstance(setup_of(view(stated("trl", rank=None))), Missing)
     assert isinstance(setup_of(view(stated("trl"), base=Missing(missing="nowhere"))), Missing)
     assert isinstance(setup_of(view(stated("unheard_of"))), Missing)
-
-
-@pytest.mark.parametrize(
-    ("values", "lengths", "expected"),
-    [
-        ({"micro_batch_size": 4}, None, INFO),
-        ({"micro_batch_size": 5}, None, None),
-        ({"micro_batch_size": 4, "packed": True, "gradient_checkpointing": True}, None, None),
-        ({"micro_batch_size": 4, "max_seq_len": 512}, np.full(20, 480), None),
-        ({"micro_batch_size": 4, "max_seq_len": 512}, np.full(20, 100), INFO),
-    ],
-)
-def test_packing_is_proposed_where_it_may_gain(
-    values: dict[str, Any], lengths: np.ndarray | None, expected: Severity | None
-) -> None:
-    assert severity(view(stated("trl", **values), lengths=lengths), "PK005") is expected
-
-
-def test_packed_examples_that_see_each_other() -> None:
-    assert severity(view(stated("axolotl", packed=True, micro_batch_size=1, attention="eager")), "PK007") is WARNING
-    assert severity(view(stated("axolotl", packed=True, micro_batch_size=1, attention="sdpa")), "PK007") is None
-    # TRL lays packs out by their positions, and transformers keeps them apart with every kernel.
-    assert severity(view(stated("trl", packed=True, micro_batch_size=1, attention="eager")), "PK007") is None
-
-
-def test_packed_without_a_length() -> None:
-    values: dict[str, Any] = {"packed": True, "max_seq_len": None, "micro_batch_size": 1}
-    assert severity(view(stated("torchtune", **values)), "PK008") is ERROR
-    assert severity(view(stated("trl", **values)), "PK008") is ERROR
-    assert severity(view(stated("axolotl", **values)), "PK008") is None

@@ -1,13 +1,21 @@
 """The rules on folders: each page's examples, a study's own configs in miniature, and trees that are no project."""
 
+import hashlib
+import json
+import posixpath
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 import pytest
+from tests.faults.folders import parts_of
 from tests.lint.designs import merged
-from tests.lint.folders import findings_of, view_of
 
-from touchline.core.finding import Severity
-from touchline.lint.config_set import work_of
+from touchline.backends.registry import config_formats
+from touchline.core.finding import Finding, Location, Severity
+from touchline.experiment.foreign import parse_foreign
+from touchline.experiment.partial import StatedTraining
+from touchline.lint.projects import DataFile, FolderView, Sibling, TextFile, work_of
+from touchline.lint.rule import check_view
 
 pytestmark = pytest.mark.planning
 
@@ -129,18 +137,47 @@ def test_the_digest_knows_what_changes_weights() -> None:
     assert len({digest(lines) for lines in other} | {base}) == len(other) + 1
 
 
-@pytest.mark.parametrize(
-    ("plan", "packed", "severity"),
-    [
-        ("Batch size 16, two hours.", True, Severity.WARNING),
-        ("Batch size 16, two hours.", False, None),
-        ("Packing is used in all runs.", True, None),
-    ],
-)
-def test_plan_and_config_agree_about_packing(plan: str, packed: bool, severity: Severity | None) -> None:
-    """What the plan says of this run, of all runs, or does not say."""
-    lines = f"dataset: {{packed: {str(packed).lower()}}}\ntokenizer: {{max_seq_len: 2048}}"
-    files = {"runs_plan.md": f"# Plan\n\n{plan}\n", "run_a/finetune.yaml": merged(lines, "torchtune")}
-    files["run_b/finetune.yaml"] = merged("dataset: {packed: false}\nseed: 9", "torchtune")
-    found = [each for each in findings_of(files) if each.code == "EX153" and each.where and "run_a" in each.where.path]
-    assert [each.severity for each in found] == ([] if severity is None else [severity])
+def files_of(lines: str) -> dict[str, str]:
+    """The files that an example of a folder stands for."""
+    return {path: own if kind is None else merged(own, kind) for path, kind, own in parts_of(lines)}
+
+
+def view_of(files: Mapping[str, str]) -> FolderView:
+    plans = [name for name in files if PurePosixPath(name).name in ("runs_plan.md", "plan.json")]
+    scripts = [name for name in files if name.endswith((".sh", ".slurm"))]
+    configs = [name for name in files if name.endswith((".yaml", ".yml"))]
+    return FolderView(
+        siblings=tuple(each for name in configs for each in _siblings(name, files)),
+        plans=tuple(TextFile(path=name, text=files[name]) for name in plans),
+        scripts=tuple(TextFile(path=name, text=files[name]) for name in scripts),
+    )
+
+
+def findings_of(files: Mapping[str, str]) -> list[Finding]:
+    return list(check_view(view_of(files), Location(path="."), "."))
+
+
+def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:
+    document = parse_foreign(files[name], name, "pyyaml")
+    format_ = next(each for each in config_formats() if each.claims(document.data, PurePosixPath(name).name))
+    document = parse_foreign(files[name], name, format_.dialect)
+    reading = format_.read(document)
+    return [
+        Sibling(
+            stated=stated,
+            raw=document.data,
+            data=_data(stated, files),
+        )
+        for stated in reading.trainings
+    ]
+
+
+def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFile]:
+    found: dict[str, DataFile] = {}
+    for source in stated.sources:
+        text = files.get(posixpath.normpath(source.name.value))
+        if text is not None:
+            rows = [json.loads(line) for line in text.splitlines()]
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            found[source.name.value] = DataFile(rows=len(rows), sha256=digest)
+    return found

@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.cases import parametrize
+from tests.tiers import examples
 from typer.testing import CliRunner
 
 from touchline.api import data_audit as audit
 from touchline.cli.auditing import audit as audit_command
 from touchline.core.errors import InputError
+from touchline.core.finding import Location
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.candidates import candidates_of_prompt, chosen, nearest
+from touchline.data.candidates import candidates_of_prompt, chosen, mojibake, nearest, normal, repaired, short
 from touchline.experiment.experiment import DataConfig
-from touchline.lint.audited import DataAudit
+from touchline.lint.checked import DataAudit
+from touchline.lint.data_view import DataView, data_rows, layout_of
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
+from touchline.lint.rule import check_view
 
 pytestmark = pytest.mark.planning
 
@@ -145,17 +152,15 @@ def test_the_nearest_candidate_is_told_with_the_line(tmp_path: Path) -> None:
     assert "did you mean 'instrument-shaft'" in (outside.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
-        ("Which? Candidate answers: [small, large]", ("small", "large")),
-        ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
-        ("(A) red\n(B) green", ("red", "green")),
-        ("What are my options here?", None),
-        ("List [1, 2] reversed", None),
-        ("The choices: [broken", None),
-    ],
+@parametrize(
+    "prompt, expected",
+    ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
+    ("Which? Candidate answers: [small, large]", ("small", "large")),
+    ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
+    ("(A) red\n(B) green", ("red", "green")),
+    ("What are my options here?", None),
+    ("List [1, 2] reversed", None),
+    ("The choices: [broken", None),
 )
 def test_lists_in_prompts(prompt: str, expected: tuple[str, ...] | None) -> None:
     assert candidates_of_prompt(prompt) == expected
@@ -173,16 +178,14 @@ def test_what_an_answer_means_in_a_list() -> None:
     assert nearest("xyzzy", colours) is None
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "row",
-    [
-        {"question": "Q{n}?", "choices": ["w", "x", "y", "z"], "answer": 2},
-        {"question": "Q{n}?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "B"},
-        {"ctx": "C{n}", "endings": ["w", "x"], "label": "1"},
-        {"question": "Q{n}?\nA. w\nB. x", "answer": "A"},
-        {"question": "Q{n}?", "options": {"A": "w", "B": "x"}, "answer": "A"},
-        {"question": "Q{n}?", "options": "['w', 'x']", "answer": "w; x"},
-    ],
+    {"question": "Q{n}?", "choices": ["w", "x", "y", "z"], "answer": 2},
+    {"question": "Q{n}?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "B"},
+    {"ctx": "C{n}", "endings": ["w", "x"], "label": "1"},
+    {"question": "Q{n}?\nA. w\nB. x", "answer": "A"},
+    {"question": "Q{n}?", "options": {"A": "w", "B": "x"}, "answer": "A"},
+    {"question": "Q{n}?", "options": "['w', 'x']", "answer": "w; x"},
 )
 def test_answers_by_letter_and_number_are_within_their_list(row: dict[str, object], tmp_path: Path) -> None:
     rows = [
@@ -359,21 +362,6 @@ def test_baselines_without_answers_are_missing_and_not_zero(tmp_path: Path) -> N
     assert audit(write(tmp_path / "texts.jsonl", [{"text": "a whole text"}])).baselines is None
 
 
-def test_answers_that_were_cut_at_one_length_are_told_among_longer_ones(tmp_path: Path) -> None:
-    """A limit on some rows alone: they share a length and stop within a sentence, and the others end."""
-    sentence = "the quick brown fox jumps over a lazy dog while many birds sing near old stone bridges at dawn"
-    words = sentence.split()
-
-    def answer(row: int) -> str:
-        return " ".join(words[(row * 7 + step * (row % 5 + 1)) % len(words)] for step in range(14 + row % 6)) + "."
-
-    rows = [{"input": f"Write sentence {n}", "output": answer(n)} for n in range(60)]
-    assert "DA352" not in codes(audit(write(tmp_path / "whole.jsonl", rows)))
-    for row in rows[:8]:
-        row["output"] = row["output"][:57] + "q"
-    assert "DA352" in codes(audit(write(tmp_path / "cut.jsonl", rows)))
-
-
 def test_a_file_without_rows_names_no_columns(tmp_path: Path) -> None:
     """A column that was not found is not called None."""
     for name, content in (("a.csv", ""), ("b.csv", "text,label\n"), ("c.json", "[]"), ("d.jsonl", "\n")):
@@ -382,3 +370,94 @@ def test_a_file_without_rows_names_no_columns(tmp_path: Path) -> None:
         found = audit(path, AuditRequest())
         assert "None" not in found.columns
         assert "no column as the answer" in found.columns
+
+
+LABELS = st.sampled_from(
+    ["yes", "no", "No", "none", "kidney parenchyma", "kidney-parenchyma", "", " ", "nan", "caf\ufffd"]
+)
+PROMPTS = st.sampled_from(
+    ["Which organ?", "which organ", "Which tool?", "How many: 3", "How many: 4", "", "Ist es Ã¼ber?"]
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"question": PROMPTS, "answer": st.one_of(LABELS, st.integers(0, 3), st.none())},
+        optional={"image": st.sampled_from(["a.png", "b.png"]), "options": st.just(["yes", "no", "none"])},
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def view_of(train: list[dict[str, object]], test: list[dict[str, object]]) -> DataView | None:
+    """A view of rows as a file would give them."""
+    splits = {
+        name: [(row, number) for number, row in enumerate(rows, 1)] for name, rows in (("train", train), ("test", test))
+    }
+    layout = layout_of(splits)
+    if layout is None:
+        return None
+    return DataView(
+        path="d.jsonl",
+        format="jsonl",
+        files={"train": "d.jsonl", "test": "d.jsonl"},
+        splits=data_rows(splits, layout),
+        layout=layout,
+    )
+
+
+def told(view: DataView | None) -> set[tuple[str, str]]:
+    if view is None:
+        return set()
+    return {(f.code, f.severity.value) for f in check_view(view, Location(path="d.jsonl"), "data")}
+
+
+@given(ROWS, ROWS, st.randoms(use_true_random=False))
+@settings(max_examples=examples(25), deadline=None)
+def test_the_order_of_rows_changes_nothing_that_is_found(train: list, test: list, rng: object) -> None:  # type: ignore[type-arg]
+    before = told(view_of(train, test))
+    mixed = list(train)
+    rng.shuffle(mixed)  # type: ignore[attr-defined]
+    rest = list(test)
+    rng.shuffle(rest)  # type: ignore[attr-defined]
+    assert told(view_of(mixed, rest)) == before
+
+
+@given(st.lists(st.text(min_size=1, max_size=6).filter(str.strip), min_size=2, max_size=20, unique=True), st.data())
+@settings(max_examples=examples(25), deadline=None)
+def test_a_doubled_row_is_found_wherever_it_stands(texts: list[str], data: st.DataObject) -> None:
+    rows: list[dict[str, object]] = [{"input": text, "output": f"answer {n}"} for n, text in enumerate(texts)]
+    assert "DA310" not in {code for code, _ in told(view_of(rows, []))}
+    place = data.draw(st.integers(0, len(rows)))
+    again = dict(data.draw(st.sampled_from(rows)))
+    assert "DA310" in {code for code, _ in told(view_of([*rows[:place], again, *rows[place:]], []))}
+
+
+@given(st.lists(st.text(max_size=4), min_size=1, max_size=12), st.lists(st.text(max_size=4), min_size=1, max_size=12))
+@settings(max_examples=examples(25), deadline=None)
+def test_an_overlap_is_found_exactly_when_there_is_one(train: list[str], test: list[str]) -> None:
+    view = view_of(
+        [{"input": f"{t}.", "output": "x"} for t in train], [{"input": f"{t}.", "output": "x"} for t in test]
+    )
+    shared = set(train) & set(test)
+    # One prompt for all rows is another fault, and told as that.
+    assert ("DA312" in {code for code, _ in told(view)}) == (bool(shared) and len(set(train)) > 1)
+
+
+@given(st.text(max_size=40))
+def test_a_normal_form_is_its_own_normal_form(text: str) -> None:
+    assert normal(normal(text)) == normal(text)
+
+
+@given(st.text(st.characters(min_codepoint=0xC0, max_codepoint=0x2FF), min_size=1, max_size=8))
+def test_text_that_was_read_in_another_encoding_is_recognised(text: str) -> None:
+    broken = text.encode().decode("latin-1")
+    piece = mojibake(f"before {broken} after")
+    assert piece is not None
+    assert repaired(piece) in text
+    assert mojibake(f"before {text} after") is None or len(text) > 1
+
+
+@given(st.text(max_size=200))
+def test_what_a_message_shows_has_no_hidden_characters(text: str) -> None:
+    assert short(text).isprintable()
+    assert len(short("a" * 500)) < 70

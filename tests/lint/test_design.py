@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.faults.case import base
 from tests.faults.harness import check_files, codes
 from tests.lint.designs import findings_of, merged, view_of
 
 from touchline.core.finding import Severity
-from touchline.lint.design import row_set_sha256, work_digest
-from touchline.lint.design_evaluation import detectable, stated_effect
-from touchline.lint.rule_pages import load_page
+from touchline.lint.design import detectable, row_set_sha256, stated_effect, work_digest
+from touchline.lint.rule import load_page
 
 pytestmark = pytest.mark.planning
 
@@ -26,33 +26,29 @@ def test_the_base_has_no_fault() -> None:
     assert findings_of(base("experiment")) == []
 
 
-@pytest.mark.parametrize(
-    ("question", "effect"),
-    [
-        ("Does rank 64 improve accuracy by 5 points?", 0.05),
-        ("Is the gain of 2.5 % real?", 0.025),
-        ("Does it raise accuracy by at least 3 percentage points?", 0.03),
-        ("Is it 10pp better?", 0.1),
-        ("Does it improve accuracy to 90 %?", None),
-        ("Does training on 5 % of the data lower accuracy?", None),
-        ("Is accuracy above 95 % with 4-bit weights?", None),
-        ("Does a higher LoRA rank improve capitalization of unseen words?", None),
-        ("Do 80 % train rows do?", None),
-        ("Version 1.5 points out that 2 heads are better", None),
-        ("", None),
-    ],
+@parametrize(
+    "question, effect",
+    ("Does rank 64 improve accuracy by 5 points?", 0.05),
+    ("Is the gain of 2.5 % real?", 0.025),
+    ("Does it raise accuracy by at least 3 percentage points?", 0.03),
+    ("Is it 10pp better?", 0.1),
+    ("Does it improve accuracy to 90 %?", None),
+    ("Does training on 5 % of the data lower accuracy?", None),
+    ("Is accuracy above 95 % with 4-bit weights?", None),
+    ("Does a higher LoRA rank improve capitalization of unseen words?", None),
+    ("Do 80 % train rows do?", None),
+    ("Version 1.5 points out that 2 heads are better", None),
+    ("", None),
 )
 def test_an_effect_is_a_change_and_not_a_level(question: str, effect: float | None) -> None:
     """Numbers that are shares, levels or versions state no effect."""
     assert stated_effect(question) == effect
 
 
-@pytest.mark.parametrize(
-    ("strategy", "hint"),
-    [
-        ("explore: {reference: {train.lora.rank: 4}}", "strategy.confirm, with fresh seeds"),
-        ("explore: {reference: {train.lora.rank: 4}}\n  confirm: {seeds: [11, 12]}", None),
-    ],
+@parametrize(
+    "strategy, hint",
+    ("explore: {reference: {train.lora.rank: 4}}", "strategy.confirm, with fresh seeds"),
+    ("explore: {reference: {train.lora.rank: 4}}\n  confirm: {seeds: [11, 12]}", None),
 )
 def test_the_seeds_of_a_strategy_are_those_of_its_looks(strategy: str, hint: str | None) -> None:
     text = merged(f"factors: {{train.lora.rank: [4, 8]}}\nseeds: [1]\nstrategy:\n  {strategy}\n")

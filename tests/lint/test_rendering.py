@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.faults.models_d import CHATML, rendering_of, text_of
 from tests.tiers import examples
 
@@ -12,8 +13,8 @@ from touchline.backends.simulation import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity
-from touchline.data.rendering.rows import Form, ShownRow, shown_row
-from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
+from touchline.data.rendering.text import Form, ShownRow, shown_row
+from touchline.lint.rendering import RenderingView, rendered, special_tokens_in
 from touchline.lint.rendering_parity import difference
 from touchline.lint.rule import check_view
 
@@ -26,17 +27,17 @@ BACKENDS = ("peft", "trl", "axolotl")
 
 def view_of(backend: str, rows: list[ShownRow], settings: RowSettings | None = None, **model: str) -> RenderingView:
     text = text_of(**model)  # type: ignore[arg-type]
-    return rendering_view(
-        text,
-        [(name, row) for name, row in zip(("shortest", "middle", "longest"), rows, strict=False)],
-        settings or RowSettings(),
-        training_row(backend),
+    view = RenderingView(
+        text=text,
+        settings=settings or RowSettings(),
         backend=backend,
         model="tiny",
         where_model=Location(path="models/tiny"),
         special_in_data=special_tokens_in(text, rows),
         embedding_rows=text.size,
     )
+    chosen = [(name, row) for name, row in zip(("shortest", "middle", "longest"), rows, strict=False)]
+    return rendered(view, chosen, training_row(backend))
 
 
 def told(view: RenderingView) -> list[Finding]:
@@ -115,20 +116,18 @@ def test_a_limit_that_cuts_the_answer_is_told(limit: int, found: set[str]) -> No
     assert {f.code for f in told(view)} & {"TK206", "TK207", "TK209"} == found
 
 
-@pytest.mark.parametrize(
-    ("row", "form", "turns"),
-    [
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages", 1),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "messages", 1),
-        ({"prompt": "a", "completion": "b"}, "text completion", 1),
-        (
-            {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
-            "chat completion",
-            1,
-        ),
-        ({"instruction": "do", "input": "this", "output": "b", "system": "s"}, "instruction", 2),
-        ({"question": "a", "answer": "b", "image": "x.png"}, "instruction", 1),
-    ],
+@parametrize(
+    "row, form, turns",
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages", 1),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "messages", 1),
+    ({"prompt": "a", "completion": "b"}, "text completion", 1),
+    (
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+        "chat completion",
+        1,
+    ),
+    ({"instruction": "do", "input": "this", "output": "b", "system": "s"}, "instruction", 2),
+    ({"question": "a", "answer": "b", "image": "x.png"}, "instruction", 1),
 )
 def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turns: int) -> None:
     shown = shown_row(row, "r")
@@ -137,18 +136,16 @@ def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turn
     assert shown.media is ("image" in row)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "row",
-    [
-        {},
-        {"text": "only text"},
-        {"messages": [{"role": "user", "content": "a"}]},
-        {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
-        {"messages": "not a list"},
-        {"prompt": "a", "completion": " "},
-        {"conversations": [1, 2]},
-        {"instruction": 1, "output": "b"},
-    ],
+    {},
+    {"text": "only text"},
+    {"messages": [{"role": "user", "content": "a"}]},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
+    {"messages": "not a list"},
+    {"prompt": "a", "completion": " "},
+    {"conversations": [1, 2]},
+    {"instruction": 1, "output": "b"},
 )
 def test_a_row_of_another_form_is_none(row: dict[str, object]) -> None:
     assert shown_row(row, "r") is None

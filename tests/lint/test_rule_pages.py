@@ -14,8 +14,7 @@ from tests.faults.harness import check_files, codes, errors, example_files
 from tests.faults.page_examples import RuleExample, bad_examples, good_examples
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.rule import all_rules
-from touchline.lint.rule_pages import RETIRED, SUBJECTS, all_pages, is_known
+from touchline.lint.rule import RETIRED, SUBJECTS, all_pages, all_rules, is_known
 
 pytestmark = pytest.mark.planning
 
@@ -98,16 +97,11 @@ def test_every_rule_has_a_page_with_its_name_and_both_examples() -> None:
         page = pages[code]
         assert (rule.name, rule.severity) == (page.name, page.severity), code
         assert bad_examples(page), code
-        assert good_examples(page) or code in NO_GOOD_EXAMPLE, code
-        doc = (rule.check.__doc__ or "").removeprefix("Report ")
-        assert page.summary.lower() == doc.lower(), (code, page.summary, doc)
+        assert good_examples(page), code
     assert [page.code for page in pages.values() if min(map(len, (page.summary, page.why, page.fix))) < 8] == []
     assert {code[:2] for code in pages} <= set(SUBJECTS)
     assert len({page.name for page in pages.values()}) == len(pages)
     assert [code for code, page in pages.items() if page.code != code] == []
-
-
-NO_GOOD_EXAMPLE: tuple[str, ...] = ()
 
 
 def _said() -> set[str]:

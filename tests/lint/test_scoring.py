@@ -5,13 +5,23 @@ import difflib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.core.finding import Location, Severity
 from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import NONSENSE, ScoringView, made_up_outputs, plain, probes_of, tried
-from touchline.lint.task_files import TaskFileView, has_task, is_task_file
+from touchline.lint.scoring import (
+    NONSENSE,
+    ScoringView,
+    TaskFileView,
+    has_task,
+    is_task_file,
+    made_up_outputs,
+    plain,
+    probes_of,
+    tried,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -64,18 +74,16 @@ def test_our_own_tasks_pass_on_common_answers() -> None:
         assert codes(view) == set()
 
 
-@pytest.mark.parametrize(
-    ("score", "expected"),
-    [
-        (lambda output, target: target in output, set()),
-        (lambda output, target: output.strip().lower() == target.strip().lower(), set()),
-        (lambda output, target: difflib.SequenceMatcher(None, output, target).ratio(), set()),
-        (lambda output, target: output in target, {"EV201"}),
-        (lambda output, target: 1 / len(output), {"EV208"}),
-        (lambda output, target: True, {"EV201", "EV207"}),
-        (lambda output, target: False, {"EV206"}),
-        (lambda output, target: output == target.upper(), {"EV206"}),
-    ],
+@parametrize(
+    "score, expected",
+    (lambda output, target: target in output, set()),
+    (lambda output, target: output.strip().lower() == target.strip().lower(), set()),
+    (lambda output, target: difflib.SequenceMatcher(None, output, target).ratio(), set()),
+    (lambda output, target: output in target, {"EV201"}),
+    (lambda output, target: 1 / len(output), {"EV208"}),
+    (lambda output, target: True, {"EV201", "EV207"}),
+    (lambda output, target: False, {"EV206"}),
+    (lambda output, target: output == target.upper(), {"EV206"}),
 )
 def test_what_is_wrong_is_found_and_what_is_right_is_not(score: object, expected: set[str]) -> None:
     found = codes(view_of(score))
@@ -111,16 +119,14 @@ def test_an_answer_of_another_item_is_never_the_same_answer() -> None:
         assert plain(made.output) != plain(targets[made.item])
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("from inspect_ai import task\n@task\ndef a(): ...\n", True),
-        ("import inspect_ai\n@inspect_ai.task(name='b')\ndef a(): ...\n", True),
-        ("import inspect_ai\ndef a(): ...\n", False),
-        ("from celery import task\n@task\ndef a(): ...\n", False),
-        ("from inspect_ai import task\n@task\ndef a()\n", True),
-        ("", False),
-    ],
+@parametrize(
+    "text, expected",
+    ("from inspect_ai import task\n@task\ndef a(): ...\n", True),
+    ("import inspect_ai\n@inspect_ai.task(name='b')\ndef a(): ...\n", True),
+    ("import inspect_ai\ndef a(): ...\n", False),
+    ("from celery import task\n@task\ndef a(): ...\n", False),
+    ("from inspect_ai import task\n@task\ndef a()\n", True),
+    ("", False),
 )
 def test_a_task_file_is_told_by_its_text(text: str, expected: bool) -> None:
     """A tree holds many Python files that are none."""

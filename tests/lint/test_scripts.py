@@ -3,15 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.faults.case import base
 
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location, Severity
 from touchline.lint.rule import check_view
-from touchline.lint.views import ScriptView
+from touchline.lint.scripts import ScriptView
 from touchline.slurm.script import read_script
 
 pytestmark = pytest.mark.planning
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 HEADER = "#!/bin/bash\n#SBATCH --gres=gpu:1\n#SBATCH --mem=64G\n#SBATCH --time=04:00:00\n"
 
@@ -59,9 +61,6 @@ def test_no_script_breaks_a_rule(text: str) -> None:
         assert 1 <= line <= script.count("\n") + 1
 
 
-# ---- the header
-
-
 def test_late_directives_are_one_finding_that_names_them() -> None:
     (finding,) = look("#!/bin/bash\nset -e\n#SBATCH --mem=8G\n#SBATCH --gres=gpu:2\necho\n")
     assert (finding.code, finding.severity) == ("SL003", Severity.ERROR)
@@ -73,67 +72,9 @@ def test_a_late_directive_that_only_repeats_is_left_alone() -> None:
     assert job("echo", "#SBATCH --mem=64G") == {}
 
 
-@pytest.mark.parametrize(
-    ("line", "severity"),
-    [
-        ("#SBATCH --tiem=5", Severity.ERROR),
-        ("#SBATCH --gpu=1", Severity.ERROR),
-        ("#SBATCH --cpu-per-task=4", Severity.ERROR),
-        ("#SBATCH -gres=gpu:1", Severity.ERROR),
-        ("#SBATCH --gpus-task=1", Severity.WARNING),
-        ("#SBATCH --lustre=x", Severity.INFO),
-    ],
-)
-def test_an_unknown_option_is_an_error_where_it_can_only_be_a_slip(line: str, severity: Severity) -> None:
-    assert job(line)["SL005"] is severity
-
-
-@pytest.mark.parametrize(
-    "line", ["#SBATCH --container-image=x.sqsh", "#SBATCH --job=x", "#SBATCH --tres-per-task=gres/gpu:1"]
-)
-def test_options_of_plugins_short_forms_and_newer_options_are_known(line: str) -> None:
-    assert job(line) == {}
-
-
 def test_a_misspelt_option_has_its_one_answer() -> None:
     (finding,) = [each for each in look(HEADER + "#SBATCH --ntask-per-node=1\n") if each.code == "SL005"]
     assert finding.hint == "did you mean --ntasks-per-node?"
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("#SBATCH --time=1h30m", "SL006"),
-        ("#SBATCH --gres=gpu:2:a100", "SL006"),
-        ("#SBATCH -p=gpu", "SL006"),
-        ("#SBATCH --comment=a b", "SL007"),
-        ("#SBATCH --comment='a", "SL007"),
-        ("#SBATCH --partition", "SL007"),
-        ("#SBATCH --requeue=1", "SL007"),
-        ("#SBATCH --mem-per-cpu=1G", "SL012"),
-    ],
-)
-def test_what_sbatch_refuses_is_an_error(line: str, code: str) -> None:
-    assert job(line) == {code: Severity.ERROR}
-
-
-@pytest.mark.parametrize("value", ["<account>", "YOUR_ACCOUNT", "{{ account }}", "XXX"])
-def test_a_placeholder_is_left_alone(value: str) -> None:
-    assert job(f"#SBATCH --account='{value}'") == {}
-
-
-@pytest.mark.parametrize(
-    ("line", "severity"),
-    [
-        ("#SBATCH --output=$HOME/x.out", Severity.ERROR),
-        ("#SBATCH --chdir=/scratch/$USER", Severity.ERROR),
-        ("#SBATCH --ntasks=$N", Severity.ERROR),
-        ("#SBATCH --output=log_${SLURM_JOB_ID}.out", Severity.WARNING),
-        ("#SBATCH --job-name=$NAME", Severity.WARNING),
-    ],
-)
-def test_a_variable_in_a_directive_is_found(line: str, severity: Severity) -> None:
-    assert job(line)["SL008"] is severity
 
 
 def test_a_directive_s_variable_in_a_script_that_is_written_out_is_expanded() -> None:
@@ -141,67 +82,68 @@ def test_a_directive_s_variable_in_a_script_that_is_written_out_is_expanded() ->
     assert said(text) == {}
 
 
-# ---- resources
-
-
-@pytest.mark.parametrize(
-    ("lines", "codes"),
-    [
-        (["torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.ERROR}),
-        (["N=2", "torchrun --nproc_per_node=$N train.py"], {"SL016": Severity.ERROR}),
-        (["torchrun --nproc_per_node=$SLURM_GPUS_ON_NODE train.py"], {}),
-        (["torchrun --nproc_per_node=gpu train.py"], {}),
-        (["#SBATCH --gpus=8 --nodes=2", "torchrun --nproc_per_node=4 train.py"], {}),
-        (["#SBATCH --exclusive", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
-        (["export CUDA_VISIBLE_DEVICES=0,1", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
-        (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py &", "vllm serve m &", "wait"], {}),
-        (["#SBATCH hetjob", "#SBATCH --mem-per-cpu=1G", "torchrun --nproc_per_node=9 train.py"], {}),
-    ],
+@parametrize(
+    "lines, codes",
+    # An unknown option is an error where it can only be a slip.
+    (["#SBATCH --tiem=5"], {"SL005": ERROR}),
+    (["#SBATCH --gpu=1"], {"SL005": ERROR}),
+    (["#SBATCH --cpu-per-task=4"], {"SL005": ERROR}),
+    (["#SBATCH -gres=gpu:1"], {"SL005": ERROR}),
+    (["#SBATCH --gpus-task=1"], {"SL005": WARNING}),
+    (["#SBATCH --lustre=x"], {"SL005": INFO}),
+    # Options of plugins, short forms and newer options are known; a placeholder is left alone.
+    (["#SBATCH --container-image=x.sqsh"], {}),
+    (["#SBATCH --job=x"], {}),
+    (["#SBATCH --tres-per-task=gres/gpu:1"], {}),
+    *(([f"#SBATCH --account='{value}'"], {}) for value in ("<account>", "YOUR_ACCOUNT", "{{ account }}", "XXX")),
+    # What sbatch refuses is an error.
+    (["#SBATCH --time=1h30m"], {"SL006": ERROR}),
+    (["#SBATCH --gres=gpu:2:a100"], {"SL006": ERROR}),
+    (["#SBATCH -p=gpu"], {"SL006": ERROR}),
+    (["#SBATCH --comment=a b"], {"SL007": ERROR}),
+    (["#SBATCH --comment='a"], {"SL007": ERROR}),
+    (["#SBATCH --partition"], {"SL007": ERROR}),
+    (["#SBATCH --requeue=1"], {"SL007": ERROR}),
+    (["#SBATCH --mem-per-cpu=1G"], {"SL012": ERROR}),
+    # A variable in a directive.
+    (["#SBATCH --output=$HOME/x.out"], {"SL008": ERROR}),
+    (["#SBATCH --chdir=/scratch/$USER"], {"SL008": ERROR}),
+    (["#SBATCH --ntasks=$N"], {"SL008": ERROR}),
+    (["#SBATCH --output=log_${SLURM_JOB_ID}.out"], {"SL008": WARNING}),
+    (["#SBATCH --job-name=$NAME"], {"SL008": WARNING}),
+    # What is started, against what is asked for.
+    (["torchrun --nproc_per_node=2 train.py"], {"SL016": ERROR}),
+    (["N=2", "torchrun --nproc_per_node=$N train.py"], {"SL016": ERROR}),
+    (["torchrun --nproc_per_node=$SLURM_GPUS_ON_NODE train.py"], {}),
+    (["torchrun --nproc_per_node=gpu train.py"], {}),
+    (["#SBATCH --gpus=8 --nodes=2", "torchrun --nproc_per_node=4 train.py"], {}),
+    (["#SBATCH --exclusive", "torchrun --nproc_per_node=2 train.py"], {"SL016": WARNING}),
+    (["export CUDA_VISIBLE_DEVICES=0,1", "torchrun --nproc_per_node=2 train.py"], {"SL016": WARNING}),
+    (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py &", "vllm serve m &", "wait"], {}),
+    (["#SBATCH hetjob", "#SBATCH --mem-per-cpu=1G", "torchrun --nproc_per_node=9 train.py"], {}),
+    # How a job ends.
+    (["python train.py 2>&1 | tee log"], {"SL030": WARNING}),
+    (["python train.py 2>&1 | tee log", "echo done"], {"SL030": WARNING}),
+    (["python train.py 2>&1 | tee log", "python evaluate.py"], {"SL030": INFO}),
+    (["set -o pipefail", "python train.py 2>&1 | tee log"], {}),
+    (["python train.py 2>&1 | tee log", "exit ${PIPESTATUS[0]}"], {}),
+    (["python train.py > >(tee log) 2>&1"], {}),
+    (["if python train.py | tee log; then echo fine; fi"], {"SL030": WARNING}),
+    (["(python train.py --a; python train.py --b) | sed 's/^/x/' & p=$!", "wait $p"], {"SL030": WARNING}),
+    (["nvidia-smi | tee gpus.txt", "python train.py"], {}),
+    (["cat list.txt | python train.py"], {}),
+    (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out ."], {"SL034": ERROR}),
+    (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out . || true"], {}),
+    (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": ERROR}),
+    (["set -e", "python train.py", "cp -r out /project/x"], {}),
+    # What a job relies on.
+    (["sed -i 's/a/b/' conf.yaml"], {"SL046": WARNING}),
+    (["cp base.yaml run.yaml", "sed -i 's/a/b/' run.yaml"], {}),
+    (["C=$(mktemp)", 'sed -i s/a/b/ "$C"'], {}),
+    (["sed -i 's/a/b/' notes.txt"], {}),
+    (["LAST=$(ls -td out/checkpoint-* | head -1)"], {"SL047": WARNING}),
+    (["LAST=$(ls -d out/checkpoint-* | sort -V | tail -1)"], {}),
+    (["ls -lt logs | head -1"], {}),
 )
-def test_what_is_started_is_set_against_what_is_asked_for(lines: list[str], codes: dict[str, Severity]) -> None:
-    assert job(*lines) == codes
-
-
-# ---- endings
-
-
-@pytest.mark.parametrize(
-    ("lines", "codes"),
-    [
-        (["python train.py 2>&1 | tee log"], {"SL030": Severity.WARNING}),
-        (["python train.py 2>&1 | tee log", "echo done"], {"SL030": Severity.WARNING}),
-        (["python train.py 2>&1 | tee log", "python evaluate.py"], {"SL030": Severity.INFO}),
-        (["set -o pipefail", "python train.py 2>&1 | tee log"], {}),
-        (["python train.py 2>&1 | tee log", "exit ${PIPESTATUS[0]}"], {}),
-        (["python train.py > >(tee log) 2>&1"], {}),
-        (["if python train.py | tee log; then echo fine; fi"], {"SL030": Severity.WARNING}),
-        (["(python train.py --a; python train.py --b) | sed 's/^/x/' & p=$!", "wait $p"], {"SL030": Severity.WARNING}),
-        (["nvidia-smi | tee gpus.txt", "python train.py"], {}),
-        (["cat list.txt | python train.py"], {}),
-        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out ."], {"SL034": Severity.ERROR}),
-        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out . || true"], {}),
-        (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.ERROR}),
-        (["set -e", "python train.py", "cp -r out /project/x"], {}),
-    ],
-)
-def test_how_a_job_ends_is_known(lines: list[str], codes: dict[str, Severity]) -> None:
-    assert job(*lines) == codes
-
-
-# ---- commands
-
-
-@pytest.mark.parametrize(
-    ("lines", "codes"),
-    [
-        (["sed -i 's/a/b/' conf.yaml"], {"SL046": Severity.WARNING}),
-        (["cp base.yaml run.yaml", "sed -i 's/a/b/' run.yaml"], {}),
-        (["C=$(mktemp)", 'sed -i s/a/b/ "$C"'], {}),
-        (["sed -i 's/a/b/' notes.txt"], {}),
-        (["LAST=$(ls -td out/checkpoint-* | head -1)"], {"SL047": Severity.WARNING}),
-        (["LAST=$(ls -d out/checkpoint-* | sort -V | tail -1)"], {}),
-        (["ls -lt logs | head -1"], {}),
-    ],
-)
-def test_what_a_job_relies_on_is_looked_at(lines: list[str], codes: dict[str, Severity]) -> None:
+def test_what_is_said_of_a_job_with_these_lines(lines: list[str], codes: dict[str, Severity]) -> None:
     assert job(*lines) == codes

@@ -11,7 +11,7 @@ from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.rule import check_view
-from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
+from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 
 WHERE = Location(path="config.yaml", line=1)
 PREFIXES = ("TR", "ME", "PK", "CK")
@@ -34,7 +34,11 @@ def stated(backend: str = "torchtune", **values: Any) -> StatedTraining:
     """A training; a value of None leaves a setting out."""
     fields = {**_COMMON, **values}
     sources = fields.pop("sources", ())
-    said = {key: Stated(value, key, WHERE) for key, value in fields.items() if value is not None}
+    said = {
+        key: value if isinstance(value, Stated) else Stated(value, key, WHERE)
+        for key, value in fields.items()
+        if value is not None
+    }
     return StatedTraining(backend=backend, where=WHERE, subject="run", sources=sources, **said)
 
 
@@ -69,16 +73,7 @@ def view(
     validation: int | None = None,
     **around: Any,
 ) -> TrainingView:
-    """A training with what is known around it.
-
-    Args:
-        training: what its config states.
-        base: its model; none: Llama-3.2-1B.
-        rows: rows that train.
-        lengths: tokens of each of them.
-        validation: rows that validate.
-        around: of `Surroundings`.
-    """
+    """A training with what is known around it: its model (Llama-3.2-1B), its rows or their lengths, `Surroundings`."""
     if lengths is not None:
         rows = len(lengths)
     data = (

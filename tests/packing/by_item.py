@@ -1,6 +1,8 @@
-"""Packers by item, written as their definitions read: what the fast ones are held against."""
+"""Packers by item, written as their definitions read, and what hypothesis draws for packers."""
 
 from collections.abc import Sequence
+
+from hypothesis import strategies as st
 
 
 def best_fit_decreasing(lengths: Sequence[int], max_seq_len: int) -> int:
@@ -48,3 +50,11 @@ def fewest(lengths: Sequence[int], max_seq_len: int) -> int:
     while not fits(0, [max_seq_len] * packs):
         packs += 1
     return packs
+
+
+@st.composite
+def problems(draw: st.DrawFn, most: int = 60) -> tuple[list[int], int]:
+    max_seq_len = draw(st.integers(1, 80))
+    low = draw(st.integers(1, max_seq_len))
+    high = draw(st.integers(low, max_seq_len))
+    return draw(st.lists(st.integers(low, high), max_size=most)), max_seq_len

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.packing.drawn import problems
+from tests.packing.by_item import problems
 
 from touchline.core.estimate import MicroBatch, PackingSummary
 from touchline.core.finding import Severity
-from touchline.data.packing.advice import Case, advise
-from touchline.data.packing.compare import compare
+from touchline.data.packing.advice import Case, advise, compare
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import count_lengths
 from touchline.data.packing.histogram import pack_histogram
-from touchline.data.packing.lengths import count_lengths
 from touchline.data.packing.simple import Filled, next_fit, one_each
 
 pytestmark = pytest.mark.planning
@@ -75,7 +74,7 @@ def case(given: np.ndarray, chosen: BatchSettings, labels: np.ndarray | None = N
 
 
 def told(looked_at: Case, severity: Severity | None = None) -> str:
-    return "\n".join(one.sentence for one in advise(looked_at) if severity in (None, one.severity))
+    return "\n".join(sentence for each, sentence in advise(looked_at) if severity in (None, each))
 
 
 def test_the_two_sides_are_the_two_forecasts() -> None:
@@ -99,7 +98,7 @@ def test_the_two_sides_are_the_two_forecasts() -> None:
     assert (summary.unpacked.steps_per_epoch, summary.unpacked.examples_per_step) == (2000, 4)
     assert summary.unpacked.largest_micro_batch_tokens == 4 * 45
     assert 90 < summary.unpacked.efficiency < 95 < summary.packed.efficiency <= 100
-    assert summary.advice == tuple(one.sentence for one in advise(both))
+    assert summary.advice == tuple(sentence for _, sentence in advise(both))
 
 
 def test_findings_on_steps() -> None:
@@ -203,9 +202,9 @@ def test_any_dataset_gets_its_advice_gravest_first(problem: tuple[list[int], int
         given_lengths = [1]
     chosen = settings(max_seq_len=max_seq_len, micro_batch_size=size, gradient_accumulation_steps=accumulate)
     found = advise(replace(case(np.array(given_lengths, np.uint32), chosen), warmup_steps=3))
-    ranks = [list(Severity).index(one.severity) for one in found]
+    ranks = [list(Severity).index(each) for each, _ in found]
     assert ranks == sorted(ranks)
-    assert all(one.sentence.endswith(".") and "nan" not in one.sentence for one in found)
+    assert all(sentence.endswith(".") and "nan" not in sentence for _, sentence in found)
 
 
 def test_no_examples_no_advice() -> None:

@@ -14,15 +14,19 @@ from tests.packing.by_item import fewest
 from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase
 from tests.packing.drawn import problems
 
-from touchline.data.packing.assign import PackPlan, pack
-from touchline.data.packing.batches import largest_divisor, plan_batches
-from touchline.data.packing.bounds import lower_bound
-from touchline.data.packing.forecast import BatchSettings
-from touchline.data.packing.groups import Filler, Pattern, best_fit_groups, fill, first_fit_groups
-from touchline.data.packing.handoff import hand_off
+from touchline.data.packing.assign import OurBatching, PackPlan, hand_off, pack
+from touchline.data.packing.forecast import BatchSettings, largest_divisor, plan_batches
+from touchline.data.packing.groups import (
+    Filler,
+    Histogram,
+    Pattern,
+    best_fit_groups,
+    count_lengths,
+    fill,
+    first_fit_groups,
+    lower_bound,
+)
 from touchline.data.packing.histogram import ExactFill, SubsetFill, pack_histogram
-from touchline.data.packing.lengths import Histogram, count_lengths
-from touchline.data.packing.ours import OurBatching
 
 pytestmark = pytest.mark.planning
 

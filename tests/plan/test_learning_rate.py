@@ -28,7 +28,7 @@ from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.experiment.training import RuleRate, rate_text, rule_rate
 from touchline.lint.rule import check_view
-from touchline.lint.views import Surroundings, TrainingView
+from touchline.lint.training import Surroundings, TrainingView
 from touchline.plan.run_specs import with_learning_rates
 
 pytestmark = pytest.mark.planning

@@ -7,7 +7,7 @@ import pytest
 from tests.report import made_gathered as made
 
 from touchline.data.scores import EvaluationRecord
-from touchline.data.versions import stack_versions
+from touchline.data.worker import stack_versions
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.facts import compared_text

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from safetensors.numpy import save as save_arrays
 
 from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
-from touchline.data.shards import Tensor, read_shard
+from touchline.data.weights import Tensor, read_shard
 from touchline.experiment.plan import Plan, PlannedRun
 
 Spec = dict[str, tuple[str, tuple[int, ...]]]

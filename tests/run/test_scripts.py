@@ -24,9 +24,9 @@ from touchline.experiment.runs import ParentLink
 from touchline.experiment.value_types import Site, SlurmSite
 from touchline.lint.checked import CheckRequest
 from touchline.lint.local import checking
-from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
+from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.rule import check_view
-from touchline.lint.views import ScriptView
+from touchline.lint.scripts import ScriptView
 from touchline.plan.jobs import place_jobs
 from touchline.run.scripts.folder import run_files
 from touchline.run.scripts.header import (

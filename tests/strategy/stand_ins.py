@@ -12,7 +12,7 @@ from tests.api.folders import tiny_settings
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.status import EXIT_DIVERGED, AttemptExit, EndReason, TrainingEnd
-from touchline.data import training_state as saved_state
+from touchline.data import checkpoints as saved_state
 from touchline.data.metrics import EndRow, MetricsRow
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig

@@ -30,7 +30,7 @@ from touchline import api
 from touchline.cli.main import app
 from touchline.core.errors import InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.training_state import read_pause
+from touchline.data.checkpoints import read_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.results.strategy import advance, runs_to_submit

@@ -16,8 +16,8 @@ from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.history.selftest import StepCheck, Verdict
 from touchline.lint.local import scoring as launch
+from touchline.lint.local.programs import program_of, validate
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
-from touchline.lint.local.validators import program_of, validate
 from touchline.run.failures import diagnose, newest_output
 from touchline.tools.selftest import step_checks
 
@@ -37,7 +37,7 @@ def test_seed_004s_match_is_caught_as_a_plain_function(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
     path = write(tmp_path / "scoring.py", "def score(output, target):\n    while True:\n        pass\n")
-    (view,) = launch.self_test(f"{path}:score", timeout=2).scorers
+    _, (view,) = launch.self_test(f"{path}:score", timeout=2)
     assert view.missing is not None
     assert "longer than 2 s" in view.missing
 

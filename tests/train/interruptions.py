@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.status import TrainingEnd
+from touchline.data.checkpoints import paused_step, write_pause
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
-from touchline.data.training_state import paused_step, write_pause
 from touchline.train.run import Stop
 
 EVERY_STEP = 1e-9

@@ -17,7 +17,7 @@ import touchline.backends
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.errors import HostError, InputError
 from touchline.data.metrics_file import read_metrics
-from touchline.data.packing.isolation import IsolationCheck
+from touchline.data.packing.forecast import IsolationCheck
 from touchline.experiment.experiment import TrainConfig
 from touchline.plan.local.packing import check_isolation
 from touchline.train import leaks

@@ -15,7 +15,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
-from touchline.data.training_state import paused_step, write_pause
+from touchline.data.checkpoints import paused_step, write_pause
 from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
 

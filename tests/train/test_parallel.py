@@ -18,8 +18,8 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.run_config import RunConfig
 from touchline.core.status import EXIT_STOPPED, RunStatus
+from touchline.data.checkpoints import write_pause
 from touchline.data.metrics_file import read_metrics
-from touchline.data.training_state import write_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.plan.sections import sections

@@ -26,9 +26,9 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
 from touchline.backends.simulation import permutation
 from touchline.core.status import EXIT_STOPPED, TrainingEnd
+from touchline.data.checkpoints import paused_step, write_pause
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
-from touchline.data.training_state import paused_step, write_pause
 from touchline.run.statusfiles import started
 from touchline.train.external import RUN_VARIABLE, end_orphans, run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config

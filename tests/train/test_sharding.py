@@ -15,8 +15,8 @@ from tests.train.tiny_run import further_processes
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.data.checkpoints import paused_step, write_pause
 from touchline.data.metrics_file import read_metrics, read_metrics_file
-from touchline.data.training_state import paused_step, write_pause
 from touchline.data.user_config import UserConfig
 from touchline.history.own_metrics import own_events
 from touchline.run.folders import ExperimentFolder

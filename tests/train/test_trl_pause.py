@@ -10,7 +10,7 @@ from tests.train import interruptions as halt
 from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs
 
 from touchline.core.errors import InputError
-from touchline.data.training_state import PAUSE_FILE, paused_step, write_pause
+from touchline.data.checkpoints import PAUSE_FILE, paused_step, write_pause
 from touchline.train.hf import train_planned
 from touchline.train.run import Stop
 

@@ -13,7 +13,7 @@ from touchline.backends.run_config import PlannedBatches, RunConfig
 from touchline.core.files import sha256_file
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model
-from touchline.data.packing.batches import plan_batches
+from touchline.data.packing.forecast import plan_batches
 from touchline.experiment.evaluation import PlannedModel
 from touchline.experiment.experiment import DataConfig, LoraConfig, TrainConfig
 from touchline.experiment.write import to_yaml

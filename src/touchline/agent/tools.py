@@ -27,11 +27,10 @@ from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.experiment.write import with_values
-from touchline.lint.audited import DataAudit
 from touchline.lint.check import CheckReport
-from touchline.lint.checked import CheckRequest
+from touchline.lint.checked import CheckRequest, DataAudit
 from touchline.lint.local.checking import is_task_target
-from touchline.lint.rule_pages import RulePage, all_codes, load_page
+from touchline.lint.rule import RulePage, all_codes, load_page
 from touchline.plan.estimate_result import EstimateAnswer
 from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.settings import RunSetting, collect_settings

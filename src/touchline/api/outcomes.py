@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from touchline.core.table import Section
     from touchline.data.user_config import UserConfig
-    from touchline.lint.audited import DataAudit
+    from touchline.lint.checked import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from touchline.experiment.plan import Plan
     from touchline.lint.check import CheckReport
     from touchline.lint.checked import CheckRequest
-    from touchline.lint.local.fixing import Changes
+    from touchline.lint.local.programs import Changes
     from touchline.run.budget import Approval, Budget
 
 
@@ -83,7 +83,7 @@ def check_fix(
         HostError: a file may not be written.
     """
     from touchline.lint.local.checking import check_paths
-    from touchline.lint.local.fixing import fix
+    from touchline.lint.local.programs import fix
 
     return fix(check_paths(paths, settings, request, decided_on_disk, on_message)[1], write=write)
 

@@ -14,8 +14,8 @@ from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
     from touchline.core.estimate import PackingSummary
-    from touchline.data.packing.handoff import Handoff
-    from touchline.data.packing.isolation import IsolationCheck
+    from touchline.data.packing.assign import Handoff
+    from touchline.data.packing.forecast import IsolationCheck
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
     from touchline.plan.design import DesignAnswer

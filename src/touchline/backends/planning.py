@@ -18,8 +18,7 @@ from touchline.core.finding import Finding
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.packing.batches import largest_divisor
-from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, settings_of
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, largest_divisor, settings_of
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary
 

@@ -22,13 +22,10 @@ from numpy.typing import NDArray
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing
-from touchline.data.packing.batches import plan_batches
-from touchline.data.packing.bounds import lower_bound
-from touchline.data.packing.forecast import BatchForecast, BatchSettings
-from touchline.data.packing.lengths import count_lengths
+from touchline.data.packing.forecast import BatchForecast, BatchSettings, plan_batches
+from touchline.data.packing.groups import count_lengths, lower_bound
 from touchline.data.packing.simple import Filled
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary
 from touchline.experiment.training import accumulation_steps

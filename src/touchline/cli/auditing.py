@@ -13,7 +13,7 @@ from touchline.core.units import percent, plural
 
 if TYPE_CHECKING:
     from touchline.core.table import Value
-    from touchline.lint.audited import Baseline, DataAudit
+    from touchline.lint.checked import Baseline, DataAudit
 
 _LABELS = 12
 _LABEL_CHARACTERS = 40
@@ -36,7 +36,7 @@ def audit(
     """Find problems: duplicates, leaks, labels, encoding, media."""
     from touchline.api import data_audit as run_audit
     from touchline.experiment.experiment import DataConfig
-    from touchline.lint.audited import DataAudit
+    from touchline.lint.checked import DataAudit
     from touchline.lint.local.audit import AuditRequest
 
     stated = (input_column, output_column, messages, prompt)

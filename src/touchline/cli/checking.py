@@ -57,7 +57,7 @@ def check(
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
     from touchline.lint.checked import CheckRequest
-    from touchline.lint.rule_pages import retired_line
+    from touchline.lint.rule import retired_line
 
     if explain is not None:
         _explain(explain)
@@ -111,7 +111,7 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     """
 
     from touchline.core.errors import InputError
-    from touchline.lint.rule_pages import all_codes, is_known
+    from touchline.lint.rule import all_codes, is_known
 
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
@@ -122,7 +122,7 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _explain(code: str) -> None:
-    from touchline.lint.rule_pages import all_codes, load_page, retired_line
+    from touchline.lint.rule import all_codes, load_page, retired_line
 
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]

@@ -145,7 +145,7 @@ def pack_check_isolation(
     """
     from touchline import api
     from touchline.core.table import Column
-    from touchline.data.packing.isolation import IsolationCheck
+    from touchline.data.packing.forecast import IsolationCheck
     from touchline.data.user_config import load_settings
 
     found = api.pack_check_isolation(model, load_settings())

@@ -1,4 +1,4 @@
-"""Composition of one block per architecture: linear layers by name, and other parameters by count.
+"""Values of config.json, and the block of each architecture: linear layers by name, other parameters by count.
 
 Read off the modeling files of transformers 5.23 (`transformers/models/*/modeling_*.py`), and compared with the modules
 themselves by `tests/data/test_shapes_transformers.py`. An RMSNorm has one parameter per channel; a LayerNorm has two
@@ -7,12 +7,97 @@ where it has a bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from touchline.core.shape import Linear
-from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, ModelConfigReader
+from touchline.core.text import shorten
+
+LARGEST_WIDTH = 1 << 20
+"""Limit on widths, heads and layers. The largest public model has 53,248."""
+LARGEST_VOCABULARY = 1 << 27
+"""Limit on rows of the embedding. The largest public vocabulary has 262,208."""
+LARGEST_CONTEXT = 1 << 30
+"""Limit on context length. Public models claim up to ten million."""
+LARGEST_MODEL = 10**14
+"""Limit on total parameters."""
+_SHOWN = 10**18
+
+
+class ModelConfigError(Exception):
+    """config.json without usable dimensions; the message names the key."""
+
+
+class ModelConfigReader:
+    """config.json, or the part that describes the text model."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._config = config
+
+    def __contains__(self, key: str) -> bool:
+        """Return True if a key has a value other than `null`."""
+        return self._config.get(key) is not None
+
+    def count(self, *keys: str, default: int | None = None, limit: int = LARGEST_WIDTH) -> int:
+        """Return a positive integer by the first of its names in the file.
+
+        Raises:
+            ModelConfigError: it is missing without a default, or no positive integer up to the limit.
+        """
+        key = next((name for name in keys if name in self), None)
+        if key is None:
+            if default is None:
+                raise ModelConfigError(f"config.json: {keys[0]} is missing")
+            return default
+        value = self._config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, expected a positive integer")
+        if value > limit:
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, which is not plausible")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a boolean.
+
+        Raises:
+            ModelConfigError: it is something else.
+        """
+        value = self._config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, expected true or false")
+        return value
+
+    def text(self, key: str) -> str:
+        """Return a text, or an empty one."""
+        value = self._config.get(key)
+        return value if isinstance(value, str) else ""
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the texts of a list, or an empty one."""
+        value = self._config.get(key)
+        return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list) else ()
+
+    def list_of(self, key: str) -> list[object]:
+        """Return a list, or an empty one."""
+        value = self._config.get(key)
+        return value if isinstance(value, list) else []
+
+    def is_empty(self, key: str) -> bool:
+        """Return True if a list is empty or missing."""
+        return self._config.get(key) in (None, [])
+
+
+def shown(value: object) -> str:
+    """Return a value shortened for a message."""
+    if isinstance(value, int) and abs(value) > _SHOWN:
+        # One of thousands of digits may not even be written out.
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (dict, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return shorten(repr(value), 40)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,17 +105,11 @@ class Widths:
     """Sizes that every architecture has."""
 
     hidden: int
-    """Width of the residual stream."""
     inner: int
-    """Width of the feed-forward part."""
     heads: int
-    """Attention heads."""
     kv_heads: int
-    """Key and value heads."""
     head_dim: int
-    """Width per head."""
     vocab: int
-    """Rows of the embedding."""
 
     @property
     def q(self) -> int:
@@ -48,7 +127,6 @@ class Block:
     """Layers of one block, and parameters outside the blocks."""
 
     linears: tuple[Linear, ...]
-    """Linear layers."""
     others: int
     """Number of other parameters."""
     outside: int
@@ -56,7 +134,6 @@ class Block:
     gated: bool
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
-    """Reason why estimates are extrapolated beyond the verified formulas."""
     count_error: float = 0.0
     """Standard deviation of the logarithm of the parameter count, if the config does not determine it."""
 
@@ -80,8 +157,7 @@ def attention(
     )
 
 
-def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
-    """Return the three layers of a gated feed-forward part."""
+def _gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
     return (
         Linear(name="gate_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name="up_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
@@ -89,8 +165,7 @@ def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ..
     )
 
 
-def plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
-    """Return the two layers of an ungated feed-forward part."""
+def _plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
     return (
         Linear(name=up, inputs=widths.hidden, outputs=widths.inner, bias=biased),
         Linear(name=down, inputs=widths.inner, outputs=widths.hidden, bias=biased),
@@ -115,8 +190,6 @@ def llama_like(
         output_bias: key of config.json that gives attention's output a bias; none: it has none.
         feed_bias: key that gives the feed-forward part biases; none: it has none.
         norms: norms over the stream in a block, apart from the last one of the model; 0 when they have no parameters.
-        extrapolated: why estimates on it go beyond what was checked.
-        count_error: standard deviation of the logarithm of the parameter count.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
@@ -129,9 +202,9 @@ def llama_like(
         )
         feed_biased = feed_bias is not None and values.flag(feed_bias, False)
         if gated:
-            layers += gated_feed_forward(widths, feed_biased)
+            layers += _gated_feed_forward(widths, feed_biased)
         else:
-            layers += plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
+            layers += _plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
         per_head = {"none": 0, "shared": 2 * widths.head_dim, "whole": widths.q + widths.kv}[head_norm]
         return Block(
             linears=layers,
@@ -167,7 +240,7 @@ def phi(values: ModelConfigReader, widths: Widths) -> Block:
     normed = values.flag("qk_layernorm", False)
     return Block(
         linears=attention(widths, inputs_biased=True, output_biased=True, output="dense")
-        + plain_feed_forward(widths, "fc1", "fc2", biased=True),
+        + _plain_feed_forward(widths, "fc1", "fc2", biased=True),
         others=2 * widths.hidden + (4 * (widths.hidden // widths.heads) if normed else 0),
         # The last norm, and the output layer's bias.
         outside=2 * widths.hidden + widths.vocab,
@@ -180,7 +253,7 @@ def stablelm(values: ModelConfigReader, widths: Widths) -> Block:
     norms = 1 if values.flag("use_parallel_residual", False) else 2
     normed = values.flag("qk_layernorm", False)
     return Block(
-        linears=attention(widths, inputs_biased=values.flag("use_qkv_bias", False)) + gated_feed_forward(widths),
+        linears=attention(widths, inputs_biased=values.flag("use_qkv_bias", False)) + _gated_feed_forward(widths),
         others=norms * 2 * widths.hidden + (widths.q + widths.kv if normed else 0),
         outside=2 * widths.hidden,
         gated=True,
@@ -192,7 +265,7 @@ def cohere(values: ModelConfigReader, widths: Widths) -> Block:
     biased = values.flag("attention_bias", False)
     normed = values.flag("use_qk_norm", False)
     return Block(
-        linears=attention(widths, inputs_biased=biased, output_biased=biased) + gated_feed_forward(widths),
+        linears=attention(widths, inputs_biased=biased, output_biased=biased) + _gated_feed_forward(widths),
         others=widths.hidden + (widths.q + widths.kv if normed else 0),
         outside=widths.hidden,
         gated=True,
@@ -205,7 +278,7 @@ def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
     biased = values.flag("use_bias", True)
     return Block(
         linears=attention(widths, inputs_biased=biased, output_biased=biased)
-        + plain_feed_forward(widths, "c_fc", "c_proj", biased),
+        + _plain_feed_forward(widths, "c_fc", "c_proj", biased),
         others=4 * widths.hidden,
         outside=2 * widths.hidden,
         gated=False,
@@ -222,7 +295,7 @@ def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="c_attn", inputs=widths.hidden, outputs=3 * widths.hidden, bias=True),
             Linear(name="c_proj", inputs=widths.hidden, outputs=widths.hidden, bias=True),
-            *plain_feed_forward(widths, "c_fc", "c_proj", biased=True),
+            *_plain_feed_forward(widths, "c_fc", "c_proj", biased=True),
         ),
         others=4 * widths.hidden,
         outside=positions * widths.hidden + 2 * widths.hidden,
@@ -238,7 +311,7 @@ def gpt_neox(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="query_key_value", inputs=widths.hidden, outputs=3 * widths.hidden, bias=biased),
             Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
-            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased=True),
+            *_plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased=True),
         ),
         others=4 * widths.hidden,
         outside=2 * widths.hidden,
@@ -257,7 +330,7 @@ def falcon(values: ModelConfigReader, widths: Widths) -> Block:
         linears=(
             Linear(name="query_key_value", inputs=widths.hidden, outputs=widths.q + 2 * widths.kv, bias=biased),
             Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
-            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased),
+            *_plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased),
         ),
         others=norms * 2 * widths.hidden,
         outside=2 * widths.hidden,
@@ -273,9 +346,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
     that a LoRA adapter could target.
 
     Args:
-        width_key: key of config.json with the width inside an expert.
         shared_key: key with the width inside the expert that sees every token; none: there is none.
-        like: the architecture whose attention and norms it has.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
@@ -305,7 +376,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
     return build
 
 
-def latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear, ...]:
+def _latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear, ...]:
     """Return the layers of multi-head latent attention (DeepSeek-V2 and V3, GLM-4.7 Flash)."""
     rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
     latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
@@ -330,17 +401,16 @@ def counted_from_keys(reason: str, count_error: float) -> Builder:
 
     Args:
         reason: what is unknown about it; marks every estimate.
-        count_error: standard deviation of the logarithm of the parameter count.
     """
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
         latent = "kv_lora_rank" in values
         biased = values.flag("attention_bias", False)
-        mixing = latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
+        mixing = _latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
         experts_keys = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
         if not any(key in values for key in experts_keys):
             return Block(
-                linears=mixing + gated_feed_forward(widths),
+                linears=mixing + _gated_feed_forward(widths),
                 others=2 * widths.hidden,
                 outside=widths.hidden,
                 gated=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from touchline.core.catalog import IMAGE_PLACE, Message
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.rows import ROLES, role_and_content
+from touchline.data.rendering.text import ROLES, role_and_content
 from touchline.experiment.experiment import DataConfig
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -31,11 +31,9 @@ class RowProblem:
     message: str
     """Message, equal for all rows with the same problem."""
     columns: tuple[str, ...] = ()
-    """Missing columns, for a hint."""
     in_prompt: bool = False
     """Whether the prompt refers to them in braces."""
     hint: str | None = None
-    """Suggestion for a column with an unsuitable value."""
 
 
 class Prompt:
@@ -121,8 +119,8 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], problems: list
         value = values[column]
         text = "" if value is None and len(columns) > 1 else plain_text(value)
         if text is None:
-            message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
-            problems.append(RowProblem(message, hint=_remedy(value)))
+            kind, hint = _unusable(value)
+            problems.append(RowProblem(f"column {column!r}, which the prompt shows, is {kind}", hint=hint))
         elif text or len(columns) == 1:
             texts.append(text)
     return "\n".join(texts)
@@ -142,8 +140,8 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
             message = f"{absent.message}, and no column {data.output!r} for the answer"
         problems.append(RowProblem(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
-        value = values[data.output]
-        problems.append(RowProblem(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
+        kind, hint = _unusable(values[data.output])
+        problems.append(RowProblem(f"the answer, column {data.output!r}, is {kind}", hint=hint))
     if not problems and not text.strip():
         problems.append(RowProblem("the prompt is empty"))
     files = image_files(values, data)
@@ -233,9 +231,7 @@ def _with_images(
     """Return a chat with its images in place, or its problem.
 
     Args:
-        turns: the turns before the answer, without images.
         named: the file of each image part, in order; None for a part that names none.
-        files: the files of the row's column.
     """
     if not named and not files:
         return turns, answer
@@ -263,7 +259,6 @@ def _with_images(
 
 
 def _turn_fault(turn: object, role: str | None) -> RowProblem:
-    """Return the problem of a turn without a known role or without text."""
     known = " | ".join(dict.fromkeys(ROLES.values()))
     named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
     stated = next((each for each in named if isinstance(each, str)), None)
@@ -302,26 +297,17 @@ def plain_text(value: object) -> str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else str(value)
 
 
-def _kind(value: object) -> str:
-    """Return the type of a value that cannot be used as text."""
+def _unusable(value: object) -> tuple[str, str | None]:
+    """Return the type of a value that cannot be used as text, and a suggestion."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        return "empty"
+        return "empty", "fill them in, or remove these rows"
     if isinstance(value, bool):
-        return "true or false, not text"
+        return "true or false, not text", 'write them as words, for example "yes" and "no", or as 1 and 0'
     if isinstance(value, list | tuple):
-        return "a list, not text"
-    return "an object with fields, not text" if isinstance(value, Mapping) else "no text"
-
-
-def _remedy(value: object) -> str | None:
-    """Return a suggestion for such a value."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return "fill them in, or remove these rows"
-    if isinstance(value, bool):
-        return 'write them as words, for example "yes" and "no", or as 1 and 0'
+        return "a list, not text", "write one text per row"
     if isinstance(value, Mapping):
-        return "write each field as a column, one level deep"
-    return "write one text per row" if isinstance(value, list | tuple) else None
+        return "an object with fields, not text", "write each field as a column, one level deep"
+    return "no text", None
 
 
 def _system(data: DataConfig) -> tuple[Message, ...]:

@@ -1,7 +1,4 @@
-"""Roles of the columns of a dataset (prompt, answer, others), and rows split accordingly.
-
-An experiment says it. Of any other file it is found by the names that datasets use, and said.
-"""
+"""Roles of the columns of a dataset (prompt, answer, others), stated or found by usual names; rows split by them."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import Literal
 
 from touchline.core.json_text import parse_json
 from touchline.data.candidates import COLUMNS as CANDIDATE_COLUMNS
-from touchline.data.rendering.rows import ROLES
+from touchline.data.rendering.text import ROLES
 from touchline.experiment.experiment import DataConfig
 
 Values = Mapping[str, object]
@@ -64,15 +61,11 @@ class ColumnMapping:
     """Roles of the columns."""
 
     kind: Kind
-    """Chat, prompt and answer columns, or plain text."""
     prompts: tuple[str, ...] = ()
-    """Prompt columns, the leading one first."""
     answer: str | None = None
     chat: str | None = None
     media: tuple[str, ...] = ()
-    """Columns with paths of images, videos or audio."""
     candidates: str | None = None
-    """Column with the allowed answers."""
     question: str | None = None
     """Column that distinguishes kinds of questions."""
     others: tuple[str, ...] = ()
@@ -84,7 +77,6 @@ class ColumnMapping:
     stated: bool = False
     """Whether an experiment names these columns."""
     rejected: str | None = None
-    """Column of the rejected answer, in preference data."""
 
     def named(self) -> str:
         """Return the roles of the columns as text."""
@@ -106,22 +98,18 @@ class Turns:
     """Row as prompt and answer."""
 
     prompt: str
-    """Everything before the answer."""
     asked: str
     """Last question of a chat, else the prompt."""
     answer: str | None
     """Answer. None if the row has none or it is null."""
     media: tuple[str, ...] = ()
-    """Media paths in the chat."""
     fault: str | None = None
-    """Problem of an invalid chat."""
 
 
 def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) -> ColumnMapping | None:
     """Return the roles of columns by their names. None if the names do not determine them.
 
     Args:
-        counts: rows that have each column.
         kinds: of each column how often its values are of which kind, as `kind_of` says it.
     """
     names = {name.casefold(): name for name in counts}
@@ -160,7 +148,6 @@ def _first(counts: Mapping[str, int], known: Iterable[str]) -> str | None:
 def _prompts(
     counts: Mapping[str, int], kinds: Mapping[str, Counter[str]], taken: Collection[str | None]
 ) -> tuple[str, ...]:
-    """Return the prompt columns, the leading one first. Empty if no name matches."""
     names = {name.casefold(): name for name in counts}
     leading = _first(counts, PROMPTS)
     if leading is None or leading in taken:
@@ -177,8 +164,6 @@ def resolve_columns(
     What is given stays. Where no name is known, the defaults stay, and the loader says what is missing.
 
     Args:
-        given: dotted keys that were written, `data.input`.
-        counts: rows that have each column.
         kinds: of each column how often its values are of which kind.
     """
     default = DataConfig(path=data.file)
@@ -314,7 +299,6 @@ def _filled(values: Values, match: re.Match[str], inputs: Sequence[str]) -> str:
 
 
 def _said(value: object) -> str:
-    """Return a part of a prompt as text; a list of turns as its turns."""
     if isinstance(value, list) and value:
         return "\n".join(text for item in value if (text := _said(item)))
     return text_of(value) or ""
@@ -367,7 +351,7 @@ def _content(turn: Values, media: list[str]) -> str:
             continue
         texts.append(text_of(part.get("text", part.get("value", part.get("content")))) or "")
         media += [
-            path for key in ("image", "path", "video", "audio") if (path := media_path(part.get(key))) is not None
+            path for key in ("image", "path", "video", "audio") if (path := _media_path(part.get(key))) is not None
         ]
     return "\n".join(text for text in texts if text)
 
@@ -377,13 +361,13 @@ def media_of(values: Values, layout: ColumnMapping) -> tuple[str, ...]:
     for name in sorted(layout.media, key=lambda name: ("path" not in name, "name" in name, name)):
         value = values.get(name)
         items = value if isinstance(value, list) else [value]
-        paths = tuple(path for item in items if (path := media_path(item)) is not None)
+        paths = tuple(path for item in items if (path := _media_path(item)) is not None)
         if paths:
             return paths
     return ()
 
 
-def media_path(value: object) -> str | None:
+def _media_path(value: object) -> str | None:
     """Return the path of a media file. None for URLs, names without a suffix, and embedded media."""
     if isinstance(value, Mapping):
         value = value.get("path")

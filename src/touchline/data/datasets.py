@@ -16,21 +16,24 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.text import first_of, shorten
 from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
-from touchline.data.data_files import FileState, FoundFiles, KeptWhileSmall, find_files
-from touchline.data.dataset_cache import keep_dataset, known_dataset
-from touchline.data.images import image_fault
-from touchline.data.readers import WHOLE, RawDataset, SourceRow, read_rows, separator_hint
-from touchline.data.rendering.chat import images_of
-from touchline.data.row_problems import Tally
-from touchline.data.splits import (
+from touchline.data.data_files import (
     SPLITS,
     WITHOUT_TEST,
+    FileState,
+    FoundFiles,
+    KeptWhileSmall,
     dataset_error,
     equal_sets,
     file_splits,
+    find_files,
+    keep_dataset,
+    known_dataset,
     overlaps,
     separate_splits,
 )
+from touchline.data.images import image_fault
+from touchline.data.readers import WHOLE, RawDataset, SourceRow, Tally, read_rows, separator_hint
+from touchline.data.rendering.chat import images_of
 from touchline.experiment.data_config import TRAINING_KEYS, DataConfig, is_test, shown_split, split_of
 
 _QUOTED = 60
@@ -40,23 +43,17 @@ _COLUMNS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Loaded:
-    """Dataset and its rows."""
-
     info: DatasetInfo
     examples: dict[str, tuple[Example, ...]]
     """Examples by split, or by name of a test set that has a file of its own: `train`, `validation`, `test.5L`."""
     rows: dict[str, list[SourceRow]]
-    """The same as they are in the files."""
     cluster_faults: tuple[Finding, ...]
-    """Problems of the cluster column."""
 
 
 def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) -> DatasetInfo:
     """Return the description of a dataset; problems of its rows are in `findings`.
 
     Args:
-        data: its files, columns, prompt; a prompt that is not given is `{input}`.
-        base: folder that a relative path is relative to.
         cache_dir: where what is known of files is kept, so that a million rows are parsed once; none: nowhere.
 
     Raises:
@@ -70,9 +67,6 @@ def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None 
     """Return the rows of one split as chats. Empty if the split does not exist.
 
     Args:
-        data: files, columns, prompt.
-        split: its name, one of `split_names`.
-        base: folder that a relative path is relative to.
         cluster: column that says which test rows belong together; none: they are not asked.
 
     Raises:
@@ -103,8 +97,6 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
     """Return the cluster of each test item by id. None for an item without one.
 
     Args:
-        data: files, columns, prompt.
-        base: folder that a relative path is relative to.
         sha256: `SplitInfo.sha256` of the test rows that are meant.
 
     Raises:
@@ -188,7 +180,6 @@ def _info(files: FoundFiles, data: DataConfig, cache_dir: Path | None) -> Datase
 # A report of a thousand runs asks for them a thousand times.
 @functools.lru_cache(maxsize=32)
 def _clusters(files: FoundFiles, data: DataConfig, column: str) -> tuple[str, Mapping[str, str | None]]:
-    """Return the hash of the test rows and the cluster of each of its items."""
     loaded, place = _sound(files, data, column), _place(data, "test")
     examples = loaded.examples.get(place, ())
     return _hash(loaded.rows.get(place, ())), {example.id: example.cluster for example in examples}
@@ -261,7 +252,6 @@ def _read(file: FileState) -> RawDataset:
 def _examples(
     name: str, rows: Sequence[SourceRow], data: DataConfig, prompt: Prompt, tally: Tally, folder: Path
 ) -> tuple[Example, ...]:
-    """Return the rows as chats, with images by their absolute paths. Problems are added to `tally`."""
     examples: list[Example] = []
     root = str(folder / Path(data.image_root or "").expanduser())
     problem_of = functools.cache(image_fault)
@@ -282,12 +272,10 @@ def _examples(
 
 
 def _id(split: str, row: int) -> str:
-    """Return the id of a row: `test-0`, of a test set with a name `5L-0`."""
     return f"{split.removeprefix('test.')}-{row - 1}"
 
 
 def _located(turn: Message, root: str) -> Message:
-    """Return a turn with the absolute paths of its images."""
     if not turn.images:
         return turn
     return replace(turn, images=tuple(_joined(root, path) for path in turn.images))
@@ -301,7 +289,6 @@ def _joined(folder: str, path: str) -> str:
 def _clustered(
     name: str, examples: Sequence[Example], rows: Sequence[SourceRow], column: str, tally: Tally
 ) -> tuple[Example, ...]:
-    """Return the test examples with their clusters. Problems are added to `tally`."""
     clusters: dict[str, str | None] = {}
     for number, row in enumerate(rows, 1):
         found = cluster_of(row.values, column)
@@ -340,7 +327,6 @@ def _column_hint(
 
 
 def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
-    """Return existing columns with names similar to the missing ones."""
     found = [near_names(column, list(values), most=1, cutoff=0.5) for column in columns]
     return list(dict.fromkeys(name for near in found for name in near))
 

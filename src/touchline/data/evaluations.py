@@ -1,9 +1,7 @@
-"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json apart from Inspect's .eval log, read without
-Inspect.
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json apart from Inspect's .eval log.
 
-The scores file is written last, so its presence means that the evaluation is complete. Hashes of the
-settings, the base and the adapter show whether it is still the requested one. An evaluation by other settings, such as
-another temperature, is kept next to the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
+The scores file is written last, so its presence means that the evaluation is complete. An evaluation by other settings
+is kept next to the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
 """
 
 from __future__ import annotations
@@ -61,7 +59,6 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
 
 
 def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
-    """Return a task with paths relative to the current folder."""
     if task.file is None:
         return task
     modules = {str((folder / name).resolve()): sha256 for name, sha256 in task.modules.items()}
@@ -144,11 +141,7 @@ def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
 
 
 def question_of(turns: Sequence[tuple[str, str]]) -> str:
-    """Return the question of an item: the text of its last user turn, or of all turns if it has none.
-
-    Args:
-        turns: (role, text) of each turn.
-    """
+    """Return the question of an item: the text of its last user turn, or of all turns if it has none."""
     asked = [text for role, text in turns if role == "user"]
     return asked[-1] if asked else "\n".join(text for _, text in turns)
 

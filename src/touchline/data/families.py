@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from touchline.data import blocks
-from touchline.data.blocks import Builder, Widths, llama_like
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelConfigError, ModelConfigReader
+from touchline.data.blocks import (
+    LARGEST_CONTEXT,
+    LARGEST_VOCABULARY,
+    Builder,
+    ModelConfigError,
+    ModelConfigReader,
+    Widths,
+    llama_like,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,9 +26,7 @@ class Family:
     """Architecture of one `model_type`."""
 
     build: Builder
-    """Builder of its blocks."""
     context: int
-    """Default context length."""
     tied: bool = False
     """Whether the output layer is tied to the embedding by default."""
     heads: int | None = None
@@ -35,7 +40,6 @@ class Family:
     vocab: int | None = None
     """Default rows of the embedding. None if the file must give it."""
     inner_key: str = "intermediate_size"
-    """Key of the feed-forward width."""
     inner_factor: int | None = None
     """Default ratio of feed-forward width to hidden size. None if the file must give the width."""
     inner_keys: tuple[str, ...] = ()
@@ -161,7 +165,6 @@ def family_of(
     marked.
 
     Args:
-        model_type: its `model_type`.
         keys: the same, to look for keys of other kinds of blocks.
         is_part: whether it is the text part of a larger model, whose architecture stands outside.
 

@@ -1,8 +1,4 @@
-"""Images in front of a language model: the rule in a model folder, sizes from file headers, and pixels.
-
-Sizes are read from PNG and JPEG headers, so that planning
-needs no image library; pixels are read with Pillow (the extra `vision`).
-"""
+"""Images in front of a language model: the rule in a model folder, sizes from file headers, pixels read with Pillow."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.data.rendering.image_rule import MOST_ASPECT, NO_IMAGES, ImageRule
+from touchline.data.rendering.chat import MOST_ASPECT, NO_IMAGES, ImageRule
 
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 _WHOLE, _ALONE = "processor_config.json", "preprocessor_config.json"
@@ -138,7 +134,6 @@ def _size(path: str, size_bytes: int, modified_ns: int) -> tuple[int, int]:
 
 
 def _jpeg_size(stream: BinaryIO) -> tuple[int, int] | None:
-    """Return the size in the frame header. None if there is none."""
     sideways = False
     for _ in range(_SEGMENTS):
         mark = stream.read(2)
@@ -156,7 +151,6 @@ def _jpeg_size(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def _orientation(tiff: bytes) -> int:
-    """Return the orientation in EXIF data; 1 if there is none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return 1

@@ -1,7 +1,4 @@
-"""Exact token lengths of a split, by the model's tokenizer and template, cached; and files of lengths.
-
-The key holds everything that a length depends on; a file that cannot be read is computed again.
-"""
+"""Exact token lengths of a split, by the model's tokenizer and template, cached; and files of lengths."""
 
 from __future__ import annotations
 
@@ -29,9 +26,7 @@ from touchline.core.quantity import Missing
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.images import read_image_rule
 from touchline.data.models import load_renderer
-from touchline.data.rendering.chat import images_of
-from touchline.data.rendering.image_rule import ImageRule
-from touchline.data.rendering.prefix import common_prefix
+from touchline.data.rendering.chat import ImageRule, common_prefix, images_of
 from touchline.data.tokenizer import read_chat_template
 from touchline.experiment.experiment import DataConfig
 
@@ -72,13 +67,8 @@ def token_lengths(
     """Return the token lengths of one split.
 
     Args:
-        model: whose tokenizer and chat template.
-        data: the dataset; its prompt filled in.
         split: `train`, `validation` or `test`; one that is not there has no lengths.
-        base: folder that the dataset's path is relative to.
-        date: ISO date frozen in the plan.
         cache_dir: where they are kept.
-        on_progress: called as the work advances while rows are tokenised: how many are done, how many there are.
 
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.
@@ -164,7 +154,6 @@ def _bound(folder: Path, keep: Path) -> None:
 
 
 def _read(path: Path, count: int) -> TokenLengths | None:
-    """Return the cached lengths. None if there are none or they are unusable."""
     try:
         # From memory: given a path to a broken file, numpy leaves it open.
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:

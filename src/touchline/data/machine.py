@@ -41,7 +41,6 @@ class DtypeChoice:
     """Dtype and the reason for it."""
 
     dtype: BaseDtype
-    """Dtype of the frozen base model."""
     reason: str
     """Reason for a log: `the CPU has avx512_bf16`."""
 
@@ -124,9 +123,6 @@ def query_nvidia_smi(fields: str) -> list[str]:
 def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus_per_run") -> list[tuple[str, ...]]:
     """Return groups of GPUs, one per concurrent job; one empty group for CPU runs.
 
-    Args:
-        setting: key that asks for them.
-
     Raises:
         HostError: a run wants more GPUs than there are.
     """
@@ -134,10 +130,8 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus
         return [()]
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
     if not groups:
-        raise HostError(
-            f"{setting} is {gpus_per_run}, but this machine has {plural(len(gpus), 'GPU')}",
-            hint=f"{setting}={len(gpus)}",
-        )
+        hint = f"{setting}={len(gpus)}"
+        raise HostError(f"{setting} is {gpus_per_run}, but this machine has {plural(len(gpus), 'GPU')}", hint=hint)
     return groups
 
 

@@ -289,11 +289,8 @@ class Metrics:
     attempts: tuple[AttemptRow, ...]
     """All attempts, oldest first; the first may be superseded by a fresh start."""
     steps: tuple[StepRow, ...]
-    """Current steps, in order."""
     validations: tuple[ValidationRow, ...]
-    """Current validations, in order."""
     checkpoints: tuple[CheckpointRow, ...]
-    """Current saves, in order."""
     end: EndRow | None
     """End of the last attempt. None if it is running or was killed."""
     superseded_steps: int
@@ -430,7 +427,6 @@ def after_warm_up(steps: Sequence[StepRow], *, is_cut: bool = False) -> list[Ste
     """Return all steps but the first of each attempt, which warms up.
 
     Args:
-        steps: in their order.
         is_cut: True if earlier steps are not among them; the first one is no warm-up then.
     """
     firsts: dict[int, int] = {}

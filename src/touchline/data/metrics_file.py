@@ -43,7 +43,6 @@ class MetricsFile:
     """Every row with its line number from 1, superseded ones included."""
     size_bytes: int
     sha256: str
-    """Hash of the file."""
     head: bytes
     """The first `HEAD_BYTES` of the file."""
 

@@ -13,19 +13,16 @@ from pathlib import Path
 from touchline.core.catalog import COPIED_FILES, Dimensions, ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.images import read_image_rule
 from touchline.data.public import cached_snapshot, how_to_get, is_hub_id
-from touchline.data.rendering.chat import ChatRenderer
-from touchline.data.rendering.image_rule import NO_IMAGES
-from touchline.data.shards import Shard
-from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import TOKENIZER, read_tokenizer
+from touchline.data.rendering.chat import NO_IMAGES, ChatRenderer
+from touchline.data.tokenizer import TOKENIZER, IsolatedTemplate, read_tokenizer
 from touchline.data.user_config import load_settings
-from touchline.data.weights import model_fault, read_shards
+from touchline.data.weights import Shard, model_fault, read_shards
 from touchline.experiment.names import ModelLabel, label_of
 
 _CONFIG_LIMIT_BYTES = 16 << 20
@@ -79,7 +76,7 @@ def read_model(folder: Path) -> ModelInfo:
     config_text, config = _config(folder, findings)
     shards = read_shards(folder, findings)
     tokenizer = read_tokenizer(folder, findings)
-    findings += disagreements(folder, config, shards, whole=not findings)
+    findings += _disagreements(folder, config, shards, whole=not findings)
     parameters = _parameters(shards, config)
     label = label_of(folder.name)
     return ModelInfo(
@@ -110,7 +107,6 @@ def read_model(folder: Path) -> ModelInfo:
 
 
 def _copied_bytes(folder: Path) -> int:
-    """Return the size of the files copied into every checkpoint."""
     total = 0
     for name in COPIED_FILES:
         with contextlib.suppress(OSError):
@@ -120,9 +116,6 @@ def _copied_bytes(folder: Path) -> int:
 
 def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     """Return the renderer of chats to this model's tokens.
-
-    Args:
-        date: ISO date frozen in the plan, for templates that print one.
 
     Raises:
         InputError: tokenizer or chat template is missing or broken.
@@ -168,7 +161,6 @@ def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
 
 
 def _unknown(name_or_path: str, models_dir: Path) -> InputError:
-    """Return the error for a model that was not found: where it was searched, what exists, and how to get it."""
     present = [folder.name for folder in _folders(models_dir)]
     name = Path(name_or_path).name or name_or_path
     get = how_to_get(name_or_path, models_dir)
@@ -217,16 +209,9 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
         findings.append(model_fault("CK101", folder, "config.json is not an object", path))
         return text, {}
     if "auto_map" in data or data.get("trust_remote_code"):
-        findings.append(
-            Finding(
-                code="CK105",
-                severity=Severity.WARNING,
-                subject=folder.name,
-                message=f"model {folder.name}: config.json names custom code (auto_map), which touchline does not run",
-                where=Location(path=str(path)),
-                hint="use a model that transformers supports without custom code",
-            )
-        )
+        message = "config.json names custom code (auto_map), which touchline does not run"
+        hint = "use a model that transformers supports without custom code"
+        findings.append(model_fault("CK105", folder, message, path, hint, Severity.WARNING))
     inner = data.get("text_config")
     return text, {**inner, **data} if isinstance(inner, dict) else data
 
@@ -250,7 +235,6 @@ def _number(config: dict[str, object], keys: Sequence[str], findings: list[Findi
 
 
 def _dimensions(config: dict[str, object]) -> Dimensions | None:
-    """Return the dimensions of a decoder. None if config.json does not have all of them."""
     heads, hidden, inner = (config.get(key) for key in ("num_attention_heads", "hidden_size", "intermediate_size"))
     # transformers 5 writes the base into the scaling, earlier versions beside it.
     written = config.get("rope_parameters") or config.get("rope_scaling")
@@ -321,15 +305,10 @@ _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 _AGAIN = "download config.json and weights of the same model again"
 
 
-def disagreements(
+def _disagreements(
     folder: Path, config: Mapping[str, object], shards: Sequence[Shard], *, whole: bool
 ) -> Iterator[Finding]:
-    """Return the contradictions between files of a model folder that break loading or training.
-
-    Args:
-        shards: the headers of its weights.
-        whole: whether all shards are there and readable.
-    """
+    """Return the contradictions between files of a model folder that break loading or training."""
     place = folder / "config.json"
     if config and not config.get("model_type"):
         yield model_fault("TK230", folder, "config.json has no model_type", place, _AGAIN)

@@ -1,9 +1,4 @@
-"""Built-in catalog of public models with the config.json values that planning needs, so that no download is
-required; and the command that downloads a model from the Hugging Face Hub.
-
-Every row of `public_models.json` says where its values and its parameter count were published; a test computes each
-count again from the values.
-"""
+"""Built-in catalog of public models with the config.json values that planning needs, and how to download a model."""
 
 from __future__ import annotations
 
@@ -45,21 +40,16 @@ class PublicModel:
     """Model of the catalog."""
 
     name: str
-    """Name without organization, `Llama-3.2-1B`."""
     organisation: str
     """Organization on the model hub: `meta-llama`."""
     aliases: tuple[str, ...]
-    """Other names with the same dimensions."""
     builders: tuple[str, ...]
     """Functions that build the model in trainers, `llama3_2_1b`."""
     config: Mapping[str, object]
     """Values of its config.json that determine its dimensions."""
     source: str
-    """Source of these values."""
     num_parameters: int
-    """Published parameter count."""
     count_source: str
-    """Source of the parameter count."""
     output_layer_counted_again: bool
     """Whether that count includes the output layer although it is tied to the embedding."""
 
@@ -104,7 +94,6 @@ def known_hub_id(name: str, path: str) -> str | None:
     """Return the id of a model on the Hub. None if it is not known for certain.
 
     Args:
-        name: name of the model, as an experiment has it.
         path: its folder; that of huggingface_hub's cache names the id.
     """
     if is_hub_id(name):

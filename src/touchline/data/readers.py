@@ -1,4 +1,4 @@
-"""Reader of dataset files with line numbers: JSON, JSONL, CSV, parquet."""
+"""Reader of dataset files with line numbers: JSON, JSONL, CSV, parquet; and the count of problems of their rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.core.errors import HostError, InputError, install_hint, quoted
@@ -15,7 +15,77 @@ from touchline.core.files import open_regular, read_bytes
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters, parse_json
 from touchline.core.near import did_you_mean, near_names
-from touchline.data.row_problems import Tally
+
+_SHOWN = 5
+
+
+@dataclass(slots=True)
+class _Kind:
+    hint: str | None
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    column: int | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+
+
+class Tally:
+    """Collector of the problems of one file's rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+
+    def add(
+        self,
+        code: str,
+        subject: str,
+        message: str,
+        *,
+        line: int | None = None,
+        column: int | None = None,
+        row: int | None = None,
+        hint: str | None = None,
+        split: str | None = None,
+    ) -> None:
+        """Count a problem. The first few places of each kind are kept."""
+        kind = self._kinds.setdefault((code, subject, message), _Kind(hint=hint))
+        if kind.count == 0:
+            kind.column = column
+        kind.count += 1
+        if split is not None:
+            kind.splits[split] = kind.splits.get(split, 0) + 1
+            if len(kind.splits) > 1:
+                # Lines are of the file, rows of the first split.
+                row = None
+        for kept, place in ((kind.lines, line), (kind.rows, row)):
+            if place is not None and len(kept) < _SHOWN:
+                kept.append(place)
+
+    def findings(self) -> list[Finding]:
+        """Return one error per kind, in order of first occurrence."""
+        return [self._finding(code, subject, message, kind) for (code, subject, message), kind in self._kinds.items()]
+
+    def _finding(self, code: str, subject: str, message: str, kind: _Kind) -> Finding:
+        message = f"{', '.join(kind.splits)}: {message}" if kind.splits else message
+        message += _places(kind)
+        where = Location(path=str(self._path), line=kind.lines[0] if kind.lines else None, column=kind.column)
+        return Finding(
+            code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=kind.hint
+        )
+
+
+def _places(kind: _Kind) -> str:
+    word, places = ("line", kind.lines) if kind.lines else ("row", kind.rows)
+    more = ", ..." if kind.count > len(places) else ""
+    if len(kind.splits) > 1:
+        counts = ", ".join(f"{count:,} in {split}" for split, count in kind.splits.items())
+        first = f", first {word} {places[0]}" if places else ""
+        return f" ({kind.count:,} times: {counts}{first})"
+    if kind.count > 1 and places:
+        return f" ({kind.count:,} times: {word}s {', '.join(map(str, places))}{more})"
+    return f" (row {kind.rows[0]})" if kind.rows and not kind.lines else ""
+
 
 SIZE_LIMIT_BYTES = 1 << 30
 """Size limit of a file that is read as a whole."""
@@ -39,7 +109,6 @@ class SourceRow:
     """Row with its line in the file."""
 
     values: Mapping[str, object]
-    """Values by column."""
     line: int | None
     """First line of the row, from 1. None in formats without lines."""
 
@@ -49,13 +118,10 @@ class RawDataset:
     """Rows of a file by split."""
 
     format: str
-    """`json`, `jsonl`, `csv` or `parquet`."""
     splits: dict[str, list[SourceRow]]
     """Rows by split name; one entry `all` if the file has no splits."""
     about: dict[str, object]
-    """Metadata in the file."""
     findings: tuple[Finding, ...]
-    """Problems of lines and splits."""
 
 
 def read_rows(path: Path) -> RawDataset:
@@ -143,7 +209,6 @@ _SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def _ending_hint(path: Path) -> str | None:
-    """Return the command that converts a file with another suffix."""
     ending = path.suffix.lower()
     if ending in _PACKED:
         return f"{_PACKED[ending]} {shlex.quote(str(path))}"
@@ -227,10 +292,8 @@ def _csv(path: Path, tally: Tally) -> list[SourceRow]:
 
 def _parquet(path: Path) -> Iterator[SourceRow]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise HostError(
-            f"reading {path.name} needs the package pyarrow, which is not installed",
-            hint=install_hint("parquet"),
-        )
+        hint = install_hint("parquet")
+        raise HostError(f"reading {path.name} needs the package pyarrow, which is not installed", hint=hint)
     import pyarrow
     import pyarrow.parquet
 

@@ -132,7 +132,6 @@ class EvaluationScores(EvaluationRecord):
     """Scores file: an evaluation with its items as asked. Files written before 0.2 have no `asked`."""
 
     asked: dict[str, AskedItem] = field(default_factory=dict)
-    """Items as asked, by id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

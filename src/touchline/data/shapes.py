@@ -11,7 +11,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape, VisionTower
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
+from touchline.data.blocks import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
 from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_models, public_model
 
@@ -52,7 +52,6 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
 
     Args:
         name_or_path: `SmolLM2-135M-Instruct`, `meta-llama/Llama-3.2-1B`, `models/mine`, `models/mine/config.json`.
-        models_dir: the folder of the user's models.
 
     Raises:
         InputError: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
@@ -110,7 +109,6 @@ def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
 
 
 def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: str, source: str) -> ModelShape:
-    """Return the text part of a composite model, and the `tie_word_embeddings` of the whole."""
     said = outer if outer.get("tie_word_embeddings") is not None else inner
     config = {**inner, "tie_word_embeddings": said.get("tie_word_embeddings")}
     model_type = outer.get("model_type")
@@ -126,21 +124,14 @@ def _shape(
     whole: str | None,
     vision: Mapping[str, object] | None = None,
 ) -> ModelShape:
-    """Return the shape of a text model with its vision tower.
-
-    Args:
-        config: the text model's values.
-        source: path or address of the file.
-        whole: the model that this is a part of, as a message says it; none: it is the whole.
-        vision: values of the vision tower; none: there is none, or nothing is known of it.
-    """
+    """Return the shape of a text model with its vision tower."""
     values = ModelConfigReader(config)
     model_type = values.text("model_type")
     family = family_of(model_type, values, config, is_part=whole is not None)
     widths = widths_of(values, family)
     block = family.build(values, widths)
     within = config.get("vision_config")
-    tower = tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
+    tower = _tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
     marked = None
     if tower is not None:
         marked = "its vision tower is counted as frozen, and the cost of images is not measured"
@@ -218,8 +209,6 @@ _GATED = frozenset({"pixtral"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _QwenTower:
-    """Differences between the towers of Qwen's models."""
-
     gated: bool = False
     """Whether the feed-forward part is gated: three matrices instead of two."""
     centered: bool = True
@@ -239,13 +228,8 @@ _QWEN: Mapping[str, _QwenTower] = {
 """Towers whose elements are counted exactly, by `model_type` without `_vision`."""
 
 
-def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
-    """Return the vision tower of a `vision_config`. None if its size is not given.
-
-    Args:
-        config: the values; none: there is no tower.
-        text_width: width of the language model's stream.
-    """
+def _tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTower | None:
+    """Return the vision tower of a `vision_config`. None if its size is not given."""
     if config is None:
         return None
     try:

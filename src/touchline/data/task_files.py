@@ -1,9 +1,4 @@
-"""Task files of `task` and `evaluate.tasks`: read, hashed and parsed, never executed.
-
-A task in a file is code. The plan shows it with its hash, and only the evaluation process runs it; so what can be known
-without running it is found here, before a training has taken its hours: a syntax error, a name that is not there, an
-argument that nothing gives, a data file that is missing.
-"""
+"""Task files of `task` and `evaluate.tasks`: read, hashed and parsed before a training, never executed."""
 
 from __future__ import annotations
 
@@ -42,10 +37,6 @@ def is_task_file(name: str) -> bool:
 
 def resolve_task(name: str, root: Path) -> EvaluationTask:
     """Resolve a task by its name.
-
-    Args:
-        name: a ready-made task's name, `FILE.py` or `FILE.py@task`.
-        root: folder that the file is relative to.
 
     Raises:
         InputError: there is no such task or file, it is not Python, has no such task, or one that cannot be built.
@@ -100,7 +91,6 @@ def local_modules(path: Path, tree: ast.Module) -> list[Path]:
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Return the names of the modules that a module imports, including parent packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -129,7 +119,6 @@ def parsed_file(path: Path, text: str, expected: str) -> ast.Module:
 
 
 def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:
-    """Refuse a file without a task, as far as that is visible without executing it."""
     found = [name for name, _ in _tasks(tree)]
     brought = {name for node in tree.body for name in _brought_names(node)}
     if function in brought or "*" in brought or (brought and not found and not function):
@@ -144,7 +133,6 @@ def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: s
 
 
 def _refuse_arguments(path: Path, function: _Function | None) -> None:
-    """Refuse a task with a required argument that is never passed."""
     if function is None:
         return
     arguments = function.args
@@ -196,7 +184,6 @@ def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
 
 
 def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Return function and `name: metric, metric` of each function under `@scorer`."""
     for node, decorator in _decorated(tree, "scorer"):
         given = next((part.value for part in getattr(decorator, "keywords", ()) if part.arg == "metrics"), None)
         name = _given_name(decorator) or node.name
@@ -204,7 +191,6 @@ def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
-    """Return `rouge: mean, stderr`; for a scorer with a mapping of metrics one entry per score, `judge.tone: mean`."""
     if isinstance(given, ast.Dict):
         for key, value in zip(given.keys, given.values, strict=True):
             own = f"{name}.{key.value}" if isinstance(key, ast.Constant) and isinstance(key.value, str) else name
@@ -215,7 +201,6 @@ def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
 
 
 def _own_prompt(tree: ast.Module) -> Iterator[str]:
-    """Return the calls that change the prompt: a system message, a template, examples, a chain of thought."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) in _PROMPTING:
             text = ast.unparse(node)
@@ -235,7 +220,6 @@ def _written_inputs(tree: ast.Module) -> Iterator[str]:
 
 
 def _filled(node: ast.expr) -> str:
-    """Return a text built by an f-string, `+`, `%` or `format`, with `{}` for each part that only running shows."""
     match node:
         case ast.Constant(value=str(text)):
             return text
@@ -255,12 +239,10 @@ def _called(node: ast.Call) -> str:
 
 
 def _tasks(tree: ast.Module) -> Iterator[tuple[str, _Function]]:
-    """Return the functions under `@task` or `@task(name="...")`, by their Inspect name."""
     yield from ((_given_name(decorator) or node.name, node) for node, decorator in _decorated(tree, "task"))
 
 
 def _decorated(tree: ast.Module, wanted: str) -> Iterator[tuple[_Function, ast.expr]]:
-    """Return the functions under a decorator, each with it."""
     for node in [each for each in tree.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]:
         for decorator in node.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator

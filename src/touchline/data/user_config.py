@@ -126,7 +126,6 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite, BackendsConfig]:
 
 
 def _backends(data: object, document: YamlDocument, base: Path) -> tuple[BackendsConfig, list[Finding]]:
-    """Return the environments of trainers, and all their problems; whether a backend exists, its room knows."""
     python: dict[str, Path] = {}
     folder, faults = None, []
     for name, value in data.items() if isinstance(data, dict) else [("", data)]:
@@ -144,7 +143,6 @@ def _backends(data: object, document: YamlDocument, base: Path) -> tuple[Backend
 
 
 def _cluster(data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
-    """Return the settings of a cluster, and all their problems."""
     from touchline.experiment.validate import build
 
     site, findings = build(SlurmSite, data, document, (_SLURM,))

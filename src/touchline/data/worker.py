@@ -1,4 +1,4 @@
-"""Common setup and error reporting of the processes that load torch."""
+"""Common setup, error reporting and versions of the processes that load torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import ctypes
 import functools
 import logging
 import os
+import platform
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 from touchline.core.errors import HostError, TouchlineError, install_hint
+from touchline.core.files import read_head
 from touchline.data.machine import absent_packages
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
@@ -68,9 +73,6 @@ def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
 
     peft imports it with the first adapter wherever it is installed, which takes 1.3 to 2 s of CPU time. It keeps the
     first answer of its `is_bnb_available`.
-
-    Args:
-        unless: whether it is needed and stays.
     """
     name = "bitsandbytes"
     if unless or name in sys.modules:
@@ -124,3 +126,32 @@ def tell_fault(fault: TouchlineError) -> None:
     if fault.hint is not None:
         lines.append(f"try: {fault.hint}")
     sys.stderr.write(_FAULT + "\n  ".join(lines) + "\n")
+
+
+DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER_LIMIT_BYTES = 4096
+_DRIVER_VERSION = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
+
+
+def stack_versions(libraries: Sequence[str], cuda: str | None, driver: Path = DRIVER) -> dict[str, str]:
+    """Return the versions of Python, of libraries, and of CUDA and the GPU's driver where there are any."""
+    versions = {"python": platform.python_version()}
+    for name in libraries:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    if cuda is not None:
+        versions["cuda"] = cuda
+    if (found := _driver(driver)) is not None:
+        versions["driver"] = found
+    return versions
+
+
+def _driver(path: Path) -> str | None:
+    try:
+        text = read_head(path, _DRIVER_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = _DRIVER_VERSION.search(text)
+    return None if found is None else found[1]

@@ -24,7 +24,7 @@ from touchline.data.evaluations import (
     scores_json,
     settings_sha256,
 )
-from touchline.data.image_hashes import require_test_images
+from touchline.data.resolving import require_test_images
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.inspect_task import (
     evaluation_metadata,

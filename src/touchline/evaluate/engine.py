@@ -23,7 +23,7 @@ import torch
 
 from touchline.core.errors import HostError, InputError
 from touchline.data.images import load_pixels
-from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.rendering.chat import ImageRule
 from touchline.evaluate.decoding import (
     Generation,
     Pixels,

@@ -45,7 +45,7 @@ from touchline.data.evaluations import (
     read_evaluation_config,
     settings_sha256,
 )
-from touchline.data.image_hashes import require_test_images
+from touchline.data.resolving import require_test_images
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task

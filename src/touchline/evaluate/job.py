@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import inside, sha256_file
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
-from touchline.data.image_hashes import require_test_images
+from touchline.data.resolving import require_test_images
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
 from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 

@@ -20,7 +20,7 @@ from touchline.core.units import plural
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import question_of, settings_sha256
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
-from touchline.data.versions import stack_versions
+from touchline.data.worker import stack_versions
 from touchline.evaluate.inspect_task import LABEL_KEY, PARSED_KEY, planned_items
 from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of, task_metrics
 from touchline.evaluate.provider import PROMPT_KEY

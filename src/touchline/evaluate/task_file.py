@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from touchline.lint.scoring import Probe
-from touchline.lint.task_files import TaskFault
+from touchline.lint.scoring import Probe, TaskFault
 
 _UNREACHABLE = ("offline", "couldn't reach", "connection", "max retries", "name resolution", "hub")
 TARGETS = (

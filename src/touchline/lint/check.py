@@ -1,4 +1,4 @@
-"""Report of `touchline check`."""
+"""Report of `touchline check`, and what a config and its experiment state alike."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Final
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import size_label, size_of_name
-from touchline.experiment.partial import Stated, T
-from touchline.lint.arithmetic import arithmetic
+from touchline.experiment.partial import Stated, StatedTraining, T
 from touchline.lint.checked import FindingRow
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView, arithmetic
 
 CHECK_SCHEMA_VERSION = 1
 
@@ -124,3 +123,23 @@ def _size(view: TrainingView) -> str | None:
 
 def _value(stated: Stated[T] | None) -> T | None:
     return None if stated is None else stated.value
+
+
+_STATED_ALIKE = (
+    *("rank", "alpha", "dropout", "target_modules", "epochs", "global_batch_size", "learning_rate", "schedule"),
+    *("warmup_fraction", "weight_decay", "max_grad_norm", "max_seq_len", "gradient_checkpointing", "eval_steps"),
+)
+_NAMED_BY_TRAINERS = frozenset({"target_modules", "schedule"})
+"""Settings among them whose values each trainer names itself."""
+
+
+def stated_alike(training: StatedTraining) -> tuple[object, ...]:
+    """Return the settings that an experiment and its runs' configs state alike; `auto` is resolved by the config."""
+    settings = (getattr(training, name) for name in _STATED_ALIKE)
+    return tuple(None if setting is None else setting.value for setting in settings)
+
+
+def agrees(training: StatedTraining, asked: tuple[object, ...]) -> bool:
+    """Return True if another trainer's config states nothing else than an experiment, as far as it states it."""
+    pairs = zip(_STATED_ALIKE, stated_alike(training), asked, strict=True)
+    return all(found in (None, wanted) for name, found, wanted in pairs if name not in _NAMED_BY_TRAINERS)

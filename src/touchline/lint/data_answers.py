@@ -1,4 +1,4 @@
-"""Rules on answers: constants, spellings, lists of allowed answers, and answers given away or cut off."""
+"""Rules on answers: constants, spellings, lists of allowed answers, and answers given away."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
-from touchline.core.json_text import parse_json
-from touchline.data.candidates import Candidates, chosen, is_place, nearest
-from touchline.data.text import ends_whole, short, squeezed
+from touchline.data.candidates import Candidates, chosen, is_place, nearest, short, squeezed
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
@@ -19,9 +17,6 @@ _MARKER = re.compile(
 _BEFORE = 40
 _LEAK_ROWS = 4
 _LEAK_SHARE = 0.05
-_CUT_ROWS = 3
-_CUT_WORDS = 4
-_CUT_LENGTH = 36
 _CERTAIN_ROWS = 10
 _SOME_ROWS = 4
 _HIGH = 0.9
@@ -38,8 +33,7 @@ def most_frequent(counts: Counter[str]) -> str | None:
 
 
 @rule("DA320", Severity.ERROR)
-def constant_answer(view: DataView) -> Iterator[Violation]:
-    """Report a split whose answers are all the same."""
+def _constant_answer(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text":
         return
     for split, labels in view.labels.items():
@@ -49,12 +43,11 @@ def constant_answer(view: DataView) -> Iterator[Violation]:
             (label,) = labels
             severity = None if rows >= _CERTAIN_ROWS else Severity.WARNING
             message = f"{split}: the answer is {short(label)} in all {rows:,} rows"
-            yield Violation(message=message, at=at_file(view, split), subject=split, severity=severity)
+            yield Violation(message, at_file(view, split), subject=split, severity=severity)
 
 
 @rule("DA321", Severity.ERROR)
-def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
-    """Report data where every question has one answer, whatever image or text it is about."""
+def _answer_follows_from_question(view: DataView) -> Iterator[Violation]:
     questions = view.questions
     if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
         return
@@ -67,18 +60,17 @@ def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
     example = f"for example {short(one)} (always {short(questions[one][0].label)})"
     if len(constant) == len(questions) >= 2 and covered >= _HIGH * in_all:
         message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each, {example}"
-        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored)
+        yield Violation(message, view.where(questions[one][0]), subject=view.scored)
         return
     rows = sum(len(questions[question]) for question in constant)
     if len(questions) >= 2 and rows >= 2 * _CERTAIN_ROWS:
         message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer, {example}"
         severity = Severity.WARNING if rows * 2 >= covered else Severity.INFO
-        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
+        yield Violation(message, view.where(questions[one][0]), subject=view.scored, severity=severity)
 
 
 @rule("DA323", Severity.WARNING)
-def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
-    """Report one label written in several ways."""
+def _inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
     if not view.closed:
         return
     by_bare: defaultdict[str, list[str]] = defaultdict(list)
@@ -101,8 +93,7 @@ def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA324", Severity.WARNING)
-def untrained_label(view: DataView) -> Iterator[Violation]:
-    """Report labels of the validation or test split that no training row has."""
+def _untrained_label(view: DataView) -> Iterator[Violation]:
     if not view.closed:
         return
     trained = view.labels.get(view.trained, Counter())
@@ -119,8 +110,7 @@ def untrained_label(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA330", Severity.ERROR)
-def answer_outside_candidates(view: DataView) -> Iterator[Violation]:
-    """Report answers that are not among the row's allowed answers."""
+def _answer_outside_candidates(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if row.candidates and row.label]
     # A list in few prompts is a sentence that happens to look like one.
     if not rows or (view.layout.candidates is None and len(rows) < _LISTS * view.count):
@@ -167,8 +157,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
 
 
 @rule("DA350", Severity.WARNING)
-def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
-    """Report prompts that end with the answer or state it."""
+def _prompt_gives_answer(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.count < _LEAK_ROWS:
         return
     labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
@@ -198,47 +187,6 @@ def _tells(row: DataRow) -> bool:
 
 
 def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
-    """Return True if the prompt names other answers too, as choices or as examples."""
     if row.candidates:
         return True
     return any(label != row.label and label not in row.label and label in row.asked for label in labels)
-
-
-@rule("DA352", Severity.WARNING)
-def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
-    """Report answers cut within a sentence at one common length."""
-    worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
-    cut = [row for row in worded if not ends_whole(row.label)]
-    if len(cut) < _CUT_ROWS:
-        return
-    length, count = Counter(len(row.answer or "") for row in cut).most_common(1)[0]
-    longest = length == max(len(row.answer or "") for row in worded)
-    if (
-        length >= _CUT_LENGTH
-        and count >= _CUT_ROWS
-        and count * 10 >= len(cut) * 8
-        and (longest or len(cut) * 2 <= len(worded))
-    ):
-        message = f"answers stop within a sentence at exactly {length:,} characters"
-        yield violation_in_rows(view, cut, message, hint="make these answers again without the limit")
-
-
-@rule("DA354", Severity.WARNING)
-def invalid_json_answer(view: DataView) -> Iterator[Violation]:
-    """Report answers that are not valid JSON where the others are."""
-    answered = [row for row in view.rows if row.label]
-    shaped = [row for row in answered if row.label.startswith(('{"', "[{", '["'))]
-    if len(shaped) < _LEAK_ROWS or len(shaped) * 2 < len(answered):
-        return
-    broken = [row for row in shaped if not _reads(row.label)]
-    if broken and len(broken) * 4 <= len(shaped):
-        message = f"{percent(len(broken), len(shaped))} of the answers in JSON cannot be read as JSON"
-        yield violation_in_rows(view, broken, f"{message}, for example {short(broken[0].label[-50:])}")
-
-
-def _reads(text: str) -> bool:
-    try:
-        parse_json(text, allow_half_characters=True)
-    except ValueError:
-        return False
-    return True

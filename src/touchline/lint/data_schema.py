@@ -1,15 +1,17 @@
-"""Rules on the form of rows, chats, media and splits, and on duplicate rows within and across splits."""
+"""Rules on the form of rows, chats, media, encodings and splits, and on duplicate rows within and across splits."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.json_text import has_half_characters
 from touchline.core.near import near_names
 from touchline.core.text import first_of
+from touchline.data import candidates as data_text
+from touchline.data.candidates import normal, short
 from touchline.data.columns import text_of
-from touchline.data.text import normal, short
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
@@ -19,8 +21,7 @@ _SOME_ROWS = 4
 
 
 @rule("DA301", Severity.ERROR)
-def missing_column_values(view: DataView) -> Iterator[Violation]:
-    """Report rows without the prompt or answer column that other rows have."""
+def _missing_column_values(view: DataView) -> Iterator[Violation]:
     layout = view.layout
     needed = [layout.chat] if layout.kind == "chat" else [*layout.prompts[:1], layout.answer]
     for name in needed:
@@ -35,7 +36,6 @@ def missing_column_values(view: DataView) -> Iterator[Violation]:
 
 
 def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
-    """Suggest the column that the rows without `name` have and the others do not."""
     usual = {key for row in view.rows if name in row.values for key in row.values}
     other = sorted({key for row in lacking for key in row.values} - usual)
     if not usual:
@@ -48,8 +48,7 @@ _REFUSED = "fill them in, or remove these rows: touchline init and plan refuse t
 
 
 @rule("DA303", Severity.WARNING)
-def empty_prompt(view: DataView) -> Iterator[Violation]:
-    """Report empty prompts."""
+def _empty_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.layout.template is not None:
         blank = [row for row in view.rows if _blank_input(view, row)] if view.layout.template is not None else []
     else:
@@ -60,14 +59,12 @@ def empty_prompt(view: DataView) -> Iterator[Violation]:
 
 
 def _blank_input(view: DataView, row: DataRow) -> bool:
-    """Return True if a prompt made from a template contains nothing of the row."""
     texts = [text_of(row.values.get(name)) or "" for name in view.layout.prompts if name in row.values]
     return bool(texts) and not any(text.strip() for text in texts) and not row.media
 
 
 @rule("DA304", Severity.WARNING)
-def empty_answer(view: DataView) -> Iterator[Violation]:
-    """Report empty or null answers."""
+def _empty_answer(view: DataView) -> Iterator[Violation]:
     name = view.layout.answer
     for split, rows in view.splits.items():
         blank = [row for row in rows if not row.label and row.fault is None and (name is None or name in row.values)]
@@ -78,8 +75,7 @@ def empty_answer(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA371", Severity.ERROR)
-def constant_prompt(view: DataView) -> Iterator[Violation]:
-    """Report rows that all have one prompt and nothing else, but different answers."""
+def _constant_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.count < _SOME_ROWS:
         return
     rows = iter(view.rows)
@@ -92,15 +88,14 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
         # A column that differs may be shown beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
         message = f"all {view.count:,} prompts are {short(first.prompt)}, and only {others} distinguish the rows"
-        yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
+        yield Violation(message, view.where(first), subject="prompt", severity=Severity.INFO)
         return
     message = f"all {view.count:,} prompts are {short(first.prompt)}, with {len(view.all_labels):,} different answers"
-    yield Violation(message=message, at=view.where(first), subject="prompt", hint="show the row's input in the prompt")
+    yield Violation(message, view.where(first), "show the row's input in the prompt", subject="prompt")
 
 
 @rule("DA373", Severity.ERROR)
-def missing_media_files(view: DataView) -> Iterator[Violation]:
-    """Report images, videos or sounds that do not exist or are empty."""
+def _missing_media_files(view: DataView) -> Iterator[Violation]:
     media = view.media
     if media is None or not (media.missing or media.empty):
         return
@@ -111,7 +106,7 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
             f"not checked (none of {media.checked:,} media files was found, for example {short(media.missing[0])})"
         )
         hint = "give the folder that the names are relative to with --media-root"
-        yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
+        yield Violation(message, view.where(rows[0]), hint, subject="media", severity=Severity.INFO)
         return
     certain = media.stated or media.empty or len(media.missing) * 2 <= media.checked
     what = [f"{len(media.missing):,} of {media.checked:,} do not exist"] if media.missing else []
@@ -122,8 +117,7 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA375", Severity.WARNING)
-def chat_without_answer(view: DataView) -> Iterator[Violation]:
-    """Report chats that do not end with an answer of the assistant."""
+def _chat_without_answer(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if row.fault is not None and (view.layout.chat or "") in row.values]
     if rows:
         severity = Severity.ERROR if len(rows) == view.count >= _SOME_ROWS else None
@@ -131,13 +125,12 @@ def chat_without_answer(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA376", Severity.WARNING)
-def empty_split(view: DataView) -> Iterator[Violation]:
-    """Report splits without rows."""
+def _empty_split(view: DataView) -> Iterator[Violation]:
     for name, rows in view.splits.items():
         if not rows:
             what = "the file has no rows" if name == "all" else f"the split {name} has no rows"
             severity = Severity.ERROR if name in ("all", "train") else None
-            yield Violation(message=what, at=at_file(view, name), subject=name, severity=severity)
+            yield Violation(what, at_file(view, name), subject=name, severity=severity)
 
 
 _MANY = 0.02
@@ -150,8 +143,7 @@ _FEW = 0.01
 
 
 @rule("DA310", Severity.INFO)
-def duplicate_rows(view: DataView) -> Iterator[Violation]:
-    """Report rows that occur more than once in their split."""
+def _duplicate_rows(view: DataView) -> Iterator[Violation]:
     for split, rows in view.splits.items():
         seen: set[tuple[int, str]] = set()
         again: list[DataRow] = []
@@ -171,8 +163,7 @@ def duplicate_rows(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA311", Severity.WARNING)
-def conflicting_answers(view: DataView) -> Iterator[Violation]:
-    """Report questions with different answers."""
+def _conflicting_answers(view: DataView) -> Iterator[Violation]:
     if view.layout.kind == "text" or view.layout.rejected is not None:
         return
     first: dict[int, DataRow] = {}
@@ -191,8 +182,7 @@ def conflicting_answers(view: DataView) -> Iterator[Violation]:
 
 
 @rule("DA312", Severity.WARNING)
-def train_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report held-out questions that also occur in the training split, or test questions in the validation split."""
+def _train_test_overlap(view: DataView) -> Iterator[Violation]:
     trained = {row.key for row in view.splits.get(view.trained, ())}
     for name in view.held_out:
         rows = view.splits[name]
@@ -215,8 +205,7 @@ def _overlap(view: DataView, name: str, other: str, rows: list[DataRow], severit
 
 
 @rule("DA313", Severity.INFO)
-def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report held-out questions that differ from training questions in case, space or punctuation only."""
+def _near_train_test_overlap(view: DataView) -> Iterator[Violation]:
     if not view.held_out or view.layout.kind == "text":
         return
     held = {name: _normal_keys(view.splits[name]) for name in view.held_out}
@@ -253,3 +242,47 @@ def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:
 
 def _normal_key(row: DataRow) -> int:
     return hash((normal(row.prompt), row.beside))
+
+
+_RARE = 0.02
+"""Share of the rows under which a few odd characters do no harm."""
+_SMALL_FILE = 1_000
+"""Rows up to which a single unusual one is reported."""
+_AROUND = 12
+
+
+def _rows_with(view: DataView, odd: Callable[[str], object]) -> list[DataRow]:
+    return [row for row in view.rows if odd(row.prompt) or (row.answer is not None and odd(row.answer))]
+
+
+def _severity(view: DataView, rows: list[DataRow]) -> Severity | None:
+    return None if len(rows) >= _RARE * view.count or view.count <= _SMALL_FILE else Severity.INFO
+
+
+def _around(row: DataRow, piece: str) -> str:
+    text = row.prompt if piece in row.prompt else row.answer or ""
+    place = text.find(piece)
+    return short(text[max(0, place - _AROUND) : place + len(piece) + _AROUND])
+
+
+@rule("DA360", Severity.WARNING)
+def _mojibake(view: DataView) -> Iterator[Violation]:
+    for find, words in ((data_text.mojibake, "UTF-8 that was read as another encoding"), (_lost, "lost characters")):
+        rows = _rows_with(view, find)
+        if rows:
+            piece = find(rows[0].prompt) or find(rows[0].answer or "") or ""
+            was = data_text.repaired(piece)
+            hint = "read the source in its own encoding" if was == piece else f"{short(piece)} was {short(was)}"
+            message = f"{words}: {_around(rows[0], piece)}"
+            yield violation_in_rows(view, rows, message, hint=hint, severity=_severity(view, rows))
+
+
+def _lost(text: str) -> str | None:
+    return "\ufffd" if "\ufffd" in text else None
+
+
+@rule("DA364", Severity.ERROR)
+def _lone_surrogates(view: DataView) -> Iterator[Violation]:
+    rows = _rows_with(view, has_half_characters)
+    if rows:
+        yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

@@ -1,8 +1,4 @@
-"""View of the rules on data: the rows of all splits by one layout, and counts shared by all rules.
-
-Counts need one pass over the rows, or over distinct answers. The order of the rows only affects which of them is shown
-as an example.
-"""
+"""View of the rules on data: the rows of all splits by one layout, and counts shared by all rules."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from dataclasses import dataclass
 
 from touchline.core.finding import Location, Severity
 from touchline.core.text import first_of
-from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
+from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt, template_of
 from touchline.data.columns import (
     ColumnMapping,
     Turns,
@@ -25,7 +21,6 @@ from touchline.data.columns import (
     text_of,
     turns_of,
 )
-from touchline.data.text import template_of
 from touchline.lint.rule import Violation
 
 _LABEL_LENGTH = 60
@@ -44,19 +39,12 @@ class DataRow:
     number: int
     """Number of the row in its split, from 1."""
     line: int | None
-    """Line in the file, from 1, in formats that have one row per line."""
     values: Values
-    """Values by column."""
     prompt: str
-    """Text before the answer."""
     asked: str
-    """Last question of a chat, else the prompt."""
     answer: str | None
-    """Answer; None if the row has none."""
     media: tuple[str, ...]
-    """Paths of images, videos and sounds."""
     candidates: Candidates | None
-    """Allowed answers."""
     question: str
     """Kind of its question."""
     key: int
@@ -64,7 +52,6 @@ class DataRow:
     beside: int
     """Hash without the prompt: media, allowed answers, and other columns that distinguish rows."""
     fault: str | None = None
-    """Reason why its chat is invalid."""
 
     @property
     def label(self) -> str:
@@ -77,11 +64,8 @@ class MissingMedia:
     """Results of the search for media files of the rows."""
 
     checked: int
-    """Number of distinct paths that were looked up."""
     missing: tuple[str, ...]
-    """Paths that do not exist."""
     empty: tuple[str, ...] = ()
-    """Empty files."""
     root: str | None = None
     """Folder that they are relative to; None if it was not given and no folder contains any of them."""
     stated: bool = False
@@ -93,16 +77,11 @@ class DataView:
     """View of a dataset."""
 
     path: str
-    """File or folder, as the user named it."""
     format: str
-    """`json`, `jsonl`, `csv`, `parquet`."""
     files: Mapping[str, str]
-    """File by split."""
     splits: Mapping[str, Sequence[DataRow]]
     layout: ColumnMapping
-    """Meaning of the columns."""
     media: MissingMedia | None = None
-    """Results on media; None: not looked for."""
 
     def where(self, row: DataRow) -> Location:
         """Return the row's location."""
@@ -164,20 +143,20 @@ class DataView:
     def short(self) -> bool:
         """Return True if most answers have only a few words."""
         labels = self.all_labels
-        brief = sum(count for label, count in labels.items() if len(label) <= _LABEL_LENGTH and _brief(label))
+        brief = sum(
+            count
+            for label, count in labels.items()
+            if len(label) <= _LABEL_LENGTH and len(label.split(None, _SHORT_WORDS)) <= _SHORT_WORDS
+        )
         return self.layout.kind != "text" and brief * 10 >= sum(labels.values()) * 9 > 0
 
     @functools.cached_property
     def questions(self) -> dict[str, list[DataRow]]:
         """Return the frequent kinds of questions of the scored split, whose rows differ in their media or text."""
-        return questions_of(self.splits.get(self.scored, ()))
+        return _questions_of(self.splits.get(self.scored, ()))
 
 
-def _brief(label: str) -> bool:
-    return len(label.split(None, _SHORT_WORDS)) <= _SHORT_WORDS
-
-
-def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
+def _questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
     """Return rows by their kind of question, for kinds with enough different rows."""
     found: defaultdict[str, list[DataRow]] = defaultdict(list)
     for row in rows:
@@ -261,7 +240,7 @@ def violation_in_rows(
         message = f"{message} ({len(rows):,} rows of {view.count:,}: {places(view, rows)})"
     elif at.line is None:
         message = f"{message} ({first.split} row {first.number:,})"
-    return Violation(message=message, at=at, hint=hint, subject=first.split, severity=severity)
+    return Violation(message, at, hint, subject=first.split, severity=severity)
 
 
 def places(view: DataView, rows: Sequence[DataRow]) -> str:

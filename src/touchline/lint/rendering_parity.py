@@ -17,8 +17,7 @@ from touchline.lint.rule import Violation, rule
 
 
 @rule("TK201", Severity.ERROR)
-def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
-    """Report sequences or prompts with two begin tokens."""
+def _doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
     begin = view.text.bos_id
     if begin is None:
         return
@@ -28,38 +27,31 @@ def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
             sides["training"] = row.trained.ids
         doubled = [name for name, ids in sides.items() if ids[:2] == (begin, begin)]
         if doubled:
-            yield Violation(
-                message=f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)}",
-                at=view.where_data if row.row.form == "text completion" else view.where_model,
-                hint="remove it from the data or from the template, since the other one adds it",
-            )
+            message = f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)}"
+            at = view.where_data if row.row.form == "text completion" else view.where_model
+            yield Violation(message, at, "remove it from the data or from the template, since the other one adds it")
             return
 
 
 @rule("TK202", Severity.WARNING)
-def prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report prompts whose tokens differ between training and evaluation."""
+def _prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(view, "other", "the prompts of training and evaluation differ", _SAME_TEMPLATE)
     yield from _told(view, "begin", "the begin token is on one side only", _SAME_TEMPLATE)
 
 
 @rule("TK203", Severity.ERROR)
-def no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
-    """Report a template without the marker after which the model answers."""
+def _no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
     header = _header_without_prompt(view)
     if header is not None:
-        yield Violation(
-            message=f"evaluation asks without {short(header)}, which the template writes before every answer",
-            at=view.where_model,
-            hint="{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}",
-        )
+        message = f"evaluation asks without {short(header)}, which the template writes before every answer"
+        at = view.where_model
+        yield Violation(message, at, "{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}")
         return
     yield from _told(view, "generation", "the marker before the answer is on one side only", _SAME_TEMPLATE)
 
 
 @rule("TK204", Severity.WARNING)
-def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report a system turn in training or in evaluation, but not in both."""
+def _system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(
         view,
         "system",
@@ -69,83 +61,74 @@ def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK205", Severity.WARNING)
-def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
-    """Report a thinking block in training or in evaluation, but not in both."""
+def _thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
     yield from _told(view, "thinking", "thoughts are on one side only", "set enable_thinking alike on both sides")
     if view.failed is not None and (block := _thoughts_of_template(view)) is not None:
         yield Violation(
-            message=f"the template writes {short(block)} before an answer without thoughts, but not in the prompt of"
+            f"the template writes {short(block)} before an answer without thoughts, but not in the prompt of"
             " evaluation",
-            at=view.where_model,
-            hint="use a template without thoughts, or add thoughts to the answers of the data",
+            view.where_model,
+            "use a template without thoughts, or add thoughts to the answers of the data",
             severity=Severity.ERROR,
         )
         return
     for row in view.rows:
-        parts = answer_parts(row)
+        parts = _answer_parts(row)
         if parts is None or THINK[0] in row.row.example.answer or difference(view, row) is not None:
             continue
         if THINK[0] in parts[0] and THINK[0] not in parts[1]:
             block = parts[0][parts[0].index(THINK[0]) :]
-            yield Violation(
-                message=f"{row.name}: the loss includes {short(block, 60)} before the answer, which is not in the data",
-                at=view.at("template"),
-                hint="set enable_thinking: false, or use a template without thoughts",
-            )
+            message = f"{row.name}: the loss includes {short(block, 60)} before the answer, which is not in the data"
+            at = view.at("template")
+            yield Violation(message, at, "set enable_thinking: false, or use a template without thoughts")
             return
 
 
 @rule("TK208", Severity.WARNING)
-def answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
-    """Report an answer whose first token merges with the prompt's last."""
+def _answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
     found = _found(view, "border")
     if found is not None:
         yield Violation(
-            message=f"{found.row.name}: the prompt ends in {found.training} with the answer, in {found.evaluation}"
+            f"{found.row.name}: the prompt ends in {found.training} with the answer, in {found.evaluation}"
             f" without it (token {found.token})",
-            at=view.where_data or view.where_model,
-            hint="move the white space from the prompt's end to the answer's beginning",
+            view.where_data or view.where_model,
+            "move the white space from the prompt's end to the answer's beginning",
         )
 
 
 @rule("TK212", Severity.ERROR)
-def chats_without_template(view: RenderingView) -> Iterator[Violation]:
-    """Report chats for a base model without a chat template."""
+def _chats_without_template(view: RenderingView) -> Iterator[Violation]:
     if view.failed is not None and view.text.template is None:
-        yield Violation(
-            message=f"the data are chats, and {view.model} has no chat template, which {view.backend} needs",
-            at=view.at("template"),
-            hint="use the instruct model of the same name, or rows of plain prompt and completion",
-        )
+        message = f"the data are chats, and {view.model} has no chat template, which {view.backend} needs"
+        at = view.at("template")
+        yield Violation(message, at, "use the instruct model of the same name, or rows of plain prompt and completion")
 
 
 @rule("TK213", Severity.ERROR)
-def template_refuses_row(view: RenderingView) -> Iterator[Violation]:
-    """Report a template that refuses a row or its system turn, or writes answers that cannot be trained."""
+def _template_refuses_row(view: RenderingView) -> Iterator[Violation]:
     if view.failed is None:
         return
     message, refuses_system = view.failed
     if refuses_system:
         yield Violation(
-            message=f"the data have a system turn, and the template of {view.model} refuses it: {message}",
-            at=view.where_data or view.where_model,
-            hint="put the system turn's text before the user's",
+            f"the data have a system turn, and the template of {view.model} refuses it: {message}",
+            view.where_data or view.where_model,
+            "put the system turn's text before the user's",
         )
     elif view.text.template is not None and not (_header_without_prompt(view) or _thoughts_of_template(view)):
-        yield Violation(message=f"rows cannot be rendered for {view.model}: {message}", at=view.where_model)
+        yield Violation(f"rows cannot be rendered for {view.model}: {message}", view.where_model)
 
 
 @rule("TK220", Severity.INFO)
-def rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
-    """Report training inputs that could not be computed here."""
+def _rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
     if view.missing is not None:
-        yield Violation(message=f"not checked ({view.missing}): training's prompts against those of evaluation")
+        yield Violation(f"not checked ({view.missing}): training's prompts against those of evaluation")
 
 
 _SAME_TEMPLATE = "train with the model's own chat template, or evaluate with that of the training"
 
 
-def _found(view: RenderingView, kind: Kind) -> PromptMismatch | None:
+def _found(view: RenderingView, kind: Kind) -> _PromptMismatch | None:
     found = (difference(view, row) for row in view.rows)
     return next((each for each in found if each is not None and each.kind == kind), None)
 
@@ -154,13 +137,11 @@ def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Vio
     """Yield one violation for all rows, located at the first of them."""
     found = _found(view, kind)
     if found is not None:
-        yield Violation(
-            message=f"{found.row.name}: {what} (from token {found.token}, training has {found.training}, evaluation"
-            f" {found.evaluation})",
-            at=view.at("template"),
-            hint=hint,
-            severity=None,
+        message = (
+            f"{found.row.name}: {what} (from token {found.token}, training has {found.training}, evaluation"
+            f" {found.evaluation})"
         )
+        yield Violation(message, view.at("template"), hint, severity=None)
 
 
 def _header_without_prompt(view: RenderingView) -> str | None:
@@ -205,9 +186,7 @@ _CONTEXT = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PromptMismatch:
-    """First difference of a row."""
-
+class _PromptMismatch:
     kind: Kind
     row: RowView
     token: int
@@ -215,10 +194,9 @@ class PromptMismatch:
     training: str
     """Text of training at that token, quoted, with its context."""
     evaluation: str
-    """Text of evaluation at that token."""
 
 
-def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
+def difference(view: RenderingView, row: RowView) -> _PromptMismatch | None:
     """Compare the two prompts. None if one is the beginning of the other, or nothing can be compared."""
     trained = row.trained
     if isinstance(trained, Missing):
@@ -226,7 +204,7 @@ def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
     token = _first(trained, row)
     if token is None:
         return None
-    return PromptMismatch(
+    return _PromptMismatch(
         kind=_kind(view, row),
         row=row,
         token=token,
@@ -235,7 +213,7 @@ def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
     )
 
 
-def answer_parts(row: RowView) -> tuple[str, str] | None:
+def _answer_parts(row: RowView) -> tuple[str, str] | None:
     """Return what training writes between the user's text and the answer, and what evaluation writes there."""
     asked = row.row.example.prompt[-1].content.strip()
     at_training, at_evaluation = row.trained_text.find(asked), row.prompt_text.find(asked)
@@ -269,7 +247,7 @@ def _kind(view: RenderingView, row: RowView) -> Kind:
             return "begin"
         longer, shorter = sorted(bare, key=len, reverse=True)
         return "system" if len(longer) - len(shorter) >= _WORDS and _inside(shorter, longer) else "other"
-    parts = answer_parts(row)
+    parts = _answer_parts(row)
     if parts is None:
         return "other"
     if any(tag in part for part in parts for tag in THINK):
@@ -284,7 +262,6 @@ def _without(text: str, begin: str) -> str:
 
 
 def _inside(shorter: str, longer: str) -> bool:
-    """Return True if a text is another text with one part removed."""
     shared = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(shorter))
     return longer.endswith(shorter[shared:])
 

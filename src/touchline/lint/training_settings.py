@@ -14,9 +14,8 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.experiment.training import FAR, LORA_ALPHA_PER_RANK, rate_text
-from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView, arithmetic
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
 """Range of adapter learning rates in some 500 published configs, including the low ones of preference training."""
@@ -41,61 +40,48 @@ WORTH_PACKING: Final = 1.5
 
 
 @rule("TR031", Severity.WARNING)
-def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
-    """Report a learning rate far outside of its method's usual range."""
+def _unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     rate, method, optimizer = view.stated.learning_rate, view.stated.method, view.stated.optimizer
     if rate is None or method is None or not rate.value > 0:
         return
     if rate.is_default:
         if view.stated.rule_rate is None and method.value == "full" and rate.value > DEFAULT_FULL_RATE:
-            yield Violation(
-                message=f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained",
-                at=rate,
-                hint=f"{rate.key}: 1.0e-5",
-            )
+            message = f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained"
+            yield Violation(message, rate, f"{rate.key}: 1.0e-5")
         return
     if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
         return
     if (rule_rate := view.stated.rule_rate) is not None:
         if not 1 / FAR <= rate.value / rule_rate.value <= FAR:
             yield Violation(
-                message=f"learning rate {rate_text(rate.value)} is more than {FAR:g} times off the published rule, "
-                f"{rule_rate}",
-                at=rate,
-                hint=rate.line_with(rate_text(rule_rate.value)),
+                f"learning rate {rate_text(rate.value)} is more than {FAR:g} times off the published rule, {rule_rate}",
+                rate,
+                rate.line_with(rate_text(rule_rate.value)),
                 severity=Severity.INFO if rule_rate.extrapolated else None,
             )
         return
-    low, high = ADAPTER_RATES if trains_adapter(view.stated) else FULL_RATES
+    low, high = ADAPTER_RATES if _trains_adapter(view.stated) else FULL_RATES
     size = None if isinstance(view.model, Missing) else view.model.num_parameters
-    if not trains_adapter(view.stated) and (size is None or size < SMALL):
+    if not _trains_adapter(view.stated) and (size is None or size < SMALL):
         high = SMALL_FULL_RATE
     if not low <= rate.value <= high:
-        what = "an adapter" if trains_adapter(view.stated) else "all weights"
-        yield Violation(
-            message=f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}",
-            at=rate,
-            hint=rate.line_with("2.0e-4" if trains_adapter(view.stated) else "1.0e-5"),
-        )
+        what = "an adapter" if _trains_adapter(view.stated) else "all weights"
+        message = f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}"
+        yield Violation(message, rate, rate.line_with("2.0e-4" if _trains_adapter(view.stated) else "1.0e-5"))
 
 
 @rule("TR037", Severity.WARNING)
-def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup with the schedule `constant`, which ignores it."""
+def _constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if not traits_of(stated.backend).hf_loop or stated.schedule is None or stated.schedule.value != "constant":
         return
     for each in (stated.warmup_steps, stated.warmup_fraction):
         if each is not None and each.value > 0 and not each.is_default:
-            yield Violation(
-                message=f"{each.key} has no effect with the schedule `constant`",
-                at=each,
-                hint=f"{stated.schedule.key}: constant_with_warmup",
-            )
+            message = f"{each.key} has no effect with the schedule `constant`"
+            yield Violation(message, each, f"{stated.schedule.key}: constant_with_warmup")
 
 
-def trains_adapter(stated: StatedTraining) -> bool:
-    """Return True if an adapter is trained."""
+def _trains_adapter(stated: StatedTraining) -> bool:
     return stated.method is not None and stated.method.value in ("lora", "qlora")
 
 
@@ -105,7 +91,7 @@ def _counts_epochs(stated: StatedTraining) -> bool:
 
 
 def _uses_alpha(stated: StatedTraining) -> bool:
-    return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
+    return _trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
 
 
 _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] = (
@@ -115,14 +101,13 @@ _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] 
     ("global_batch_size", "1", lambda stated: True),
     ("learning_rate", None, lambda stated: True),
     ("alpha", None, _uses_alpha),
-    ("rank", "8", trains_adapter),
+    ("rank", "8", _trains_adapter),
 )
 """Settings that must exceed 0, the suggested value, and whether they count in a training."""
 
 
 @rule("TR020", Severity.ERROR)
-def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
-    """Report epochs, a batch size, a learning rate, an adapter's rank or alpha of zero or less."""
+def _non_positive_setting(view: TrainingView) -> Iterator[Violation]:
     for name, value, applies in _POSITIVE:
         setting: Stated[float] | None = getattr(view.stated, name)
         if setting is None or not applies(view.stated) or (math.isfinite(setting.value) and setting.value > 0):
@@ -130,12 +115,11 @@ def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
         rank = view.stated.rank
         usual = f"{LORA_ALPHA_PER_RANK * rank.value:g}" if name == "alpha" and rank is not None else value
         hint = None if usual is None else f"{setting.key}: {usual}"
-        yield Violation(message=f"{setting.key} is {setting.value:g}, expected more than 0", at=setting, hint=hint)
+        yield Violation(f"{setting.key} is {setting.value:g}, expected more than 0", setting, hint)
 
 
 @rule("TR040", Severity.WARNING)
-def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
-    """Report sequences that may exceed the model's context."""
+def _sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     stated, model, longest = view.stated, view.model, arithmetic(view).longest_row
     limit = stated.max_seq_len
     if limit is None or isinstance(model, Missing) or model.context_length is None or limit.is_default:
@@ -149,17 +133,12 @@ def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     certain = longest is not None or (packed and fails)
     otherwise = Severity.INFO if packed and not learned else None
     severity = Severity.ERROR if certain and (learned or fails) else otherwise
-    yield Violation(
-        message=f"sequences of up to {limit.value:,} tokens, but the context of {model.name} is {context:,}",
-        at=limit,
-        hint=limit.line_with(context),
-        severity=severity,
-    )
+    message = f"sequences of up to {limit.value:,} tokens, but the context of {model.name} is {context:,}"
+    yield Violation(message, limit, limit.line_with(context), severity=severity)
 
 
 @rule("TR041", Severity.WARNING)
-def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
-    """Report many examples longer than max_seq_len."""
+def _many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     data, limit = view.data, view.stated.max_seq_len
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths) or limit is None or limit.value < 1:
         return
@@ -171,17 +150,16 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     traits = traits_of(view.stated.backend)
     often = Severity.WARNING if share >= MANY else Severity.INFO
     yield Violation(
-        message=f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
+        f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
         f"to {longest:,}, and the trainer {traits.long_rows}",
-        at=limit,
-        hint=limit.line_with(longest),
+        limit,
+        limit.line_with(longest),
         severity=Severity.ERROR if traits.refuses_long_rows else often,
     )
 
 
 @rule("PK005", Severity.INFO)
-def packing_not_used(view: TrainingView) -> Iterator[Violation]:
-    """Report a small micro-batch that packing might make faster."""
+def _packing_not_used(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, micro = stated.packed, stated.micro_batch_size
     if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH:
@@ -196,37 +174,32 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
             return
         density = f" (about {each:.1f} examples fit in {limit.value:,} tokens)"
     message = f"not packed, with a micro-batch of {micro.value}{density}"
-    yield Violation(message=message, at=packed, hint=packed.line_with("true"))
+    yield Violation(message, packed, packed.line_with("true"))
 
 
 @rule("PK007", Severity.WARNING)
-def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
-    """Report packed examples that attend to each other."""
+def _packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, attention = stated.packed, stated.attention
     if packed is None or not packed.value:
         return
     leaks = traits_of(stated.backend).eager_attention_leaks
     if leaks and attention is not None and attention.value.lower() == "eager":
-        yield Violation(
-            message=f"{stated.backend} does not separate packed examples with {attention.value} attention",
-            at=attention if not attention.is_default else packed,
-            hint="attn_implementation: flash_attention_2, or sdpa",
-        )
+        message = f"{stated.backend} does not separate packed examples with {attention.value} attention"
+        at = attention if not attention.is_default else packed
+        yield Violation(message, at, "attn_implementation: flash_attention_2, or sdpa")
 
 
 @rule("PK008", Severity.ERROR)
-def packed_without_length(view: TrainingView) -> Iterator[Violation]:
-    """Report packing without a sequence length."""
+def _packed_without_length(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     packed, key = stated.packed, traits_of(stated.backend).packing_needs
     if packed is not None and packed.value and stated.max_seq_len is None and key is not None:
-        yield Violation(message=f"packed, but {key} is not set", at=packed, hint=f"{key}: 2048")
+        yield Violation(f"packed, but {key} is not set", packed, f"{key}: 2048")
 
 
 @rule("TR055", Severity.WARNING)
-def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
-    """Report more data-loading processes than CPU cores."""
+def _more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     workers, cpus = view.stated.data_workers, view.around.cpus
     if workers is None or cpus is None or workers.is_default:
         return
@@ -235,11 +208,8 @@ def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     if workers.value * count > cpus:
         times = (f" × {number} {name}" for number, name in ((devices, "devices"), (runs, "runs at once")) if number > 1)
         each = f" ({workers.value}{''.join(times)})" if count > 1 else ""
-        yield Violation(
-            message=f"{workers.value * count}{each} data-loading processes, but the job has {cpus} cores",
-            at=workers,
-            hint=workers.line_with(max(cpus // count - 1, 0)),
-        )
+        message = f"{workers.value * count}{each} data-loading processes, but the job has {cpus} cores"
+        yield Violation(message, workers, workers.line_with(max(cpus // count - 1, 0)))
 
 
 _TOKEN: Final = r"(?:^|(?<=[^a-z0-9]))(?:{})(?=$|[^a-z0-9.]|\.(?!\d))"
@@ -258,8 +228,7 @@ _NEAR: Final = 1e-6
 
 
 @rule("TR026", Severity.WARNING)
-def name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
-    """Report a run name or output folder that states other settings than its config."""
+def _name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     reported: set[str] = set()
     for name in _names(stated):
@@ -272,7 +241,7 @@ def name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
             if math.isclose(float(text), at.value, rel_tol=_NEAR):
                 continue
             reported.add(field)
-            yield Violation(message=f"{name} states {field.replace('_', ' ')} {text}, but {at} is trained", at=at)
+            yield Violation(f"{name} states {field.replace('_', ' ')} {text}, but {at} is trained", at)
 
 
 def _names(stated: StatedTraining) -> list[str]:
@@ -286,8 +255,7 @@ def _names(stated: StatedTraining) -> list[str]:
 
 
 @rule("CK015", Severity.ERROR)
-def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
-    """Report an output folder that is the base model's folder."""
+def _output_over_base_model(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     output = stated.output_dir
     written = "$" if output is None else _plain(output.value)
@@ -299,11 +267,11 @@ def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
         place = _plain(base.value)
         if written == place:
             message = f"{output} is the folder of the base model ({base})"
-            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message, output, "output_dir: runs/...")
             return
         if base is stated.model_path and written.startswith(place + "/"):
             message = f"{output} is inside the folder of the base model ({base}), which {stated.backend} refuses"
-            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message, output, "output_dir: runs/...")
             return
 
 

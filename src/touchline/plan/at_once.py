@@ -19,7 +19,7 @@ from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import plural
-from touchline.data.packing.batches import largest_divisor
+from touchline.data.packing.forecast import largest_divisor
 from touchline.estimate.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone

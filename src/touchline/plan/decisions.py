@@ -13,7 +13,7 @@ from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, PackingSummary, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
-from touchline.data.packing.compare import compare
+from touchline.data.packing.advice import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.spreads import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side

@@ -12,7 +12,7 @@ from touchline.core.estimate import MemoryEstimate, MemoryVerdict, MicroBatch, T
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import measured
-from touchline.data.packing.batches import largest_divisor
+from touchline.data.packing.forecast import largest_divisor
 from touchline.estimate.bracket import KNEE_GAIN
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.estimate.points import TimePoint, model_key

@@ -12,13 +12,12 @@ from touchline.core.finding import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import KILLED, Attempt, JobState, TrainingOutcome
 from touchline.core.units import plural
-from touchline.data.checkpoints import read_checkpoints, read_training_marker
+from touchline.data.checkpoints import paused_step, read_checkpoints, read_training_marker
 from touchline.data.datasets import load_clusters
 from touchline.data.evaluations import current_evaluation, is_earlier, read_evaluations, scores_path
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
-from touchline.data.training_state import paused_step
 from touchline.experiment.evaluation import EvaluationConfig
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun

@@ -22,7 +22,7 @@ from touchline.data.checkpoints import read_export_marker, read_training_marker
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker, ValidationRow
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import EvaluationRecord
-from touchline.data.shards import Tensor, read_shard
+from touchline.data.weights import Tensor, read_shard
 from touchline.results.run_result import RunResult
 from touchline.results.scored import checkpoint_scores
 from touchline.statistics.conclusions import RunScore

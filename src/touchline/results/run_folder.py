@@ -18,9 +18,8 @@ from touchline import __version__
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular, read_bytes, write_atomic
 from touchline.core.status import Attempt, TrainingOutcome
-from touchline.data.checkpoints import export_state, read_training_marker
+from touchline.data.checkpoints import PAUSE_FILE, export_state, paused_step, read_training_marker
 from touchline.data.metrics import TrainingMarker
-from touchline.data.training_state import PAUSE_FILE, paused_step
 from touchline.experiment.evaluation import BASE_CHECKPOINT
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind

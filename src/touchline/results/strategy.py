@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import InputError, PlanDriftError, quoted
+from touchline.data.checkpoints import write_pause
 from touchline.data.metrics_file import METRICS, read_metrics
-from touchline.data.training_state import write_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.results.collect import collect_results

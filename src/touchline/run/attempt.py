@@ -37,7 +37,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import has_half_characters
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
-from touchline.data.training_state import paused_step
+from touchline.data.checkpoints import paused_step
 from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.sampling import Sampler
 from touchline.run.statusfiles import (

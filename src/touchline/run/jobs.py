@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from touchline.core.errors import InputError
 from touchline.core.status import EXIT_DIVERGED
 from touchline.core.units import parse_duration
-from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
+from touchline.data.checkpoints import export_state, paused_step, read_checkpoints, read_pause, training_complete
 from touchline.data.scores import CheckpointInfo
-from touchline.data.training_state import paused_step, read_pause
 from touchline.experiment.evaluation import asked_epochs
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind

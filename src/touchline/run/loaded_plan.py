@@ -20,7 +20,7 @@ from touchline.data.machine import absent_packages
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.value_types import Site
-from touchline.lint.local.recipes import LIMIT_BYTES
+from touchline.lint.local.run_files import LIMIT_BYTES
 from touchline.plan.identity import RunMark
 from touchline.plan.screen import WIDTH, screen_lines
 from touchline.run.folders import ExperimentFolder

@@ -12,8 +12,8 @@ from pathlib import Path
 from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import COPIED_FILES
 from touchline.core.files import write_atomic
+from touchline.data.checkpoints import ResumeState
 from touchline.data.metrics import ExportMarker, RetainedCheckpoint, ScoringSetup, TrainingMarker
-from touchline.data.training_state import ResumeState
 from touchline.train.folders import (
     MARKER_FILE,
     describe,

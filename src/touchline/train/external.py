@@ -44,10 +44,9 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
 from touchline.core.units import plural
+from touchline.data.checkpoints import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.machine import cpu_name
-from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
-from touchline.data.versions import stack_versions
-from touchline.data.worker import die_with_parent
+from touchline.data.worker import die_with_parent, stack_versions
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
 from touchline.train.log import LOG, MetricsLog

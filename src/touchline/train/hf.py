@@ -17,7 +17,7 @@ import torch
 
 from touchline.backends.run_config import RunConfig
 from touchline.data.images import require_pillow
-from touchline.data.rendering.image_rule import ImageRule
+from touchline.data.rendering.chat import ImageRule
 from touchline.train.hf_inputs import FILES, ImageCollator, PlannedOrder, PlannedTraining, open_planned
 from touchline.train.hf_recorder import Recorder
 from touchline.train.parallel import processes

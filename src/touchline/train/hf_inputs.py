@@ -20,9 +20,9 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import HostError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
+from touchline.data.checkpoints import RESUME_FOLDER, ResumeState
 from touchline.data.images import load_pixels
-from touchline.data.rendering.image_rule import ImageRule
-from touchline.data.training_state import RESUME_FOLDER, ResumeState
+from touchline.data.rendering.chat import ImageRule
 from touchline.experiment.experiment import TrainConfig
 from touchline.train.compiling import require_compiler
 from touchline.train.folders import remove_folder, remove_leftovers

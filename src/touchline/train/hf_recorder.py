@@ -11,8 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from touchline.backends.peft.layout import PADDED
 from touchline.core.errors import PlanDriftError
 from touchline.core.status import TrainingEnd
+from touchline.data.checkpoints import RESUME_FOLDER, read_pause
 from touchline.data.metrics import ScoringSetup
-from touchline.data.training_state import RESUME_FOLDER, read_pause
 from touchline.data.worker import keep_trainable_layout
 from touchline.train.export import write_weights
 from touchline.train.failures import refuse_out_of_memory

@@ -17,10 +17,10 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import Missing
 from touchline.data.datasets import data_sha256, load_examples
-from touchline.data.image_hashes import refuse_changed_images
 from touchline.data.models import load_model, load_renderer, locate_model
-from touchline.data.packing.batches import BatchPlan, plan_batches
+from touchline.data.packing.forecast import BatchPlan, plan_batches
 from touchline.data.rendering.chat import ChatRenderer
+from touchline.data.resolving import refuse_changed_images
 from touchline.statistics.labels import derangement, label_generator
 
 CONFIG_LIMIT_BYTES = 1 << 20

@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from touchline.core.errors import HostError, InputError, TouchlineError
 from touchline.core.json_text import parse_json
-from touchline.data.packing.isolation import IsolationCheck, PackingMode
+from touchline.data.packing.forecast import IsolationCheck, PackingMode
 
 LAYERS = 4
 """Hybrid models repeat a pattern of at most four kinds of layers."""

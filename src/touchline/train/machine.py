@@ -14,7 +14,7 @@ import torch
 
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
-from touchline.data.versions import stack_versions
+from touchline.data.worker import stack_versions
 
 FETCH_STEPS = 10
 """Most optimizer steps whose losses and norms are fetched from a GPU together."""

@@ -11,6 +11,7 @@ from typing import Literal, NotRequired, TypedDict, Unpack
 from touchline.core.errors import RunsFailedError
 from touchline.core.quantity import Measured
 from touchline.core.status import TrainingEnd
+from touchline.data.checkpoints import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.data.machine import load_1min
 from touchline.data.metrics import (
     AttemptRow,
@@ -24,7 +25,6 @@ from touchline.data.metrics import (
     UntrainedScore,
     ValidationRow,
 )
-from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.experiment.training import accumulation_steps
 from touchline.train.checkpoints import drop_old_exports, write_checkpoint, write_completion
 from touchline.train.failures import refuse_nonsense

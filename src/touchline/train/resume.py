@@ -14,8 +14,8 @@ from pathlib import Path
 
 from touchline.core.errors import PlanDriftError
 from touchline.core.files import disk_errors
+from touchline.data.checkpoints import STATE_FILE, ResumeState, read_state, saved_states, state_text
 from touchline.data.metrics import SavedFile
-from touchline.data.training_state import STATE_FILE, ResumeState, read_state, saved_states, state_text
 from touchline.train.folders import (
     describe,
     is_whole,

@@ -14,9 +14,15 @@ from pydantic import TypeAdapter
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError, TrainingDivergedError
 from touchline.core.status import TrainingEnd
-from touchline.data.checkpoints import read_export_marker, read_training_marker
+from touchline.data.checkpoints import (
+    RESUME_FOLDER,
+    ResumeState,
+    is_paused,
+    read_export_marker,
+    read_pause,
+    read_training_marker,
+)
 from touchline.data.metrics import AttemptRow, TrainingMarker
-from touchline.data.training_state import RESUME_FOLDER, ResumeState, is_paused, read_pause
 from touchline.data.worker import tell_fault
 from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers

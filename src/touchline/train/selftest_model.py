@@ -20,7 +20,7 @@ from touchline.backends.run_config import PlannedBatches, RunConfig
 from touchline.core.catalog import RenderedExample
 from touchline.core.files import sha256_file
 from touchline.data.models import load_model
-from touchline.data.packing.batches import plan_batches
+from touchline.data.packing.forecast import plan_batches
 from touchline.experiment.evaluation import planned_model
 from touchline.experiment.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, arrange, choose_layout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
+from touchline.data.checkpoints import ResumeState
 from touchline.data.metrics import IsolationProof, SavedFile
-from touchline.data.training_state import ResumeState
 from touchline.train.block_masks import FLEX
 from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
 from touchline.train.failures import refuse_out_of_memory

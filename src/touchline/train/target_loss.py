@@ -23,7 +23,7 @@ from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, 
 from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.images import PixelBatch, load_pixels
-from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
+from touchline.data.rendering.chat import NO_IMAGES, ImageRule
 from touchline.train.block_masks import FLEX, block_mask
 from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
 from touchline.train.log import LOG

@@ -44,8 +44,7 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, first_fit, one_each
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 
 _TURNS = "{% for m in messages %}"
 _QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."

@@ -23,8 +23,7 @@ from touchline.core.catalog import Message
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, first_fit_decreasing, one_each
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 
 BOS = "\0bos"
 """Stands for the tokenizer's begin token."""

@@ -23,12 +23,10 @@ from touchline.backends.simulation import (
 )
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
-from touchline.data.packing.batches import BatchPlan, plan_batches
-from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchPlan, BatchSettings, plan_batches
 from touchline.data.packing.simple import Filled, one_each
-from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
-from touchline.data.rendering.text import ModelText
+from touchline.data.rendering.text import ModelText, ShownRow
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.catalog import RenderedExample
-from touchline.data.rendering.prefix import common_prefix
+from touchline.data.rendering.chat import common_prefix
 
 ROW_TOKENS = 512
 """Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides

@@ -34,8 +34,7 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 from touchline.experiment.training import optimizer_steps
 
 Turn = tuple[Ids, bool]

@@ -22,8 +22,7 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
-from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.text import Ids, ModelText
+from touchline.data.rendering.text import Ids, ModelText, ShownRow
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:

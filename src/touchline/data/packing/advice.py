@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.core.estimate import PackingSide, PackingSummary
 from touchline.core.finding import Severity
 from touchline.core.units import percent
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import count_lengths
 from touchline.data.packing.histogram import pack_histogram
-from touchline.data.packing.lengths import count_lengths
 
 FEW_STEPS = 100
 """Optimizer steps below which a schedule leaves little room for warmup and decay."""
@@ -36,14 +37,8 @@ WASTEFUL = 0.03
 """Fraction of packed sequences above the lower bound from which on another dataset order is worthwhile."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
-    """Advice for choosing whether to pack."""
-
-    severity: Severity
-    """Error: this training would do nothing. Warning: unexpected effect. Info: worth knowing."""
-    sentence: str
-    """Text with numbers, reason and remedy."""
+Advice = tuple[Severity, str]
+"""Advice with numbers, reason and remedy. Error: this training would do nothing. Warning: unexpected effect."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,13 +50,9 @@ class Case:
     labels: NDArray[np.int64] | None
     """Label tokens at the end of each example. None for all tokens."""
     settings: BatchSettings
-    """Settings of both forecasts, except `packed`."""
     packed: BatchForecast
-    """Forecast with packing."""
     unpacked: BatchForecast
-    """Forecast without packing."""
     warmup_steps: int | None = None
-    """Warmup steps, if fixed."""
     is_open: bool = False
     """Whether packing is still to be decided: the verdict comes first, and how to pack only where it saves compute."""
 
@@ -90,14 +81,14 @@ def advise(case: Case) -> tuple[Advice, ...]:
     if not len(case.lengths):
         return ()
     saves = case.packed.efficiency > case.unpacked.efficiency
-    rules = (*_VERDICTS, *(_HOW_TO_PACK if saves or not case.is_open else ()), lost_tokens)
-    found = [advice for rule in rules if (advice := rule(case)) is not None]
+    how_to_pack = _HOW_TO_PACK if saves or not case.is_open else ()
+    rules = (*_VERDICTS, *how_to_pack, (Severity.WARNING, _lost_tokens))
+    found = [(severity, sentence) for severity, rule in rules if (sentence := rule(case)) is not None]
     first = 1 if case.is_open else 0
-    return (*found[:first], *sorted(found[first:], key=lambda advice: list(Severity).index(advice.severity)))
+    return (*found[:first], *sorted(found[first:], key=lambda advice: list(Severity).index(advice[0])))
 
 
-def no_step(case: Case) -> Advice | None:
-    """Return error E1 if there is no optimizer step."""
+def _no_step(case: Case) -> str | None:
     without = [
         words for words, forecast in (("packed", case.packed), ("not packed", case.unpacked)) if forecast.steps_low == 0
     ]
@@ -109,18 +100,14 @@ def no_step(case: Case) -> Advice | None:
         factors.append(f"{settings.gradient_accumulation_steps:,} accumulation steps")
     if settings.data_parallel_size > 1:
         factors.append(f"{settings.data_parallel_size:,} devices")
-    return Advice(
-        severity=Severity.ERROR,
-        sentence=(
-            f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
-            f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation, the micro-batch size "
-            "or max_seq_len."
-        ),
+    return (
+        f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
+        f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation, the micro-batch size "
+        "or max_seq_len."
     )
 
 
-def few_steps(case: Case) -> Advice | None:
-    """Return warning W1 if packing leaves too few steps."""
+def _few_steps(case: Case) -> str | None:
     steps, before = case.packed.steps_low, case.unpacked.steps_low
     if not 0 < steps < min(FEW_STEPS, before):
         return None
@@ -130,32 +117,24 @@ def few_steps(case: Case) -> Advice | None:
         if short
         else f"Fewer than {FEW_STEPS} steps leave little room for warmup and decay, and small datasets lost accuracy"
     )
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per step, a "
-            "smaller max_seq_len, or do not pack."
-        ),
+    return (
+        f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per step, a "
+        "smaller max_seq_len, or do not pack."
     )
 
 
-def long_warmup(case: Case) -> Advice | None:
-    """Return warning W1 if warmup takes much of the run."""
+def _long_warmup(case: Case) -> str | None:
     steps = case.packed.steps_low
     if not case.warmup_steps or not steps or case.warmup_steps < LARGE_WARMUP * steps:
         return None
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Warmup takes {case.warmup_steps:,} of the {_steps(steps)} of the packed run "
-            f"({percent(case.warmup_steps / steps, 0)}), so the full learning rate comes late or never. Set warmup as "
-            "a fraction of the steps."
-        ),
+    return (
+        f"Warmup takes {case.warmup_steps:,} of the {_steps(steps)} of the packed run "
+        f"({percent(case.warmup_steps / steps, 0)}), so the full learning rate comes late or never. Set warmup as "
+        "a fraction of the steps."
     )
 
 
-def larger_steps(case: Case) -> Advice | None:
-    """Return warning W2 if packing increases the effective batch size."""
+def _larger_steps(case: Case) -> str | None:
     if case.growth < LARGER or 0 in (case.packed.steps_per_epoch, case.unpacked.steps_per_epoch):
         return None
     rows, growth, limit = case.rows_per_step, case.growth, case.settings.max_seq_len
@@ -167,34 +146,26 @@ def larger_steps(case: Case) -> Advice | None:
     elif shorter < limit:
         keep = f"To keep it, use 1 sequence per step and max_seq_len near {shorter:,}. Otherwise "
     words = f"{keep}tune the learning rate: try"
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing raises the effective batch size from {before:,.0f} to {after:,.0f} examples "
-            f"({case.packed.density:.1f} per sequence). {words[0].upper()}{words[1:]} ×1, ×{growth**0.5:.1f} (square "
-            f"root) and ×{growth:.1f} (linear)."
-        ),
+    return (
+        f"Packing raises the effective batch size from {before:,.0f} to {after:,.0f} examples "
+        f"({case.packed.density:.1f} per sequence). {words[0].upper()}{words[1:]} ×1, ×{growth**0.5:.1f} (square "
+        f"root) and ×{growth:.1f} (linear)."
     )
 
 
-def larger_micro_batch(case: Case) -> Advice | None:
-    """Return a warning if packing increases the computed tokens per micro-batch, and with them memory."""
+def _larger_micro_batch(case: Case) -> str | None:
     before, after = case.unpacked.largest, case.packed.largest
     if not before.tokens or after.tokens < LARGER * before.tokens:
         return None
     rows = max(1, before.tokens // max(after.width, 1))
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"The largest micro-batch grows from {before.tokens:,} computed tokens ({before.rows:,} × "
-            f"{before.width:,}) to {after.tokens:,} ({after.rows:,} × {after.width:,}), and activation memory "
-            f"grows with it. A micro-batch of {_rows(rows)} is closest to the unpacked run."
-        ),
+    return (
+        f"The largest micro-batch grows from {before.tokens:,} computed tokens ({before.rows:,} × "
+        f"{before.width:,}) to {after.tokens:,} ({after.rows:,} × {after.width:,}), and activation memory "
+        f"grows with it. A micro-batch of {_rows(rows)} is closest to the unpacked run."
     )
 
 
-def lost_tokens(case: Case) -> Advice | None:
-    """Return warning W3 if examples are longer than a sequence."""
+def _lost_tokens(case: Case) -> str | None:
     forecast = max((case.packed, case.unpacked), key=lambda one: len(one.truncated) + len(one.dropped))
     truncated, dropped, cut = forecast.truncated, forecast.dropped, forecast.answers_cut
     if not len(truncated) + len(dropped):
@@ -215,35 +186,27 @@ def lost_tokens(case: Case) -> Advice | None:
         which = "They" if len(cut) == len(truncated) else f"{len(cut):,} of them"
         answers = f" {which} lose the end of the answer, which teaches the model to stop early"
         answers += f". {gone:,} lose the whole answer." if gone else "."
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are "
-            f"lost.{answers} The longest example has {int(case.lengths.max()):,} tokens, and 99% have at most "
-            f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
-        ),
+    return (
+        f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are "
+        f"lost.{answers} The longest example has {int(case.lengths.max()):,} tokens, and 99% have at most "
+        f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
     )
 
 
-def no_gain(case: Case) -> Advice | None:
-    """Return warning W4 if examples do not fit together."""
+def _no_gain(case: Case) -> str | None:
     limit = case.settings.max_seq_len
     long = float((case.lengths > limit // 2).mean())
     if (case.packed.density >= LITTLE_DENSITY and long <= MOSTLY) or long <= 1 / 2:
         return None
     longer = pack_histogram(count_lengths(np.minimum(case.lengths, 2 * limit), 2 * limit), 2 * limit, search=False)
-    return Advice(
-        severity=Severity.WARNING,
-        sentence=(
-            f"Packing has no benefit: a sequence holds {case.packed.density:.2f} examples, because {percent(long, 0)} "
-            f"of them are longer than half of max_seq_len {limit:,}. With {2 * limit:,} it would hold "
-            f"{longer.density:.2f}."
-        ),
+    return (
+        f"Packing has no benefit: a sequence holds {case.packed.density:.2f} examples, because {percent(long, 0)} "
+        f"of them are longer than half of max_seq_len {limit:,}. With {2 * limit:,} it would hold "
+        f"{longer.density:.2f}."
     )
 
 
-def what_is_saved(case: Case) -> Advice | None:
-    """Return advice W5 on the tokens that packing saves, and alternatives."""
+def _what_is_saved(case: Case) -> str | None:
     packed, unpacked = case.packed, case.unpacked
     if not packed.padded_tokens or not unpacked.padded_tokens or case.packed.density < LITTLE_DENSITY:
         return None
@@ -266,11 +229,10 @@ def what_is_saved(case: Case) -> Advice | None:
             f"{percent(unpacked.efficiency)} of computed tokens are non-padding when not packed, "
             f"{percent(packed.efficiency)} when packed."
         )
-    return Advice(severity=Severity.INFO, sentence=text)
+    return text
 
 
-def wasteful_packer(case: Case) -> Advice | None:
-    """Return advice if the trainer's packer makes more sequences than necessary."""
+def _wasteful_packer(case: Case) -> str | None:
     forecast = case.packed
     if case.growth < LITTLE_DENSITY:
         # Rows are made within a micro-batch and the steps stay: fewer rows over all would be another training.
@@ -281,20 +243,27 @@ def wasteful_packer(case: Case) -> Advice | None:
     ours = pack_histogram(count_lengths(kept, case.settings.max_seq_len), case.settings.max_seq_len)
     if ours.packs > (1 - WASTEFUL) * forecast.rows:
         return None
-    return Advice(
-        severity=Severity.INFO,
-        sentence=(
-            f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
-            f"enough{', the fewest possible' if ours.optimal else ''} "
-            f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
-            "makes these if the dataset is written in packed order."
-        ),
+    return (
+        f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
+        f"enough{', the fewest possible' if ours.optimal else ''} "
+        f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
+        "makes these if the dataset is written in packed order."
     )
 
 
-_Rule = Callable[[Case], Advice | None]
-_VERDICTS: tuple[_Rule, ...] = (no_step, no_gain, what_is_saved)
-_HOW_TO_PACK: tuple[_Rule, ...] = (few_steps, long_warmup, larger_steps, larger_micro_batch, wasteful_packer)
+_Rule = tuple[Severity, Callable[[Case], str | None]]
+_VERDICTS: tuple[_Rule, ...] = (
+    (Severity.ERROR, _no_step),
+    (Severity.WARNING, _no_gain),
+    (Severity.INFO, _what_is_saved),
+)
+_HOW_TO_PACK: tuple[_Rule, ...] = (
+    (Severity.WARNING, _few_steps),
+    (Severity.WARNING, _long_warmup),
+    (Severity.WARNING, _larger_steps),
+    (Severity.WARNING, _larger_micro_batch),
+    (Severity.INFO, _wasteful_packer),
+)
 
 
 def _rows(count: int) -> str:
@@ -307,3 +276,64 @@ def _steps(count: int) -> str:
 
 def _share(count: int, whole: int) -> str:
     return f"{count:,} of {whole:,} examples ({percent(count / whole)})"
+
+
+def compare(
+    lengths: NDArray[np.uint32],
+    settings: BatchSettings,
+    packed: BatchForecast,
+    unpacked: BatchForecast,
+    *,
+    backend: str,
+    labels: NDArray[np.uint32] | None = None,
+    warmup_steps: int | None = None,
+    packed_micro_batch_size: int | None = None,
+    is_open: bool = False,
+) -> PackingSummary:
+    """Return both kinds of batching side by side, and advice.
+
+    Args:
+        lengths: tokens of each example, shape [examples].
+        labels: of the lengths, tokens with a loss, the last ones of each example; shape [examples]. None: all.
+        packed_micro_batch_size: rows per forward pass with packing. None: as in `settings`.
+    """
+    case = Case(
+        lengths=lengths.astype(np.int64),
+        labels=None if labels is None else labels.astype(np.int64),
+        settings=settings,
+        packed=packed,
+        unpacked=unpacked,
+        warmup_steps=warmup_steps,
+        is_open=is_open,
+    )
+    return PackingSummary(
+        backend=backend,
+        max_seq_len=settings.max_seq_len,
+        micro_batch_size=settings.micro_batch_size,
+        examples=len(lengths),
+        packed=side(packed, settings, packed_micro_batch_size),
+        unpacked=side(unpacked, settings),
+        advice=tuple(sentence for _, sentence in advise(case)),
+    )
+
+
+def side(forecast: BatchForecast, settings: BatchSettings, micro_batch_size: int | None = None) -> PackingSide:
+    """Return one kind of batching, for one epoch."""
+    epochs = max(settings.epochs, 1)
+    return PackingSide(
+        packs=forecast.rows,
+        lower_bound=forecast.lower_bound,
+        density=forecast.density,
+        efficiency=100 * forecast.efficiency,
+        steps_per_epoch=forecast.steps_per_epoch,
+        steps_per_epoch_low=forecast.steps_low // epochs,
+        steps_per_epoch_high=-(-forecast.steps_high // epochs),
+        examples_per_step=forecast.examples * settings.epochs / forecast.steps if forecast.steps else 0.0,
+        largest_micro_batch_tokens=forecast.largest.tokens,
+        padded_tokens=forecast.padded_tokens,
+        truncated=len(forecast.truncated),
+        answers_cut=len(forecast.answers_cut),
+        dropped=len(forecast.dropped),
+        notes=forecast.notes,
+        micro_batch_size=micro_batch_size or settings.micro_batch_size,
+    )

@@ -1,9 +1,4 @@
-"""Assignment of examples to packed sequences.
-
-The packer decides on lengths; examples of equal length are assigned in a seeded random order, and the packed
-sequences are in a seeded random order. All work is on whole arrays: one stable sort of 16-bit keys for the examples,
-one for the positions.
-"""
+"""Examples in packed sequences, batching with our own packer, and the order in which next-fit does the same."""
 
 from __future__ import annotations
 
@@ -13,8 +8,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.groups import Histogram, as_lengths, count_lengths
 from touchline.data.packing.histogram import Packing, pack_histogram
-from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
+from touchline.data.packing.simple import next_fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,9 +28,7 @@ class PackPlan:
     opened: NDArray[np.int64]
     """Sequences in an order in which each one's longest example fits into none before it; shape [packs]."""
     max_seq_len: int
-    """Maximum tokens per sequence."""
     lower_bound: int
-    """Lower bound on the number of sequences."""
 
     @property
     def packs(self) -> int:
@@ -49,7 +45,6 @@ def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generato
 
     Args:
         lengths: tokens of each example, each from 1 to `max_seq_len`; shape [examples].
-        max_seq_len: tokens a pack at most.
         seed: decides which example of a length goes where, and on the order of the packs. The same seed gives the same
             packs; a generator is used up.
 
@@ -66,7 +61,6 @@ def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generato
 def _assign(
     lengths: NDArray[np.integer], histogram: Histogram, packing: Packing, generator: np.random.Generator
 ) -> PackPlan:
-    """Assign the examples of each length to its positions."""
     patterns = packing.patterns
     repeats = np.array([pattern.packs for pattern in patterns], np.int64)
     kinds = np.array([len(pattern.parts) for pattern in patterns], np.int64)
@@ -112,3 +106,132 @@ def _keys(lengths: NDArray[np.integer], histogram: Histogram) -> NDArray[np.inte
         return lengths.astype(np.uint16)
     ranks = np.searchsorted(histogram.lengths, lengths)
     return ranks.astype(np.uint16) if len(histogram.lengths) <= np.iinfo(np.uint16).max else ranks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Handoff:
+    """Order of a dataset for a next-fit packer."""
+
+    order: NDArray[np.int64]
+    """Examples in writing order; shape [examples]."""
+    planned_packs: int
+    next_fit_packs: int
+    """Packed sequences that next-fit makes of that order."""
+    exact: bool
+    """Whether these are the same sequences with the same examples."""
+
+    @property
+    def difference(self) -> int:
+        """Return the number of sequences that next-fit makes more (or, below 0, fewer) than planned."""
+        return self.next_fit_packs - self.planned_packs
+
+
+def hand_off(plan: PackPlan, lengths: ArrayLike) -> Handoff:
+    """Return the order for a plan, verified by a simulation of next-fit.
+
+    Args:
+        plan: the packs, from `pack`.
+
+    Raises:
+        ValueError: the lengths are not those of the plan.
+    """
+    array = as_lengths(lengths).astype(np.int64)
+    if len(array) != len(plan.indices):
+        raise ValueError(f"the plan holds {len(plan.indices)} examples, not {len(array)}")
+    if not plan.packs:
+        return Handoff(order=plan.indices, planned_packs=0, next_fit_packs=0, exact=True)
+    longest = np.maximum.reduceat(array[plan.indices], plan.offsets[:-1])
+    room = plan.max_seq_len - plan.tokens
+    loose = room >= longest.min()
+    # Next-fit ends a sequence where ours ends if the longest of the next exceeds the room left. Only those with more
+    # room than the least of all longest can fail at that; they stand last, in the order in which they were opened.
+    # The tight ones keep the plan's random order, so that a trainer that does not shuffle sees no order by length.
+    packs = np.concatenate([np.flatnonzero(~loose), plan.opened[loose[plan.opened]]])
+    order, starts = _pack_by_pack(plan, packs, array)
+    found = next_fit(array[order], plan.max_seq_len)
+    return Handoff(
+        order=order,
+        planned_packs=plan.packs,
+        next_fit_packs=found.rows,
+        exact=np.array_equal(found.starts, starts),
+    )
+
+
+def _pack_by_pack(
+    plan: PackPlan, packs: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    sizes = np.diff(plan.offsets)[packs]
+    starts = np.cumsum(sizes) - sizes
+    places = np.arange(len(plan.indices)) + np.repeat(plan.offsets[:-1][packs] - starts, sizes)
+    order = plan.indices[places]
+    number = np.repeat(np.arange(len(packs)), sizes)
+    return order[np.lexsort((-lengths[order], number))], starts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OurBatching:
+    """Fewest sequences, padded to `max_seq_len`. Unpacked: a seeded order, padded to the longest of a micro-batch.
+
+    Every row is used: the last micro-batch and the last step of an epoch may be smaller.
+    """
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """Simulate one epoch. Examples beyond `max_seq_len` are truncated.
+
+        Args:
+            lengths: tokens of each example, shape [examples].
+            labels: of these, tokens with a loss, the last ones; shape [examples]. None: all of them.
+        """
+        whole = lengths.astype(np.int64)
+        kept = np.minimum(whole, settings.max_seq_len)
+        truncated = np.flatnonzero(whole > settings.max_seq_len)
+        with_loss = kept if labels is None else np.maximum(labels.astype(np.int64) - (whole - kept), 0)
+        rows, bound, losses = kept, len(kept), with_loss
+        if settings.packed:
+            plan = pack(kept, settings.max_seq_len, seed=settings.seed)
+            rows, bound = plan.tokens, plan.lower_bound
+            losses = np.add.reduceat(with_loss[plan.indices], plan.offsets[:-1]) if plan.packs else rows
+        per_pass = settings.micro_batch_size
+        per_step = per_pass * settings.gradient_accumulation_steps * settings.data_parallel_size
+        padded, largest = _micro_batches(rows, losses, settings)
+        steps = -(-len(rows) // per_step)
+        return BatchForecast(
+            rows=len(rows),
+            lower_bound=bound,
+            examples=len(kept),
+            truncated=truncated,
+            dropped=np.empty(0, np.int64),
+            answers_cut=truncated,
+            row_tokens=rows,
+            micro_batch_tokens=padded,
+            largest=largest,
+            steps_per_epoch=steps,
+            steps=steps * settings.epochs,
+            steps_low=steps * settings.epochs,
+            steps_high=steps * settings.epochs,
+            rows_left_over=0,
+        )
+
+
+def _micro_batches(
+    rows: NDArray[np.int64], losses: NDArray[np.int64], settings: BatchSettings
+) -> tuple[NDArray[np.int64], MicroBatch]:
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    first = np.empty(0, np.int64)
+    largest = MicroBatch(rows=0, width=0, label_tokens=0)
+    edges = np.arange(0, len(rows), settings.micro_batch_size)
+    for epoch in range(settings.epochs if len(rows) else 0):
+        order = generator.permutation(len(rows))
+        widths = np.maximum.reduceat(rows[order], edges)
+        if settings.packed:
+            widths = np.full(len(edges), settings.max_seq_len)
+        sizes = np.diff(np.append(edges, len(rows)))
+        padded = widths * sizes
+        first = padded if epoch == 0 else first
+        at = int(padded.argmax())
+        if int(padded[at]) > largest.tokens:
+            labels = int(np.add.reduceat(losses[order], edges)[at])
+            largest = MicroBatch(rows=int(sizes[at]), width=int(widths[at]), label_tokens=labels)
+    return first, largest

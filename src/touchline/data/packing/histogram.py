@@ -16,18 +16,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.groups import (
     CALL_OPERATIONS,
     Filler,
+    Histogram,
     Parts,
     Pattern,
     best_fit_groups,
     fill,
     first_fit_groups,
     longest_first,
+    lower_bound,
 )
-from touchline.data.packing.lengths import Histogram
 
 _BACKTRACKS = 4
 """Number of last examples that are taken back, one after the other."""
@@ -131,7 +131,6 @@ class ExactFill:
 
 
 def _bitset(bits: NDArray[np.int64], highest: int) -> int:
-    """Return the number with these bits set."""
     mask = np.zeros(highest + 1, np.bool_)
     mask[bits] = True
     return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
@@ -267,15 +266,10 @@ class Packing:
     max_seq_len: int
     """Maximum tokens per sequence."""
     packs: int
-    """Number of packed sequences."""
     lower_bound: int
-    """Lower bound on the number of sequences."""
     examples: int
-    """Number of examples."""
     tokens: int
-    """Number of tokens."""
     method: str
-    """Name of the method."""
 
     @property
     def optimal(self) -> bool:
@@ -299,8 +293,6 @@ class Packing:
 
 
 class _Found:
-    """Packing and the method that found it."""
-
     __slots__ = ("method", "packs", "patterns")
 
     def __init__(self, patterns: list[Pattern], method: str) -> None:

@@ -1,8 +1,4 @@
-"""Packers of other trainers, item by item, with their order and tie-breaking.
-
-They predict a trainer's batches, so each returns its rows in that trainer's own order. The packer
-that touchline itself recommends is another one (`packing.assign`), which needs fewer rows.
-"""
+"""Packers of other trainers, item by item, with their order and tie-breaking, to predict their batches."""
 
 from __future__ import annotations
 
@@ -74,8 +70,6 @@ def first_fit(lengths: NDArray[np.int64], capacity: int, *, most: int | None = N
     """Put each item into the first sequence with room, in order. O(items log rows).
 
     Args:
-        lengths: lengths, shape [items].
-        capacity: sum of the lengths of a row at most.
         most: items of a row at most; none: any number.
 
     Raises:
@@ -125,8 +119,6 @@ def first_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArr
     Of equal lengths the last goes first. O(items log items).
 
     Args:
-        lengths: lengths, shape [items].
-        capacity: sum of the lengths of a row at most.
         edges: where batches that are packed apart begin and end, from 0 to the number of items; none: all together.
 
     Raises:
@@ -140,11 +132,6 @@ def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int, edges: NDArra
 
     Of equal lengths the first goes first; of rows with equal room, the one that has had it longest. O(items log items).
 
-    Args:
-        lengths: lengths, shape [items].
-        capacity: sum of the lengths of a row at most.
-        edges: where batches that are packed apart begin and end, from 0 to the number of items; none: all together.
-
     Raises:
         ValueError: an item is longer than a row.
     """
@@ -155,7 +142,6 @@ def batch_edges(count: int, batch_size: int | None, processes: int | None = None
     """Return the edges of the batches of `datasets.Dataset.map(batched=True)`; shape [batches + 1].
 
     Args:
-        count: examples.
         batch_size: of a batch; none: all that a process has.
         processes: `num_proc`: each gets a contiguous share, the first ones one more, and makes batches of that.
     """
@@ -233,7 +219,6 @@ def _best_fit_batch(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[
 
 
 def _filled(items: NDArray[np.int64], rows: NDArray[np.int64]) -> Filled:
-    """Group items by sequence; items of a sequence keep their order."""
     sizes = np.bincount(rows)
     return Filled(items=items[np.argsort(rows, kind="stable")], starts=np.cumsum(sizes) - sizes)
 

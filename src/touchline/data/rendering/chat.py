@@ -7,7 +7,8 @@ is where generation begins: a merge across the border would be a token that gene
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,8 +18,98 @@ from touchline.core.catalog import IMAGE_PLACE, Example, Message, RenderedExampl
 from touchline.core.errors import InputError
 from touchline.core.json_text import has_half_characters
 from touchline.core.quantity import Missing
-from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
+
+
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return the number of tokens that all prompts begin with, excluding at least the last token of each.
+
+    The last token of a prompt predicts the first target, so it must stay the example's own.
+    """
+    if len(prompts) < 2:
+        return 0
+    # What the first and the last in order begin with, all between them begin with.
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    for index in range(limit):
+        if first[index] != last[index]:
+            return index
+    return max(limit, 0)
+
+
+MOST_ASPECT = 200
+"""Largest ratio of an image's sides that an image processor accepts."""
+NO_IMAGES = Missing(missing="the model takes text only")
+"""Rule of a model without a vision tower."""
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRule:
+    """Rule of a Qwen-like image processor.
+
+    It scales an image so that both sides are multiples of patch x merge pixels and its area lies between two limits;
+    every merge x merge patches become one token.
+    """
+
+    token_id: int
+    """Token that stands for a part of an image."""
+    patch: int
+    """Pixels of a patch's side."""
+    merge: int
+    """Patches, down and across, per token."""
+    frames: int
+    """Equal frames per patch; an image is a film of one."""
+    least_pixels: int
+    """Lower limit of the scaled area."""
+    most_pixels: int
+    size_of: Callable[[str], tuple[int, int]]
+    mean: tuple[float, ...] = _CLIP_MEAN
+    std: tuple[float, ...] = _CLIP_STD
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Return the patches of an image, down and across.
+
+        Raises:
+            ValueError: one side is more than `MOST_ASPECT` times the other.
+        """
+        if max(width, height) > MOST_ASPECT * min(width, height):
+            raise ValueError(f"{width} x {height} pixels")
+        factor = self.patch * self.merge
+        down, across = round(height / factor) * factor, round(width / factor) * factor
+        if down * across > self.most_pixels:
+            scale = math.sqrt(height * width / self.most_pixels)
+            down = max(factor, math.floor(height / scale / factor) * factor)
+            across = max(factor, math.floor(width / scale / factor) * factor)
+        elif down * across < self.least_pixels:
+            scale = math.sqrt(self.least_pixels / (height * width))
+            down = math.ceil(height * scale / factor) * factor
+            across = math.ceil(width * scale / factor) * factor
+        return down // self.patch, across // self.patch
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return the tokens of an image."""
+        down, across = self.grid(width, height)
+        return down * across // self.merge**2
+
+    def tokens_of(self, path: str) -> int:
+        """Return the tokens of an image file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self.tokens(*self.size_of(path))
+
+    def patches_of(self, path: str) -> int:
+        """Return the patches of an image file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        down, across = self.grid(*self.size_of(path))
+        return down * across
+
 
 _TOGETHER = 8192
 """Examples rendered and tokenized together, enough for all cores."""
@@ -31,13 +122,10 @@ class SpecialTokens:
     """Special tokens of a tokenizer."""
 
     bos: str | None = None
-    """Beginning of text."""
     eos: str | None = None
     """End of text; in chat models the end of a turn."""
     pad: str | None = None
-    """Padding."""
     unk: str | None = None
-    """Unknown."""
     stops: tuple[str, ...] = ()
     """Further tokens that end an answer, from generation_config.json."""
 
@@ -55,9 +143,6 @@ class ChatRenderer:
     """Renderer of chats for one model.
 
     Args:
-        template: the chat template's text; None for a model without one, whose chats are then plain text.
-        date: ISO date frozen in the plan.
-        compile_template: what makes a template of its text.
         images: rule of the model's image processor, or why there is none.
 
     Raises:
@@ -98,10 +183,6 @@ class ChatRenderer:
 
     def with_image_tokens(self, ids: tuple[int, ...], images: Sequence[str], what: str) -> tuple[int, ...]:
         """Return a prompt with one token per part of each image, in place of the one that the template writes.
-
-        Args:
-            images: files of its images, in order.
-            what: the prompt as a message names it.
 
         Raises:
             InputError: an image cannot be read.
@@ -209,7 +290,6 @@ class ChatRenderer:
 
 
 def _together(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in groups that are tokenized together."""
     some: list[Example] = []
     characters = 0
     for example in examples:
@@ -223,7 +303,6 @@ def _together(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _check(example: Example, prompt: str, whole: str) -> None:
-    """Raise if an example's chat, as the template writes it, does not begin with its prompt or cannot be tokenized."""
     if not whole.startswith(prompt):
         raise ChatTemplateError(
             f"the chat template writes a different prompt when there is an answer (example {example.id})",

@@ -1,9 +1,7 @@
-"""Sandbox for chat templates, which are untrusted programs: jinja2's immutable sandbox with limits on loops and
-text.
+"""Sandbox for chat templates, which are untrusted programs: jinja2's immutable sandbox with limits on loops and text.
 
-Limits here are operation counts, so the same template gives the same verdict on every machine; what a single expression
-may take is bounded by the process that it runs in (`catalog.templates`). The date that a template asks for by
-`strftime_now` is the one frozen in the plan, in training and evaluation alike.
+Limits are operation counts, so the same template gives the same verdict on every machine; the process that it runs in
+bounds what a single expression may take (`data.tokenizer`).
 """
 
 from __future__ import annotations
@@ -62,8 +60,6 @@ class _Generation(Extension):
 
 
 class _MarkedGeneration(_Generation):
-    """The same with a mark before and after the body."""
-
     def parse(self, parser: Parser) -> list[nodes.Node]:
         body = super().parse(parser)
         return [nodes.Output([nodes.TemplateData(MARKS[0])]), *body, nodes.Output([nodes.TemplateData(MARKS[1])])]
@@ -73,7 +69,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Environment of chat templates that counts every loop and limits every product of text.
 
     Args:
-        date: ISO date that `strftime_now` gives.
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
     """
 
@@ -133,10 +128,6 @@ def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = Non
 
 class ChatTemplate:
     """Compiled chat template.
-
-    Args:
-        date: ISO date that `strftime_now` gives.
-        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 
     Raises:
         ChatTemplateError: it is too long or does not compile.

@@ -1,20 +1,28 @@
-"""Tokenizer and template as used by other trainers: with or without added tokens, in pieces, with offsets.
+"""Tokenizer, template and rows as other trainers use them: with or without added tokens, in pieces, with offsets.
 
 `ChatRenderer` renders as touchline trains and evaluates; this renders as anybody else does, to compare the two.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from tokenizers import Tokenizer
-
-from touchline.core.catalog import Message
+from touchline.core.catalog import Example, Message
 from touchline.core.json_text import has_half_characters
 from touchline.core.quantity import Missing
-from touchline.data.rendering.chat import ChatRenderer, SpecialTokens, half_character, variables_of
-from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
+from touchline.data.rendering.chat import (
+    NO_IMAGES,
+    ChatRenderer,
+    ImageRule,
+    SpecialTokens,
+    half_character,
+    parse_tokenizer,
+    variables_of,
+)
 from touchline.data.rendering.sandbox import MARKS, ChatTemplate, ChatTemplateError, Compile, Template
 
 Ids = tuple[int, ...]
@@ -26,10 +34,6 @@ class ModelText:
     """Tokenizer and template of one model.
 
     Args:
-        template: the chat template's text; None for a model without one.
-        tokens: the special tokens that its files name.
-        date: ISO date for templates that print one.
-        compile_template: what makes a template of its text.
         images: rule of the model's image processor, or why there is none.
     """
 
@@ -50,10 +54,7 @@ class ModelText:
         self._date = date
         self._compile = compile_template
         self._json = tokenizer_json
-        self._renderer: ChatRenderer | None = None
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = parse_tokenizer(tokenizer_json)
         self._templates: dict[tuple[str, bool], Template] = {}
         added = self._tokenizer.get_added_tokens_decoder()
         self.special: dict[str, int] = {token.content: number for number, token in added.items() if token.special}
@@ -66,18 +67,14 @@ class ModelText:
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
         """Ids at which evaluation ends an answer."""
 
-    @property
+    @functools.cached_property
     def renderer(self) -> ChatRenderer:
         """Renderer that touchline uses for training and evaluation.
 
         Raises:
             ChatTemplateError: the template does not compile, or no token ends an answer.
         """
-        if self._renderer is None:
-            self._renderer = ChatRenderer(
-                self.template, self._json, self.tokens, self._date, self._compile, self._images
-            )
-        return self._renderer
+        return ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile, self._images)
 
     def ids(self, text: str, *, special_tokens: bool = False) -> Ids:
         """Return the token ids of a text; with `special_tokens` including those that the tokenizer adds."""
@@ -151,3 +148,87 @@ class ModelText:
         if has_half_characters(text):
             raise half_character("a chat, as the chat template writes it,")
         return text
+
+
+Form = Literal["messages", "chat completion", "text completion", "instruction"]
+"""Format of a row: chat; prompt and completion as turns or as texts; or columns that a trainer joins."""
+
+_TURNS = ("messages", "conversations", "conversation", "chat")
+ROLES = {
+    **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"},
+    **{"model": "assistant", "bot": "assistant", "chatgpt": "assistant"},
+}
+"""Names of chat roles in datasets."""
+_ASKED = ("question", "input", "prompt", "query")
+_ANSWERED = ("answer", "output", "response", "completion")
+_MEDIA = ("image", "images", "image_path", "image_filename", "video", "videos", "audio", "audios")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownRow:
+    """Row as a chat."""
+
+    example: Example
+    form: Form
+    media: bool = False
+    """Whether it has images or audio, whose tokens are not counted."""
+
+
+def shown_row(row: Mapping[str, object], name: str) -> ShownRow | None:
+    """Return a row as a chat. None if its columns are unknown or its last turn is not an answer.
+
+    Args:
+        name: what to call it, `train-17`.
+    """
+    media = any(row.get(key) for key in _MEDIA)
+    turns = next((row[key] for key in _TURNS if isinstance(row.get(key), list)), None)
+    if isinstance(turns, list):
+        chat = _chat(turns)
+        return None if chat is None else _row(name, chat[:-1], chat[-1].content, "messages", media)
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        chat = _chat([*prompt, *completion])
+        return None if chat is None else _row(name, chat[:-1], chat[-1].content, "chat completion", media)
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return _row(name, _asked(prompt, None), completion, "text completion", media)
+    system = row.get("system")
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        joined = "\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
+        return _row(name, _asked(joined, system), str(row["output"]), "instruction", media)
+    asked = next((row[key] for key in _ASKED if isinstance(row.get(key), str)), None)
+    answer = next((row[key] for key in _ANSWERED if isinstance(row.get(key), str)), None)
+    if not isinstance(asked, str) or not isinstance(answer, str):
+        return None
+    return _row(name, _asked(asked, system), answer, "instruction", media)
+
+
+def _row(name: str, prompt: tuple[Message, ...], answer: str, form: Form, media: bool) -> ShownRow | None:
+    if not prompt or not answer.strip():
+        return None
+    return ShownRow(example=Example(id=name, prompt=prompt, answer=answer), form=form, media=media)
+
+
+def _asked(text: str, system: object) -> tuple[Message, ...]:
+    first = (Message(role="system", content=system),) if isinstance(system, str) and system else ()
+    return (*first, Message(role="user", content=text))
+
+
+def role_and_content(turn: Mapping[str, object]) -> tuple[str | None, object]:
+    """Return role and content of a turn, written as {role, content} or {from, value}; no role if it is unknown."""
+    role = turn.get("role", turn.get("from"))
+    known = ROLES.get(role.casefold()) if isinstance(role, str) else None
+    return known, turn.get("content", turn.get("value"))
+
+
+def _chat(turns: list[object]) -> tuple[Message, ...] | None:
+    messages: list[Message] = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            return None
+        role, content = role_and_content(turn)
+        if role is None or not isinstance(content, str):
+            return None
+        messages.append(Message(role=role, content=content))
+    if len(messages) < 2 or messages[-1].role != "assistant":
+        return None
+    return tuple(messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -23,8 +24,7 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.tasks.classification import merge_spellings
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.lint.audited import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount
-from touchline.lint.checked import row_of
+from touchline.lint.checked import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount, row_of
 from touchline.lint.data_answers import most_frequent
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_splits, is_dataset
@@ -67,15 +67,11 @@ class AuditRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditInputs:
-    """A loaded dataset."""
-
+class _AuditInputs:
     view: DataView | None
     """View of its rows; None if nothing could be read, or no columns are known."""
     findings: tuple[Finding, ...]
-    """Findings, errors first."""
     forms: tuple[str, ...]
-    """Formats of its files."""
 
 
 def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
@@ -84,38 +80,25 @@ def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             folder that it is in.
-        request: columns and task.
 
     Raises:
         InputError: the path is none of these, or an option is wrong.
         HostError: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
-    seen = load_audit_inputs(files, wanted, path)
-    return to_data_audit(seen, path, wanted.task)
+    seen = _load_audit_inputs(files, wanted, path)
+    return _to_data_audit(seen, path, wanted.task)
 
 
-def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
-    """Convert the loaded inputs to a report; without a task, few short answers are labels."""
+def _to_data_audit(seen: _AuditInputs, path: Path, task: str | None) -> DataAudit:
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
+    audited = functools.partial(DataAudit, path=str(path), format=", ".join(seen.forms), findings=findings)
     if view is None:
-        return DataAudit(
-            path=str(path),
-            format=", ".join(seen.forms),
-            columns="none",
-            scored_split="",
-            splits=(),
-            labels=(),
-            distinct_answers=0,
-            baselines=None,
-            findings=findings,
-        )
+        return audited(columns="none", scored_split="", splits=(), labels=(), distinct_answers=0, baselines=None)
     total = max(sum(view.all_labels.values()), 1)
     shown = sorted(view.all_labels.items(), key=lambda item: (-item[1], item[0]))[:LABELS_SHOWN]
-    return DataAudit(
-        path=str(path),
-        format=", ".join(seen.forms),
+    return audited(
         columns=view.layout.named(),
         scored_split=view.scored,
         splits=tuple(
@@ -137,7 +120,6 @@ def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
         ),
         distinct_answers=len(view.all_labels),
         baselines=_baselines(view, task) if view.layout.kind != "text" and view.all_labels else None,
-        findings=findings,
     )
 
 
@@ -147,10 +129,6 @@ def data_findings(
     """Check a dataset for `check`, `plan` and `run`; results are cached.
 
     Files that cannot be read at all are findings too, and nothing is raised for them.
-
-    Args:
-        request: columns and task.
-        cache_dir: where what was found is kept under the files' hashes; none: nowhere.
     """
     wanted = request or AuditRequest()
     place: Path | None = None
@@ -162,7 +140,7 @@ def data_findings(
     except (InputError, HostError, OSError, ValidationError):
         pass
     try:
-        found = load_audit_inputs(files, wanted, files.path).findings
+        found = _load_audit_inputs(files, wanted, files.path).findings
     except (InputError, HostError) as fault:
         message = f"not checked ({fault.message})"
         where = Location(path=str(files.path))
@@ -196,20 +174,14 @@ def config_findings(
     return tuple(each for each in found if each.code not in REPORTED_BY_LOADER and not each.code.startswith("DA1"))
 
 
-def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> AuditInputs:
-    """Read a dataset and let every rule look at it.
-
-    Raises:
-        InputError: an option is wrong.
-        HostError: a file may not be read, or needs a package that is not installed.
-    """
+def _load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -> _AuditInputs:
     splits, findings, forms, origin = _read(files)
     if not splits:
-        return AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
+        return _AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
     layout = _layout(splits, request)
     where = Location(path=str(next(iter(files.files.values()))))
     if layout is None:
-        return AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
+        return _AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
     view = DataView(
         path=str(shown),
@@ -226,17 +198,13 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
     if findings and not view.count:
         # The reason for missing rows was already reported.
         found = list(findings)
-    return AuditInputs(view=view, findings=_ordered(found), forms=forms)
+    return _AuditInputs(view=view, findings=_ordered(found), forms=forms)
 
 
 def _nothing(files: DatasetFiles) -> Finding:
     where = Location(path=str(files.path))
     return Finding(
-        code="DA376",
-        severity=Severity.ERROR,
-        subject="data",
-        message="the file has no splits and no rows",
-        where=where,
+        code="DA376", severity=Severity.ERROR, subject="data", message="the file has no splits and no rows", where=where
     )
 
 
@@ -318,7 +286,6 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
 
 
 def _media_root(folder: Path, request: AuditRequest) -> Path | None:
-    """Return the folder of the media that the user states, also as `data.image_root`. None if none is stated."""
     if request.media_root is not None or request.data is None or request.data.image_root is None:
         return request.media_root
     return folder / Path(request.data.image_root).expanduser()
@@ -333,7 +300,6 @@ def _size(folder: Path, path: str) -> int | None:
 
 
 def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:
-    """Resolve a path to a dataset and the experiment's settings for it."""
     if not path.exists():
         raise InputError(
             f"{str(path)!r} does not exist", expected="a data file, a folder of them, or an experiment.yaml"
@@ -390,7 +356,6 @@ def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _key(files: DatasetFiles, request: AuditRequest) -> str:
-    """Collect everything that the cached result depends on."""
     # A set has another order in another process.
     settings = json.loads(TypeAdapter(AuditRequest).dump_json(request)) | {"given": sorted(request.given)}
     hashes = {name: [str(path), sha256_file(path)] for name, path in sorted(files.files.items())}

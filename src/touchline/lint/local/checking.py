@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.backends.config_reading import ConfigFormat
@@ -17,29 +17,27 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.readers import WHOLE
-from touchline.data.tree import PLANS, FoundFile, find_files, unfinished
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.experiment.partial import StatedTraining
-from touchline.lint.check import CheckReport, summary_of
+from touchline.lint.check import CheckReport, agrees, stated_alike, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
-from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
-from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import surroundings_of
-from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
+from touchline.lint.local.dataset_files import PLANS, DatasetFiles, FoundFile, find_files, is_dataset, unfinished
 from touchline.lint.local.local_files import absent_files, checkpoint_findings_of, data_findings_of
-from touchline.lint.local.lookup import Lookup, surroundings
+from touchline.lint.local.lookup import Lookup, sibling_of, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
+from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings, validate
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
-from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.local.validators import validate
+from touchline.lint.projects import FolderView, Sibling, TextFile
 from touchline.lint.rule import check_view
-from touchline.lint.task_files import is_task_file
-from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
+from touchline.lint.scoring import is_task_file
+from touchline.lint.scripts import ScriptView, trained_at_once
+from touchline.lint.training import DataFacts, Surroundings, TrainingView
 from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
 
@@ -47,12 +45,6 @@ _ENOUGH_KEYS = 3
 _VALIDATED = 4
 PLAN_LIMIT_BYTES = 64 << 20
 """Maximum size of a plan. A plan of a thousand runs has some megabytes."""
-_STATED_ALIKE = (
-    *("rank", "alpha", "dropout", "target_modules", "epochs", "global_batch_size", "learning_rate", "schedule"),
-    *("warmup_fraction", "weight_decay", "max_grad_norm", "max_seq_len", "gradient_checkpointing", "eval_steps"),
-)
-_NAMED_BY_TRAINERS = frozenset({"target_modules", "schedule"})
-"""Settings among them whose values each trainer names itself."""
 _OF_A_RUN = frozenset({"finetune.yaml", "run.yaml", "setup_finetune.yaml"})
 _OURS = frozenset({"data", "models", "name", "task", "factors", "pairs", "controls"})
 """Keys of experiment.yaml. A file with three of them counts as one, regardless of its name."""
@@ -64,19 +56,6 @@ _ANSWERS = "samples.jsonl"
 """File of model answers, which results write beside the plan. It is not a dataset."""
 EXPERIMENT = "experiment.yaml"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
-
-
-@dataclass(slots=True)
-class Checked:
-    """Results so far."""
-
-    findings: list[Finding] = field(default_factory=list)
-    views: list[TrainingView] = field(default_factory=list)
-    """The trainings of configs."""
-    experiments: list[PlannedExperiment] = field(default_factory=list)
-    """The experiments that were planned."""
-    files: int = 0
-    """Number of files read."""
 
 
 def check_paths(
@@ -92,7 +71,6 @@ def check_paths(
     Where it is stopped by a `StoppedError`, what was found until then is returned, with an error that says so.
 
     Args:
-        decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
         on_progress: receives the number of checked files, of all, and the next one.
 
@@ -112,7 +90,7 @@ def check_paths(
     done = 0
     try:
         files, findings = find_files(paths)
-        checker.found.findings += findings
+        checker.findings += findings
         # Scripts come first, since they name the machine for the configs that they start.
         for done, file in enumerate(sorted(files, key=lambda file: file.kind != "script")):
             if on_progress is not None:
@@ -123,34 +101,29 @@ def check_paths(
             checker.together(paths)
     except StoppedError:
         said = f"not everything was checked: it was stopped when {done:,} of {len(files):,} files were read"
-        checker.found.findings.append(unfinished(paths[0], said))
+        checker.findings.append(unfinished(paths[0], said))
     if checker.lacks_shellcheck:
         on_message(NOT_CHECKED)
-    shown = in_order(chosen(checker.found.findings, request))
-    return to_check_report(shown, checker.found), shown
+    shown = in_order(chosen(checker.findings, request))
+    return _to_check_report(shown, checker), shown
 
 
-def to_check_report(shown: Sequence[Finding], found: Checked) -> CheckReport:
-    """Convert findings to a report."""
+def _to_check_report(shown: Sequence[Finding], checker: _Checker) -> CheckReport:
     broken = {finding.where.path for finding in shown if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
         findings=tuple(row_of(finding) for finding in shown),
         configs=(
-            *(replace(summary_of(view), passed=view.stated.where.path not in broken) for view in found.views),
-            *(config for experiment in found.experiments for config in experiment.rows()),
+            *(replace(summary_of(view), passed=view.stated.where.path not in broken) for view in checker.views),
+            *(config for experiment in checker.experiments for config in experiment.rows()),
         ),
-        files=found.files,
+        files=checker.files,
         errors=sum(finding.severity is Severity.ERROR for finding in shown),
         warnings=sum(finding.severity is Severity.WARNING for finding in shown),
     )
 
 
 class _Checker:
-    """Checker of single files, then of relations between files.
-
-    Args:
-        decided: returns the decisions of the plan of an experiment.yaml.
-    """
+    """Checker of single files, then of relations between files."""
 
     def __init__(self, settings: UserConfig, request: CheckRequest, decided: Callable[[Path], Decided]) -> None:
         self._settings = settings
@@ -159,7 +132,7 @@ class _Checker:
         self._around = surroundings(request.gpu, request.cpus)
         self._lookup = Lookup(settings)
         self._parity = Parity(settings.models_dir)
-        self._siblings = Siblings()
+        self._siblings: list[Sibling] = []
         self._shellcheck = find_shellcheck()
         self._scripts: list[tuple[Script, Path]] = []
         self._experiments: dict[Path, set[tuple[object, ...]]] = {}
@@ -168,11 +141,15 @@ class _Checker:
         self._rows: list[Path] = []
         self._to_validate: list[tuple[Validator, ForeignDocument, bool]] = []
         self._read_by_experiments: set[Path] = set()
-        self.found = Checked()
+        self.findings: list[Finding] = []
+        self.views: list[TrainingView] = []
+        """Trainings of configs."""
+        self.experiments: list[PlannedExperiment] = []
+        self.files = 0
 
     def file(self, file: FoundFile) -> None:
         """Look at one file."""
-        self.found.files += 1
+        self.files += 1
         try:
             match file.kind:
                 case "yaml" | "json":
@@ -182,7 +159,7 @@ class _Checker:
                 case "rows":
                     self._add_rows(file)
                 case "plan":
-                    self.found.files -= 1
+                    self.files -= 1
                     text = read_text_bounded(file.path, PLAN_LIMIT_BYTES)
                     self._plans += [TextFile(path=str(file.path), text=text)]
                 case "python":
@@ -192,19 +169,18 @@ class _Checker:
 
     def task(self, path: Path) -> None:
         """Try a task file's scorers in a process of their own. The user named it, so its code is allowed to run."""
-        self.found.files += 1
+        self.files += 1
         try:
-            self.found.findings += file_findings(str(path))
+            self.findings += file_findings(str(path))
         except HostError as fault:
             self._tell("EX012", path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def _python(self, file: FoundFile) -> None:
-        """Check a task file of the tree by reading it, without running it."""
         text = self._text(file) if file.path.stat().st_size <= SIZE_LIMIT_BYTES else None
         if text is None or not is_task_file(text):
-            self.found.files -= 1
+            self.files -= 1
             return
-        self.found.findings += text_findings(file.path)
+        self.findings += text_findings(file.path)
 
     @property
     def lacks_shellcheck(self) -> bool:
@@ -214,16 +190,16 @@ class _Checker:
     def together(self, paths: Sequence[Path]) -> None:
         """Look at what only several files show."""
         scripts = tuple(TextFile(path=each.path, text="\n".join(each.lines)) for each, _ in self._scripts)
-        folder = FolderView(siblings=tuple(self._siblings.found), plans=tuple(self._plans), scripts=scripts)
+        folder = FolderView(siblings=tuple(self._siblings), plans=tuple(self._plans), scripts=scripts)
         root = str(paths[0])
-        self.found.findings += check_view(folder, Location(path=root), root)
+        self.findings += check_view(folder, Location(path=root), root)
         for script, place in self._scripts:
-            self.found.findings += self._script_findings(script, place)
+            self.findings += self._script_findings(script, place)
         rows = [path for path in self._rows if path.resolve() not in self._read_by_experiments]
-        self.found.findings += tree_findings(rows, self._settings.cache_dir)
-        self.found.findings += self._validated()
+        self.findings += tree_findings(rows, self._settings.cache_dir)
+        self.findings += self._validated()
         for path in paths:
-            if path.is_dir() and not self.found.files:
+            if path.is_dir() and not self.files:
                 titles = ", ".join(format_.title for format_ in config_formats())
                 hint = f"known are experiment.yaml, {titles}"
                 self._tell("EX013", path, "no config, script or data was found here", hint=hint)
@@ -263,20 +239,20 @@ class _Checker:
         except ForeignFileError as fault:
             if file.path.name == EXPERIMENT:
                 self._experiment(file.path)
-            elif file.kind == "json" and not means_config(text):
+            elif file.kind == "json" and not _means_config(text):
                 self._add_rows(file)
             else:
-                self.found.findings.append(fault.finding)
+                self.findings.append(fault.finding)
             return
         format_ = format_of(document, file.path.name)
         if format_ is None:
             self._no_config(file, document)
             return
-        self.found.findings += strict_json(text, file)
+        self.findings += _strict_json(text, file)
         if format_.dialect != "pyyaml":
             document = parse_foreign(text, str(file.path), format_.dialect)
         reading = format_.read(document)
-        self.found.findings += reading.findings
+        self.findings += reading.findings
         validator = validator_of(format_.name)
         if validator is not None:
             self._to_validate += [(validator, document, file.named)]
@@ -284,9 +260,9 @@ class _Checker:
             if self._is_planned(file, training):
                 continue
             view = self._training(training, file.path.parent, self._around_of(file.path))
-            self._siblings.add(view, file.path.parent, document)
-            self.found.findings += data_findings_of(training, document, file.path.parent, format_.name)
-            self.found.findings += self._parity.findings(training, file.path.parent)
+            self._siblings.append(sibling_of(view, file.path.parent, document))
+            self.findings += data_findings_of(training, document, file.path.parent, format_.name)
+            self.findings += self._parity.findings(training, file.path.parent)
 
     def _around_of(self, config: Path) -> Surroundings:
         """Return the machine of a config: of the experiment above it, else of the one job script that names it.
@@ -316,7 +292,7 @@ class _Checker:
             gpu=gpu,
             gpu_count=self._around.gpu_count or count,
             cpus=self._request.cpus or cpus or self._around.cpus,
-            at_once=_trained_at_once(named[0]),
+            at_once=trained_at_once(named[0]),
             source=source,
         )
 
@@ -330,11 +306,11 @@ class _Checker:
             data=data,
             around=around or self._around,
         )
-        self.found.views.append(view)
-        self.found.findings += self._lookup.model_findings(stated, folder)
-        self.found.findings += check_view(view, stated.where, stated.subject)
-        self.found.findings += absent_files(stated, folder)
-        self.found.findings += checkpoint_findings_of(stated, folder)
+        self.views.append(view)
+        self.findings += self._lookup.model_findings(stated, folder)
+        self.findings += check_view(view, stated.where, stated.subject)
+        self.findings += absent_files(stated, folder)
+        self.findings += checkpoint_findings_of(stated, folder)
         return view
 
     def _is_planned(self, file: FoundFile, training: StatedTraining) -> bool:
@@ -343,8 +319,8 @@ class _Checker:
         if file.named or file.path.name not in _OF_A_RUN:
             return False
         if file.path.name == "finetune.yaml" and (file.path.parent / "run.yaml").is_file():
-            return any(_agrees(training, asked) for asked in planned)
-        return _asked(training) in planned
+            return any(agrees(training, asked) for asked in planned)
+        return stated_alike(training) in planned
 
     def _no_config(self, file: FoundFile, document: ForeignDocument) -> None:
         """Check a file of no trainer's format: our own experiment, data, or something else."""
@@ -358,30 +334,28 @@ class _Checker:
             message = f"not checked (unknown config, {plural(len(document.data), 'key')})"
             self._tell("EX013", file.path, message, Severity.INFO, f"known are experiment.yaml, {titles}")
         else:
-            self.found.files -= 1
+            self.files -= 1
 
     def _add_rows(self, file: FoundFile) -> None:
-        """Check data; for a named file also report that no columns are known."""
         if file.named:
             files = DatasetFiles(path=file.path, files={WHOLE: file.path})
-            self.found.findings += data_findings(files, cache_dir=self._settings.cache_dir)
+            self.findings += data_findings(files, cache_dir=self._settings.cache_dir)
         elif file.path.name == _ANSWERS and any((file.path.parent / name).is_file() for name in PLANS):
-            self.found.files -= 1
+            self.files -= 1
         else:
             self._rows.append(file.path)
 
     def _experiment(self, path: Path) -> None:
         try:
-            checked = check_experiment(path, self._settings, self._request, self._decided(path))
+            findings, found = check_experiment(path, self._settings, self._request, self._decided(path))
         except (HostError, InputError) as fault:
             self._tell("EX012", path, f"not checked ({fault.message})", hint=fault.hint)
             return
-        self.found.findings += checked.findings
-        found = checked.experiment
+        self.findings += findings
         if found is not None:
-            self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
+            self._experiments[path.parent] = {stated_alike(view.stated) for view in found.views}
             self._planned_for[path.parent] = surroundings_of(found.seen)
-            self.found.experiments.append(found)
+            self.experiments.append(found)
             files = [file.path for each in found.seen.datasets.values() for file in each.all_files]
             self._read_by_experiments |= {(path.parent / file).resolve() for file in files}
 
@@ -392,7 +366,7 @@ class _Checker:
         if text is not None and (file.named or is_job_script(text, str(file.path))):
             self._scripts.append((read_script(text, str(file.path), launch_commands()), file.path))
         else:
-            self.found.files -= 1
+            self.files -= 1
 
     def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
         yield from check_view(ScriptView(script=script), Location(path=script.path), path.name)
@@ -400,7 +374,6 @@ class _Checker:
             yield from shell_findings(script, self._shellcheck)
 
     def _text(self, file: FoundFile) -> str | None:
-        """Read a file as text. None, with a finding, if it is not text or too large."""
         if file.path.stat().st_size > SIZE_LIMIT_BYTES:
             if file.kind == "json":
                 self._add_rows(file)
@@ -417,12 +390,12 @@ class _Checker:
         self, code: str, path: Path, message: str, severity: Severity = Severity.ERROR, hint: str | None = None
     ) -> None:
         where = Location(path=str(path))
-        self.found.findings.append(
+        self.findings.append(
             Finding(code=code, severity=severity, subject=path.name, message=message, where=where, hint=hint)
         )
 
 
-def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
+def _strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
     """Yield BK010 for a .json file that only a YAML reader accepts: `True`, a trailing comma, a comment."""
     if file.kind != "json":
         return
@@ -440,7 +413,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
         )
 
 
-def means_config(text: str) -> bool:
+def _means_config(text: str) -> bool:
     """Return True if an unreadable text was probably a trainer's arguments: it has names that data never has."""
     return sum(f'"{name}"' in text for name in _ARGUMENTS) >= _ENOUGH_KEYS
 
@@ -461,18 +434,6 @@ def is_task_target(path: Path) -> bool:
     return place.suffix == ".py" and place.is_file()
 
 
-def _asked(training: StatedTraining) -> tuple[object, ...]:
-    """Merge settings of an experiment with those of its runs' configs; `auto` is resolved by the config."""
-    settings = (getattr(training, name) for name in _STATED_ALIKE)
-    return tuple(None if setting is None else setting.value for setting in settings)
-
-
-def _agrees(training: StatedTraining, asked: tuple[object, ...]) -> bool:
-    """Return True if another trainer's config states nothing else than an experiment, as far as it states it."""
-    pairs = zip(_STATED_ALIKE, _asked(training), asked, strict=True)
-    return all(found in (None, wanted) for name, found, wanted in pairs if name not in _NAMED_BY_TRAINERS)
-
-
 def _configs_of(script: Script, place: Path) -> list[str]:
     """Return where the configs that a script names may be: beside it, in the folder above, or where it is called."""
     paths = [path for launch in script.launches for config in launch.configs for path in script.possible(config)]
@@ -482,13 +443,6 @@ def _configs_of(script: Script, place: Path) -> list[str]:
 
 def _names_the_end(script: Script, config: Path) -> bool:
     return any(config.parts[-2:] == Path(each).parts[-2:] for launch in script.launches for each in launch.configs)
-
-
-def _trained_at_once(script: Script) -> int:
-    """Return how many of its runs a script trains at the same time."""
-    parts = [launch.step.around for launch in script.launches if launch.is_training]
-    started = {next((id(each) for each in reversed(around) if each.in_background), 0) for around in parts}
-    return max(len(started), 1)
 
 
 def _same(name: str, others: Sequence[str]) -> bool:

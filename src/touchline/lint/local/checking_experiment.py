@@ -36,10 +36,9 @@ from touchline.lint.local.audit import config_findings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, labels_of_spec, of_runs
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
-from touchline.lint.rule import check_view
-from touchline.lint.rule_pages import is_known, retired_line
-from touchline.lint.task_files import prompt_findings
-from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
+from touchline.lint.rule import check_view, is_known, retired_line
+from touchline.lint.scoring import prompt_findings
+from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
 
@@ -57,7 +56,6 @@ def devices_of(seen: ResolvedInputs) -> int:
 
 
 def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Check that trainers that live apart are on this machine. A plan does not need them."""
     apart = environments()
     trained = (spec for spec in seen.specs if spec.kind is RunKind.FINE_TUNED)
     for name in dict.fromkeys(spec.train.backend for spec in trained if spec.train.backend in apart):
@@ -74,7 +72,6 @@ def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def _codes_without_rule(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield codes under `allow` that no check has, and those that were removed."""
     allow = seen.loaded.experiment.allow
     where = seen.loaded.document.where(["allow"])
     for code in (code for code in allow if not is_known(code)):
@@ -90,18 +87,12 @@ def launch_findings(
     settings: UserConfig,
     date: str,
 ) -> Iterator[Finding]:
-    """Apply the rules: arithmetic, design, data, rendering, the task's scorer, environments of trainers.
-
-    Args:
-        seen: the experiment and what is here of it.
-        lengths: token lengths of its training examples, if known.
-        date: ISO date for templates that print one.
-    """
+    """Apply the rules: arithmetic, design, data, rendering, the task's scorer, environments of trainers."""
     yield from _codes_without_rule(seen)
     if not seen.specs:
         return
     document = seen.loaded.document
-    yield from training_findings(views, seen.specs)
+    yield from _training_findings(views, seen.specs)
     design = DesignView(
         experiment=seen.loaded.experiment,
         document=document,
@@ -118,9 +109,9 @@ def launch_findings(
     for users in data.values():
         found = config_findings(users[0].data, seen.root, seen.loaded.experiment.task, settings.cache_dir)
         yield from of_runs(found, users)
-    yield from answer_findings(seen, {key: found for key, found in lengths.items() if found.ends is None})
-    yield from module_findings(seen)
-    yield from stage_leaks(seen)
+    yield from _answer_findings(seen, {key: found for key, found in lengths.items() if found.ends is None})
+    yield from _module_findings(seen)
+    yield from _stage_leaks(seen)
     yield from _scorer_findings(seen)
     yield from _prompt_findings(seen)
     yield from _parity_findings(seen, lengths, settings, date)
@@ -128,7 +119,6 @@ def launch_findings(
 
 
 def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
-    """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
     key = experiment.data.file_key
     compared = key in experiment.factors or any(key in pair for pair in experiment.pairs)
@@ -142,7 +132,6 @@ def _dataset_facts(seen: ResolvedInputs) -> dict[str, DatasetFacts | Missing]:
 
 
 def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield the findings of scorers on made-up answers to the first test items of each dataset."""
     experiment, checked = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
         # The lookup already reported that there is no such task.
@@ -156,7 +145,6 @@ def _scorer_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Find what the tasks ask otherwise than training, for each kind of data."""
     own, document = seen.loaded.experiment.task, seen.loaded.document
     distinct: list[Finding] = []
     for spec in seen.specs:
@@ -175,7 +163,6 @@ def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
 def _parity_findings(
     seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
 ) -> Iterator[Finding]:
-    """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
     groups: dict[tuple[str, str, str, int], list[RunSpec]] = {}
     for spec in seen.specs:
@@ -197,7 +184,7 @@ def training_views(
     places: dict[KeyPath, SettingSource] = {}
     models = {name: _model_facts(model) for name, model in seen.models.items()}
     devices = devices_of(seen)
-    for spec in covering(_distinct(seen.specs)):
+    for spec in _covering([alike[0] for alike in kinds_of(seen.specs)]):
         dataset = seen.datasets.get(spec.data.file)
         yield TrainingView(
             stated=stated_of_run(spec, seen.loaded.document, places, devices),
@@ -211,11 +198,6 @@ def training_views(
         )
 
 
-def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """Return the runs that train, one of those that differ in their seed only."""
-    return [alike[0] for alike in kinds_of(specs)]
-
-
 def kinds_of(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     """Return the runs that train, those together that differ in their seed only."""
     found: dict[tuple[str, str, TrainConfig], list[RunSpec]] = {}
@@ -225,7 +207,7 @@ def kinds_of(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     return list(found.values())
 
 
-def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
+def _covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """Return all of a few runs. Of many, return some that cover every pair of levels of two factors.
 
     A rule reads two or three settings of a training, so a sweep of thousands has few kinds of findings.
@@ -242,7 +224,7 @@ def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return kept
 
 
-def training_findings(views: Iterable[TrainingView], specs: Iterable[RunSpec]) -> Iterator[Finding]:
+def _training_findings(views: Iterable[TrainingView], specs: Iterable[RunSpec]) -> Iterator[Finding]:
     """Apply the rules for trainings; a finding is about all runs that differ in their seed only."""
     alike = {kind[0].name: kind for kind in kinds_of(specs)}
     for view in views:
@@ -292,7 +274,7 @@ _SOME = 0.01
 _MOST = 0.5
 
 
-def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
+def _module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one.
 
     A default with layers that the model lacks is an error, since the user did not choose to train the rest alone.
@@ -328,7 +310,7 @@ def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
             )
 
 
-def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
+def _answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], ExampleLengths]) -> Iterator[Finding]:
     """Yield answers that evaluation truncates at `max_new_tokens`: of the test files, else of the training split."""
     reported: set[tuple[str, str, int]] = set()
     for spec in seen.specs:
@@ -352,13 +334,13 @@ def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], Exam
             )
 
 
-def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
+def _stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield questions of a stage's test split that another stage trains on."""
     if not seen.loaded.experiment.stages:
         return
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.file in seen.datasets}
     trains = {key: _questions(each, ("train",), seen.root) for key, each in data.items()}
-    tests = {key: _questions(each, _tests(each), seen.root) for key, each in data.items()}
+    tests = {key: _questions(each, list(filter(is_test, split_names(each))), seen.root) for key, each in data.items()}
     for (first, trained), (second, tested) in itertools.permutations(data.items(), 2):
         if trained.file == tested.file:
             continue
@@ -375,10 +357,6 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
                 where=seen.loaded.document.where(["stages"]),
                 hint="remove these rows from one of the two files",
             )
-
-
-def _tests(data: DataConfig) -> list[str]:
-    return [name for name in split_names(data) if is_test(name)]
 
 
 def _questions(data: DataConfig, splits: Sequence[str], root: Path) -> dict[str, None]:

@@ -13,10 +13,8 @@ from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import cluster_faults, load_dataset
-from touchline.data.image_hashes import image_hashes
-from touchline.data.label_sets import label_set
 from touchline.data.planned_models import load_planned_model
-from touchline.data.resolving import shown_example, with_columns
+from touchline.data.resolving import image_hashes, label_set, shown_example, with_columns
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import portable_dataset, portable_path
@@ -33,8 +31,7 @@ from touchline.experiment.stated import places_of_run
 from touchline.experiment.tasks.protocol import EXACT_MATCH, Task
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.experiment.validate import with_settings
-from touchline.lint.local.data_places import findings_of_files, place_of_data
-from touchline.lint.local.recipes import read_recipe
+from touchline.lint.local.run_files import findings_of_files, place_of_data, read_recipe
 from touchline.plan.build import data_key
 from touchline.plan.local.lengths import training_lengths
 from touchline.plan.local.target import (
@@ -57,7 +54,6 @@ class ResolvedInputs:
 
     loaded: LoadedExperiment
     root: Path
-    """Its folder."""
     task: Task
     """Ready-made task. For a task in a file it is `exact_match`, whose prompt is the input alone."""
     specs: tuple[RunSpec, ...] = ()
@@ -73,11 +69,9 @@ class ResolvedInputs:
     recipes: dict[str, RecipeFile] = field(default_factory=dict)
     """Recipes in files, by `train.recipe`."""
     target: Target | None = None
-    """Machine of the runs; None if it is not given."""
     labels: list[LabelSet] = field(default_factory=list)
     """Labels of each dataset that is scored as a classification."""
     findings: list[Finding] = field(default_factory=list)
-    """Findings, errors and others."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -115,7 +109,7 @@ def resolve_inputs(
     experiment = loaded.experiment
     seen = ResolvedInputs(loaded=loaded, root=root, task=EXACT_MATCH)
     _see_own_task(seen)
-    names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
+    names = list(dict.fromkeys([*experiment.models, *(name for pair in experiment.pairs for name in _models_of(pair))]))
     absent: dict[str, Sequence[Finding]] = {}
     for name in names:
         try:
@@ -139,7 +133,6 @@ def resolve_inputs(
 
 
 def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
-    """Read every dataset with the columns and prompt of each kind of run."""
     known: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(data_key(spec.data) for spec in seen.specs):
         users = [spec for spec in seen.specs if data_key(spec.data) == key]
@@ -204,7 +197,6 @@ def _place_of_model(name: str, loaded: LoadedExperiment) -> Location:
 
 
 def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
-    """Find the target machine of the runs and the reasons against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
         seen.target = resolve_target(compute, settings.slurm)
@@ -247,7 +239,6 @@ def examples_of(seen: ResolvedInputs, specs: Iterable[RunSpec], date: str) -> tu
 
 
 def _see_tasks(seen: ResolvedInputs) -> None:
-    """Resolve the further tasks of the evaluation; files are read, not run."""
     document, own = seen.loaded.document, seen.tasks.get(seen.loaded.experiment.task)
     named = [spec for spec in seen.specs if isinstance(spec.data.test, dict)]
     if named and own is not None and not own.takes_data:
@@ -265,7 +256,6 @@ def _see_tasks(seen: ResolvedInputs) -> None:
 
 
 def _see_recipes(seen: ResolvedInputs) -> None:
-    """Read the recipes that trainings name; files are parsed, not run."""
     machine = None if seen.target is None else seen.target.machine
     devices = data_parallel_size(seen.loaded.experiment.compute, machine)
     kinds: dict[tuple[object, ...], list[RunSpec]] = {}
@@ -305,7 +295,6 @@ def _see_own_task(seen: ResolvedInputs) -> None:
 
 
 def _see_labels(seen: ResolvedInputs, specs: Sequence[RunSpec]) -> None:
-    """Count the labels of every dataset that a classification is scored on."""
     own, checked = seen.loaded.experiment.task, set[tuple[object, ...]]()
     for spec in specs:
         names = (own, *spec.evaluate.tasks)
@@ -334,7 +323,6 @@ def labels_of_spec(seen: ResolvedInputs, spec: RunSpec) -> tuple[str, ...]:
 
 
 def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
-    """Return a task whose paths move with the experiment's folder, if they are inside it."""
     if task.file is None:
         return task
     here = root.resolve()
@@ -382,8 +370,6 @@ def see_lengths(
 
     Args:
         seen: the experiment; errors of the rows are added to its findings.
-        date: ISO date for templates that print one.
-        on_progress: receives the number of tokenized rows and their total.
     """
     found: dict[tuple[str, str], ExampleLengths] = {}
     groups: dict[tuple[str, str], list[RunSpec]] = {}
@@ -419,10 +405,6 @@ def _twins(seen: ResolvedInputs) -> list[Finding]:
     return found
 
 
-def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
-    return [name for pair in loaded.experiment.pairs for name in _models_of(pair)]
-
-
 def _models_of(pair: Mapping[str, object]) -> list[str]:
     models = pair.get("models", [])
     return [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
@@ -435,7 +417,6 @@ def _label(model: ModelInfo | None, name: str) -> ModelLabel:
 
 
 def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment) -> RunSpec:
-    """Return a run with its accepted settings."""
     if not accepted:
         return spec
     base = with_fields(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
@@ -447,7 +428,6 @@ def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: Lo
 
 
 def _with_prompt(spec: RunSpec, seen: ResolvedInputs) -> RunSpec:
-    """Return a run with its task's prompt, where the data give none."""
     if spec.data.prompt is not None or spec.data.messages is not None:
         return spec
     task = seen.task

@@ -39,14 +39,10 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
         if not near and here == folder:
             # Files named by a config are either all beside it or all elsewhere.
             continue
-        yield Finding(
-            code="BK023",
-            severity=Severity.ERROR if near else Severity.WARNING,
-            subject=named.key,
-            message=f"{name} does not exist, although its folder does",
-            where=named.where,
-            hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
-        )
+        severity = Severity.ERROR if near else Severity.WARNING
+        message = f"{name} does not exist, although its folder does"
+        hint = f"did you mean {Path(name).with_name(near[0])}?" if near else None
+        yield Finding(code="BK023", severity=severity, subject=named.key, message=message, where=named.where, hint=hint)
 
 
 def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
@@ -62,7 +58,6 @@ def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
 
 
 def _siblings(name: str, folder: Path) -> Path | None:
-    """Return the folder of a checkpoint if it holds other checkpoints."""
     here = (folder / Path(name).expanduser()).parent
     try:
         there = here.is_dir() and any(_NUMBERED.search(path.name) for path in here.iterdir())
@@ -72,7 +67,6 @@ def _siblings(name: str, folder: Path) -> Path | None:
 
 
 def _holder(name: str, folder: Path) -> Path | None:
-    """Return the folder where a relative path's last part should be, if it holds data beside the config."""
     path = Path(name)
     parts = [part for part in path.parts[:-1] if part != "."]
     if path.is_absolute() or name.startswith("~") or ".." in parts:
@@ -103,7 +97,6 @@ def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Fin
 
 
 def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, object]) -> Iterator[Finding]:
-    """Compare the adapter's base and rank with the config."""
     base, model = values.get("base_model_name_or_path"), stated.model
     if isinstance(base, str) and model is not None:
         of, on = size_of_name(base), size_of_name(model.value)
@@ -188,7 +181,6 @@ def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
 
 
 def _field(source: StatedSource, keys: tuple[str, ...], severity: Severity, *, needed: bool) -> Iterator[Finding]:
-    """Yield problems of `field`, the key of the rows in a JSON object."""
     field, name = source.field, source.name
     proposed = f"field: {_meant(source, keys)}" if keys else "delete field"
     if field is not None and not keys:

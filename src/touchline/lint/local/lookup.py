@@ -1,14 +1,15 @@
-"""Lookup of a config's model, data and machine on this machine. Nothing is downloaded."""
+"""Lookup of a config's model, data, machine and checkpoints on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import psutil
 
 from touchline.core.errors import TouchlineError
-from touchline.core.files import FileCache
+from touchline.core.files import FileCache, read_json_object, sha256_file
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.core.shape import size_of_name
@@ -17,8 +18,10 @@ from touchline.data.readers import read_rows
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
-from touchline.lint.views import DataFacts, ModelContext, Surroundings
+from touchline.lint.projects import CheckpointOnDisk, DataFile, Sibling
+from touchline.lint.training import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.local.target import target_named
 
 _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
@@ -149,7 +152,6 @@ def path_of(name: str, folder: Path) -> Path | None:
 
 
 def _training_file(folder: Path) -> Path | None:
-    """Return the one file of a folder that load_dataset uses for the training split, by its name."""
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in _ROWS and path.stem.lower() == "train"]
     except OSError:
@@ -185,7 +187,6 @@ def _rows(path: Path) -> dict[str, int] | Missing:
 
 
 def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
-    """Return the rows that train, and those that are held out of the same file."""
     if stated.max_examples is not None:
         rows = min(rows, stated.max_examples.value)
     share = stated.validation_fraction
@@ -193,3 +194,59 @@ def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
         return rows, None
     held = round(share.value) if share.value >= 1 else round(rows * share.value)
     return max(rows - held, 0), min(held, rows)
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE_LIMIT_BYTES = 64 << 20
+
+
+def sibling_of(view: TrainingView, folder: Path, document: ForeignDocument) -> Sibling:
+    """Return a config's training for the rules on several configs of one tree."""
+    stated = view.stated
+    data: dict[str, DataFile] = {}
+    for source in stated.sources:
+        path = path_of(source.name.value, folder) if source.kind == "file" else None
+        if path is None or not path.is_file() or path.stat().st_size > ROWS_LIMIT_BYTES:
+            continue
+        if (known := _data_file(path)) is not None:
+            data[source.name.value] = known
+    newest = None if stated.output_dir is None else _newest(path_of(stated.output_dir.value, folder))
+    return Sibling(stated=stated, raw=document.data, data=data, newest=newest)
+
+
+def _read_data_file(path: Path) -> DataFile | None:
+    if not path.stat().st_size:
+        return DataFile(rows=0)
+    try:
+        rows = sum(len(split) for split in rows_of(path).splits.values())
+        return DataFile(rows=rows, sha256=sha256_file(path))
+    except (TouchlineError, OSError):
+        return None
+
+
+_data_file = FileCache(_read_data_file, 1 << 30)
+
+
+def _newest(folder: Path | None) -> CheckpointOnDisk | None:
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        steps = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    except OSError:
+        return None
+    return _checkpoint(*max(steps, key=lambda each: each[0])) if steps else None
+
+
+def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
+    adapter = read_json_object(path / "adapter_config.json", _STATE_LIMIT_BYTES) or {}
+    state = read_json_object(path / "trainer_state.json", _STATE_LIMIT_BYTES) or {}
+    modules = adapter.get("target_modules")
+    base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
+    epochs = state.get("num_train_epochs")
+    return CheckpointOnDisk(
+        step=step,
+        base_model=base if isinstance(base, str) else None,
+        rank=rank if isinstance(rank, int) else None,
+        target_modules=tuple(sorted(str(name) for name in modules)) if isinstance(modules, list) else None,
+        epochs=float(epochs) if isinstance(epochs, int | float) else None,
+    )

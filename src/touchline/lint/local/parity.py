@@ -19,18 +19,16 @@ from touchline.data.datasets import load_examples
 from touchline.data.images import read_image_rule
 from touchline.data.readers import WHOLE
 from touchline.data.rendering.chat import images_of
-from touchline.data.rendering.rows import ShownRow, shown_row
-from touchline.data.rendering.text import ModelText
-from touchline.data.templates import IsolatedTemplate
-from touchline.data.tokenizer import read_tokenizer
+from touchline.data.rendering.text import ModelText, ShownRow, shown_row
+from touchline.data.tokenizer import IsolatedTemplate, read_tokenizer
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.foreign import ForeignFileError, parse_foreign
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.experiment.training import DEFAULT_BACKEND
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
-from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
+from touchline.lint.rendering import RenderingView, SpecialInData, rendered, special_tokens_in
 from touchline.lint.rule import check_view
-from touchline.lint.views import DataFacts
+from touchline.lint.training import DataFacts
 
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")
@@ -41,8 +39,6 @@ _TEMPLATE_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Data:
-    """Chat rows of one source."""
-
     path: Path
     rows: tuple[ShownRow, ...]
     is_planned: bool = False
@@ -54,7 +50,6 @@ class Parity:
 
     Args:
         models_dir: the folder of models that a config names without a path.
-        date: ISO date for templates that print one; today's when not given.
     """
 
     def __init__(self, models_dir: Path, date: str | None = None) -> None:
@@ -93,20 +88,15 @@ class Parity:
         if model is None or text is None:
             return None
         found = self._rows(stated, folder, data)
-        rows = () if isinstance(found, Missing) else found.rows
         where = stated.where if isinstance(found, Missing) else Location(path=str(found.path))
         settings = settings_of(stated)
         # The same rows are the same object, which is cached.
         key = (model, id(found), stated.backend, settings)
         if key in self._views:
             return replace(self._views[key], stated=stated)
-        view = rendering_view(
-            text,
-            extremes(rows, longest),
-            settings,
-            found
-            if isinstance(found, Missing)
-            else training_row(DEFAULT_BACKEND if found.is_planned else stated.backend),
+        bare = RenderingView(
+            text=text,
+            settings=settings,
             backend=stated.backend,
             model=model.name,
             where_model=Location(path=str(model)),
@@ -115,8 +105,10 @@ class Parity:
             special_in_data=() if isinstance(found, Missing) else self._special_in(model, text, found),
             stated=stated,
         )
-        if not isinstance(found, Missing):
-            self._views[key] = view
+        if isinstance(found, Missing):
+            return rendered(bare, (), found)
+        render = training_row(DEFAULT_BACKEND if found.is_planned else stated.backend)
+        view = self._views[key] = rendered(bare, _extremes(found.rows, longest), render)
         return view
 
     def with_longest_row(self, data: DataFacts, stated: StatedTraining, folder: Path) -> DataFacts:
@@ -203,7 +195,7 @@ class Parity:
         return self._data[key]
 
 
-def extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
+def _extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
     """Return the shortest, a middle and the longest row, by bytes; the longest by its place if that is known."""
     ordered = sorted(rows, key=_length)
     if longest is not None and len(ordered) > 2:
@@ -238,7 +230,6 @@ def settings_of(stated: StatedTraining) -> RowSettings:
 
 
 def _length(row: ShownRow) -> int:
-    """Return the bytes of a row's texts."""
     texts = (*(turn.content for turn in row.example.prompt), row.example.answer)
     return sum(len(text.encode(errors="replace")) for text in texts)
 
@@ -284,7 +275,6 @@ def _registered(registry: Path, name: str) -> Path | None:
 
 
 def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
-    """Return the data settings of a finetune.yaml of ours, which define how rows become chats."""
     place = Path(stated.where.path)
     if stated.backend not in backend_names() or not place.is_file():
         return None, place.parent

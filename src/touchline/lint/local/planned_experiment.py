@@ -47,7 +47,7 @@ from touchline.lint.local.inputs import (
     resolve_inputs,
     see_lengths,
 )
-from touchline.lint.views import TrainingView
+from touchline.lint.training import TrainingView
 from touchline.plan.at_once import SlotChoice
 from touchline.plan.batch_sections import memory_findings
 from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, with_decided_dtype
@@ -91,7 +91,6 @@ class PlannedExperiment:
     plan: Plan | None = None
     """Its plan; None where an error prevents it, or none was asked for."""
     inputs: PlanInputs | None = None
-    """What it was planned from."""
     planned: frozenset[str] = frozenset()
     """Names of the runs that were planned, alone or together."""
 
@@ -124,22 +123,13 @@ class PlannedExperiment:
             yield replace(summary_of(view), passed=passed)
 
 
-@dataclass(kw_only=True, slots=True)
-class CheckedFile:
-    """An experiment's file that was checked."""
-
-    findings: list[Finding]
-    experiment: PlannedExperiment | None = None
-    """What was planned of it; None if the file cannot be read."""
-
-
-def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, decided: Decided) -> CheckedFile:
-    """Check an experiment's file by planning it.
+def check_experiment(
+    yaml: Path, settings: UserConfig, request: CheckRequest, decided: Decided
+) -> tuple[list[Finding], PlannedExperiment | None]:
+    """Check an experiment's file by planning it. Return its findings, and the experiment if the file can be read.
 
     Args:
-        settings: the folders of models, caches and the history.
         request: the GPU to plan for instead of `compute.gpu`, and codes to allow.
-        decided: what an earlier plan has decided.
     """
     try:
         loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
@@ -147,13 +137,13 @@ def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, de
         whole = Location(path=str(yaml))
         message = "not checked before the errors are fixed: models, data, lengths, memory and time"
         rest = Finding(code=NOT_CHECKED, severity=Severity.INFO, subject="experiment", message=message, where=whole)
-        return CheckedFile(findings=[*_unavoidable(as_findings(fault, "EX003", whole), request.allow), rest])
+        return [*_unavoidable(as_findings(fault, "EX003", whole), request.allow), rest], None
     experiment = loaded.experiment
     if request.gpu != "auto":
         experiment = with_fields(experiment, compute=replace(experiment.compute, gpu=request.gpu))
     experiment = with_fields(experiment, allow=(*experiment.allow, *request.allow))
     found = plan_experiment(replace(loaded, experiment=experiment), yaml.parent, settings, decided)
-    return CheckedFile(findings=found.findings, experiment=found)
+    return found.findings, found
 
 
 def check_inputs(
@@ -163,13 +153,7 @@ def check_inputs(
     decided: Decided,
     on_progress: ProgressCallback | None = None,
 ) -> PlannedExperiment:
-    """Look up the inputs of an experiment and apply the rules; nothing is planned.
-
-    Args:
-        settings: the folders of models, caches and the history.
-        decided: what an earlier plan has decided.
-        on_progress: receives the number of tokenized rows and their total.
-    """
+    """Look up the inputs of an experiment and apply the rules; nothing is planned."""
     seen = resolve_inputs(loaded, root, settings, decided.accepted, decided.started)
     lengths = see_lengths(seen, settings, decided.date, on_progress)
     views = list(training_views(seen, lengths, surroundings_of(seen)))
@@ -188,13 +172,7 @@ def plan_experiment(
     *,
     judges_memory: bool = True,
 ) -> PlannedExperiment:
-    """Plan an experiment as far as its errors allow, and collect everything that `plan` refuses.
-
-    Args:
-        settings: the folders of models, caches and the history.
-        on_progress: receives the number of tokenized rows and their total.
-        judges_memory: whether the plan's own memory is judged.
-    """
+    """Plan an experiment as far as its errors allow, and collect everything that `plan` refuses."""
     found = check_inputs(loaded, root, settings, decided, on_progress)
     seen = found.seen
     _add(found, _unavoidable(_run_findings(found, decided), loaded.experiment.allow))
@@ -287,7 +265,6 @@ def _run_findings(found: PlannedExperiment, decided: Decided) -> Iterator[Findin
 
 
 def _located(document: YamlDocument, spec: RunSpec, key: str) -> Location:
-    """Return the place of a run's level of a key, of the key, or of the deepest part of it in the file."""
     source = places_of_run(spec, document)(key)
     return document.where(key.split(".")) if source.is_default else source.where
 
@@ -328,10 +305,6 @@ def _entries(seen: ResolvedInputs, keys: Sequence[str], cells: Iterable[tuple[st
 
 
 def _sound(found: PlannedExperiment, stopping: Sequence[Finding]) -> list[RunSpec]:
-    """Return the runs with inputs and without errors, whose parents have none either.
-
-    Where there are errors, only trainings that the rules have looked at are returned.
-    """
     viewed = {view.stated.subject for view in found.views}
     kinds = kinds_of(found.seen.specs)
     seen = {spec.name for kind in kinds for spec in kind if kind[0].name in viewed}
@@ -347,7 +320,6 @@ def _sound(found: PlannedExperiment, stopping: Sequence[Finding]) -> list[RunSpe
 def _plan_inputs(
     found: PlannedExperiment, specs: Sequence[RunSpec], settings: UserConfig, decided: Decided
 ) -> PlanInputs:
-    """Return what the planner needs of some runs, read from the disk."""
     seen, loaded = found.seen, found.seen.loaded
     assert seen.target is not None
     return PlanInputs(
@@ -388,7 +360,6 @@ def planned_findings(runs: Iterable[PlannedRun], machine: TargetMachine, loaded:
 
 
 def _located_in(document: YamlDocument, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield findings with the places of their keys in experiment.yaml, where they have none."""
     for finding in findings:
         yield replace(finding, where=finding.where or document.where(finding.subject.split(".")))
 
@@ -407,10 +378,6 @@ def _not_checked(found: PlannedExperiment) -> Iterator[Finding]:
     if found.plan is None and seen.loaded.experiment.strategy is not None:
         parts.append("the strategy")
     if parts:
-        yield Finding(
-            code=NOT_CHECKED,
-            severity=Severity.INFO,
-            subject="experiment",
-            message=f"not checked before the errors are fixed: {', '.join(parts)}",
-            where=Location(path=seen.loaded.document.path),
-        )
+        message = f"not checked before the errors are fixed: {', '.join(parts)}"
+        where = Location(path=seen.loaded.document.path)
+        yield Finding(code=NOT_CHECKED, severity=Severity.INFO, subject="experiment", message=message, where=where)

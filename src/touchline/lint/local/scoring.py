@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from touchline.data.task_files import is_task_file
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, probes_of
-from touchline.lint.task_files import TaskFault, TaskFileView
+from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, TaskFault, TaskFileView, probes_of
 
 _TEXT_LIMIT_BYTES = 4 << 20
 
@@ -34,10 +33,7 @@ def task_findings(
     """Find problems with the scoring of an experiment's task. A task file is read here and never run.
 
     Args:
-        task: `capitalization`, or `FILE.py` or `FILE.py@task`.
-        base: folder that relative paths are relative to.
         where: the place of findings that name none.
-        labels: the labels of the dataset, for a classification.
 
     Raises:
         InputError: there is no such task or file.
@@ -62,14 +58,9 @@ def task_findings(
 
 def _not_run(target: str, where: Location | None) -> Finding:
     """Say that the scorers of a task file were not tried, and how to try them."""
-    return Finding(
-        code="EV217",
-        severity=Severity.INFO,
-        subject="task",
-        message=f"{Path(target).name} was not run, so its scorers were not tested",
-        where=where,
-        hint=f"touchline check {shlex.quote(target)}",
-    )
+    message = f"{Path(target).name} was not run, so its scorers were not tested"
+    hint = f"touchline check {shlex.quote(target)}"
+    return Finding(code="EV217", severity=Severity.INFO, subject="task", message=message, where=where, hint=hint)
 
 
 def file_findings(target: str) -> Iterator[Finding]:
@@ -81,12 +72,10 @@ def file_findings(target: str) -> Iterator[Finding]:
     Raises:
         InputError: there is no such file.
     """
-    tested = self_test(target)
-    place = Location(path=tested.file.path)
-    name = Path(tested.file.path).name
-    yield from check_view(tested.file, place, name)
-    found = (finding for view in tested.scorers for finding in check_view(view, place, view.task))
-    yield from _each_once(found)
+    file, scorers = self_test(target)
+    place = Location(path=file.path)
+    yield from check_view(file, place, Path(file.path).name)
+    yield from _each_once(finding for view in scorers for finding in check_view(view, place, view.task))
 
 
 def text_findings(path: Path) -> Iterator[Finding]:
@@ -95,7 +84,7 @@ def text_findings(path: Path) -> Iterator[Finding]:
     Raises:
         InputError: it is no text, or too large.
     """
-    path = find_task_file(path)
+    path = _find_task_file(path)
     view = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
     yield from check_view(view, Location(path=str(path)), path.name)
 
@@ -113,21 +102,7 @@ _PROBES = TypeAdapter(tuple[Probe, ...])
 _FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelfTest:
-    """Facts of a task file and its scorers."""
-
-    file: TaskFileView
-    scorers: tuple[ScoringView, ...] = ()
-    """Scorers of the file; empty if it could not be imported."""
-
-
-def find_task_file(path: Path) -> Path:
-    """Return the path of a task file.
-
-    Raises:
-        InputError: it is a folder, or does not exist.
-    """
+def _find_task_file(path: Path) -> Path:
     if path.is_dir():
         there = next((path / name for name in (TASK_NAME, "inspect.py") if (path / name).is_file()), None)
         hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
@@ -146,29 +121,25 @@ def split_target(target: str) -> tuple[Path, str]:
     return Path(target), ""
 
 
-def self_test(target: str, timeout: float = TIMEOUT) -> SelfTest:
+def self_test(target: str, timeout: float = TIMEOUT) -> tuple[TaskFileView, tuple[ScoringView, ...]]:
     """Try the scorers of a task file on made-up answers.
-
-    Args:
-        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
-        timeout: timeout in seconds.
 
     Raises:
         InputError: there is no such file.
     """
     path, rest = split_target(target)
-    path = find_task_file(path)
+    path = _find_task_file(path)
     file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
     answer = _started(f"{path.resolve()}{rest}", timeout)
     if isinstance(answer, str):
-        return SelfTest(file=file, scorers=(_untried(path, answer),))
+        return file, (_untried(path, answer),)
     try:
         failed = _FAILED.validate_python(answer.get("failed"))
         scorers = tuple(_view(each, str(answer["kind"]), path) for each in answer["scorers"])
     except (ValidationError, KeyError, TypeError) as fault:
-        return SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
+        return file, (_untried(path, f"its answer was not understood: {fault}"),)
     line = answer.get("line")
-    return SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
+    return replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers
 
 
 def _started(target: str, timeout: float) -> dict[str, Any] | str:

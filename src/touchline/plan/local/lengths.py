@@ -14,7 +14,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.files import read_bytes
 from touchline.data.lengths import TokenLengths, token_lengths
-from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
+from touchline.data.planned_models import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
 from touchline.estimate.spreads import NOT_TOLD, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.experiment.experiment import DataConfig

@@ -25,12 +25,9 @@ from touchline.data.datasets import load_rows
 from touchline.data.lengths import read_lengths
 from touchline.data.machine import absent_packages
 from touchline.data.models import load_model
-from touchline.data.packing.assign import pack
-from touchline.data.packing.compare import compare as side_by_side
-from touchline.data.packing.forecast import Batching, BatchSettings
-from touchline.data.packing.handoff import Handoff, hand_off
-from touchline.data.packing.isolation import IsolationCheck
-from touchline.data.packing.ours import OurBatching
+from touchline.data.packing.advice import compare as side_by_side
+from touchline.data.packing.assign import Handoff, OurBatching, hand_off, pack
+from touchline.data.packing.forecast import Batching, BatchSettings, IsolationCheck
 from touchline.data.planned_models import load_planned_model
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig

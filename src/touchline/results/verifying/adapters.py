@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.data.shards import Tensor
+from touchline.data.weights import Tensor
 from touchline.experiment.experiment import CheckpointKind, LoraConfig
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite

@@ -14,8 +14,7 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.data.shards import Tensor
-from touchline.data.weights import read_shards
+from touchline.data.weights import Tensor, read_shards
 
 CONFIG_FILE = "config.json"
 NOT_HERE = Missing(missing="the base is not on this disk")

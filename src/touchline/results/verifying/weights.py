@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.files import open_regular
-from touchline.data.shards import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
+from touchline.data.weights import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
 from touchline.results.verification_types import CheckpointFault
 
 ELEMENT_BYTES: Mapping[str, int] = {

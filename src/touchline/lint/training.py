@@ -1,10 +1,7 @@
-"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, intervals.
+"""View of the rules on a training: known facts of model, data and machine, and its arithmetic before it runs.
 
-Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
-(`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
-error only if both ends of the span violate it.
-Rounding follows each trainer: some drop an incomplete micro-batch or accumulation, transformers' Trainer rounds up
-(`backends/hf_loop.py`).
+Each number is a span, because a config alone is rarely complete; a rule reports an error only if both ends of the span
+violate it. Rounding follows each trainer: some drop an incomplete micro-batch or accumulation, others round up.
 """
 
 from __future__ import annotations
@@ -16,13 +13,72 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from touchline.backends.registry import batching_names, batching_of, traits_of
 from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.experiment.training import optimizer_steps
-from touchline.lint.views import TrainingView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelContext:
+    """Facts of a base model."""
+
+    name: str
+    num_parameters: int | None
+    """Number of parameters: from its config.json or the catalogue of public models, else from its name."""
+    source: str
+    """Source: a path, `catalogue of public models`, `its name`."""
+    context_length: int | None = None
+    shape: ModelShape | Missing
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DataFacts:
+    """Facts of a training's data."""
+
+    train_examples: int | None
+    validation_examples: int | None = None
+    lengths: NDArray[np.int64] | None = None
+    """Tokens of each training row with its template; shape [rows]."""
+    longest_rendered: int | None = None
+    """Tokens of the longest row as the trainer renders it, where not all lengths are known."""
+    longest_evaluated: int | None = None
+    """Tokens of the longest row by the model's own template, where the trainer's rendering is not known; without a
+    tokenizer, the most that it can have."""
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """Machine that a training is checked for."""
+
+    gpu: Gpu | None = None
+    gpu_count: int | None = None
+    cpus: int | None = None
+    at_once: int = 1
+    """Runs that the job trains at the same time."""
+    free_disk_bytes: int | None = None
+    source: str = ""
+    """Source: `this machine`, `--gpu`, `compute.gpu`, the job's script."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingView:
+    """Training with its known context."""
+
+    stated: StatedTraining
+    model: ModelContext | Missing
+    data: DataFacts | Missing
+    around: Surroundings
+    has_planned_memory: bool = False
+    """Whether a plan estimates its memory, so that no rule does."""
+
 
 _SIMULATED_ROWS: Final = 200_000
 """Maximum number of rows for which packing is simulated during a check. With more, a bound is given."""
@@ -34,7 +90,6 @@ class Span:
     """Whole number within known bounds."""
 
     low: int
-    """Lower bound."""
     high: int | None
     """Upper bound; None if unknown."""
 
@@ -56,15 +111,12 @@ class Arithmetic:
     """Numbers of a training."""
 
     devices: Span
-    """Devices that share a step."""
     rows_per_step: Span | Missing
     """Rows of an optimizer step: micro-batch × accumulation × devices. Packed, a row holds several examples."""
     rows: Span | Missing
     """Rows of an epoch: examples, or packed sequences."""
     steps_per_epoch: Span | Missing
-    """Optimizer steps of an epoch."""
     steps: Span | Missing
-    """Optimizer steps of the training."""
     density: float | None
     """Examples per row; None for packed rows of unknown lengths."""
     longest_row: int | None
@@ -162,7 +214,6 @@ def _accumulation(stated: StatedTraining) -> int:
 
 
 def _examples(view: TrainingView) -> Span | Missing:
-    """Return the examples of an epoch: from the data, else the upper bound of the config."""
     stated = view.stated
     bound = _bound_of_sources(stated)
     if not isinstance(view.data, Missing) and view.data.train_examples is not None:
@@ -215,7 +266,6 @@ def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
 def _rows(
     view: TrainingView, examples: Span | Missing, forecast: BatchForecast | None, *, packed: bool
 ) -> tuple[Span | Missing, float | None]:
-    """Return the rows of an epoch, and the examples per row."""
     ours = traits_of(view.stated.backend).is_ours
     if forecast is not None:
         return Span(low=forecast.rows, high=forecast.rows), forecast.density

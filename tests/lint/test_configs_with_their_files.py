@@ -1,15 +1,18 @@
-"""What a config's job script, plan or names tell of it: found where it is so, silent where it only looks so."""
+"""What a config's job script, plan, names and files tell of it: found where it is so, silent where it only looks so."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize, some
 from tests.faults.case import base, changed
 from tests.faults.harness import check_files, codes, errors
 from tests.lint.trainings import found, stated, view
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.training_settings import name_setting_mismatch, output_over_base_model
+from touchline.lint.local.local_files import row_keys
+from touchline.lint.training_settings import _name_setting_mismatch, _output_over_base_model
 
 pytestmark = pytest.mark.planning
 FACTORY, TRL, TUNE, STAGE = base("llamafactory"), base("trl"), base("torchtune"), base("qlora_stage")
@@ -39,9 +42,9 @@ def test_names_are_held_against_settings_and_look_alikes_are_left_alone() -> Non
         "rank_8.5",
     ]
     for name in right:
-        assert list(name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}", **values)))) == [], name
+        assert list(_name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}", **values)))) == [], name
     for name in wrong:
-        assert len(list(name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}/", **values))))) == 1, name
+        assert len(list(_name_setting_mismatch(view(stated("trl", output_dir=f"out/{name}/", **values))))) == 1, name
 
 
 def test_the_output_is_the_base_in_whatever_spelling() -> None:
@@ -57,9 +60,9 @@ def test_the_output_is_the_base_in_whatever_spelling() -> None:
         ("a", "A"),
     ]
     for model, output in same:
-        assert len(list(output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
+        assert len(list(_output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
     for model, output in other:
-        assert list(output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
+        assert list(_output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
 
 
 def test_a_job_of_one_gpu_decides_whether_the_weights_fit(tmp_path: Path) -> None:
@@ -168,3 +171,137 @@ def test_data_workers_of_a_config_are_held_against_the_cores_of_its_job(tmp_path
     files = {"sft.yaml": many, "train.slurm": f"{HEADER}#SBATCH --gres=gpu:1\nllamafactory-cli train sft.yaml\n"}
     assert "TR055" in codes(check_files(files, tmp_path / "8"))
     assert "TR055" not in codes(check_files(files, tmp_path / "32", {"cpus": 32}))
+
+
+ROWS = [{"input": f"word {number}", "output": f"Word {number}"} for number in range(80)]
+LIST, SPLITS = json.dumps(ROWS), json.dumps({"train": ROWS, "test": ROWS[:1]})
+TUNE = changed(base("torchtune"), "  split: train\n", "  split: train\n  column_map: {input: input, output: output}\n")
+AXOLOTL = changed(base("axolotl"), "path: tatsu-lab/alpaca", "path: data/words.jsonl")
+LINES = "".join(json.dumps({"instruction": each["input"], "output": each["output"]}) + "\n" for each in ROWS)
+REGISTRY = json.dumps({"quotations": {"file_name": "words.json"}})
+
+
+def _codes(tmp_path: Path, **files: str) -> set[str]:
+    found = check_files({name.replace("__", "/").replace("_D_", "."): text for name, text in files.items()}, tmp_path)
+    return {each.code for each in _hard(found) if each.code.startswith("BK02")}
+
+
+def _hard(found: list[Finding]) -> list[Finding]:
+    return [each for each in found if each.severity is not Severity.INFO]
+
+
+def test_files_as_the_configs_say_are_left_alone(tmp_path: Path) -> None:
+    assert _codes(tmp_path / "1", finetune_D_yaml=TUNE, data__words_D_json=LIST) == set()
+    split = changed(TUNE, "  split: train\n", "  field: train\n")
+    assert _codes(tmp_path / "2", finetune_D_yaml=split, data__words_D_json=SPLITS) == set()
+    assert _codes(tmp_path / "3", a_D_yml=AXOLOTL, data__words_D_jsonl=LINES) == set()
+    files = {"data__dataset_info_D_json": REGISTRY, "data__words_D_json": LIST}
+    assert _codes(tmp_path / "4", l_D_yaml=base("llamafactory"), **files) == set()
+
+
+def test_a_config_for_another_machine_says_nothing(tmp_path: Path) -> None:
+    assert _codes(tmp_path, finetune_D_yaml=TUNE, a_D_yml=AXOLOTL, l_D_yaml=base("llamafactory")) == set()
+
+
+def test_a_misspelt_file_is_an_error_with_the_name_that_is_there(tmp_path: Path) -> None:
+    found = check_files({"finetune.yaml": changed(TUNE, "words.json", "wrods.json"), "data/words.json": LIST}, tmp_path)
+    (told,) = [each for each in found if each.code == "BK023"]
+    assert told.severity is Severity.ERROR
+    assert told.hint == "did you mean data/words.json?"
+
+
+def test_field_and_split_are_held_against_the_file(tmp_path: Path) -> None:
+    of_list = changed(TUNE, "  split: train\n", "  field: train\n")
+    assert _codes(tmp_path / "1", finetune_D_yaml=of_list, data__words_D_json=LIST) == {"BK025"}
+    assert _codes(tmp_path / "2", finetune_D_yaml=TUNE, data__words_D_json=SPLITS) == {"BK025"}
+    other = changed(of_list, "field: train", "field: training")
+    assert _codes(tmp_path / "3", finetune_D_yaml=other, data__words_D_json=SPLITS) == {"BK025"}
+    form = changed(TUNE, "source: json", "source: csv")
+    assert "BK025" in _codes(tmp_path / "4", finetune_D_yaml=form, data__words_D_json=LIST)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[", "[1, 2]", '"text"', "{}", '{"a": 1}', "null", "\ufeff[]"])
+def test_a_file_of_any_content_is_read_without_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    assert row_keys(path) in (None, ())
+
+
+@pytest.mark.parametrize(("old", "new"), [("true", "True"), ('"seed": 3', '"seed": 3,')])
+def test_json_that_only_yaml_takes_is_no_json(tmp_path: Path, old: str, new: str) -> None:
+    arguments = {
+        "model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct",
+        **{"output_dir": "runs/a", "learning_rate": 2e-4, "per_device_train_batch_size": 4},
+        **{"num_train_epochs": 2, "bf16": True, "report_to": ["none"], "seed": 3},
+    }
+    text = json.dumps(arguments, indent=1)
+    assert _hard(check_files({"args.json": text}, tmp_path / "right")) == []
+    found = _hard(check_files({"args.json": changed(text, old, new)}, tmp_path / "wrong"))
+    assert [each.code for each in found] == ["BK010"]
+
+
+ADAPTER = json.dumps({"base_model_name_or_path": "meta-llama/Llama-3.2-1B", "r": 8, "peft_type": "LORA"})
+
+
+def _shard(count: int = 8, *, cut: int = 0) -> str:
+    """A safetensors file of one tensor, perhaps without its last bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}})
+    whole = len(header).to_bytes(8, "little") + header.encode() + b"x" * count
+    return whole[: len(whole) - cut].decode("utf-8", errors="surrogateescape")
+
+
+WHOLE = {"models/stage0/adapter_config.json": ADAPTER, "models/stage0/adapter_model.safetensors": _shard()}
+
+
+def _adapter_codes(tmp_path: Path, files: dict[str, str], config: str | None = None) -> set[str]:
+    text = base("qlora_stage") + "prev_checkpoint: models/stage0\n" if config is None else config
+    return {code for code in codes(check_files({"stage.yaml": text, **files}, tmp_path)) if code.startswith("CK04")}
+
+
+def test_a_whole_adapter_is_left_alone(tmp_path: Path) -> None:
+    assert _adapter_codes(tmp_path, WHOLE) == set()
+
+
+@parametrize(
+    "old, new", ("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64'), ids=["a different base", "another rank"]
+)
+def test_an_adapter_of_another_training_is_told(tmp_path: Path, old: str, new: str) -> None:
+    files = {**WHOLE, "models/stage0/adapter_config.json": changed(ADAPTER, old, new)}
+    assert _adapter_codes(tmp_path, files) == {"CK042"}
+
+
+def test_a_checkpoint_without_the_trainers_state_is_told(tmp_path: Path) -> None:
+    """The Trainer begins at step 0 again and says nothing of it."""
+    folder = "out/checkpoint-50"
+    config = base("trl") + f"\nresume_from_checkpoint: {folder}\n"
+    files = {f"{folder}/{name.rpartition('/')[2]}": text for name, text in WHOLE.items()}
+    assert "CK043" in _adapter_codes(tmp_path / "bare", files, config)
+    state = {f"{folder}/trainer_state.json": json.dumps({"global_step": 5}), f"{folder}/optimizer.pt": "x"}
+    assert "CK043" not in _adapter_codes(tmp_path / "whole", {**files, **state}, config)
+
+
+SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")
+needs_samples = pytest.mark.skipif(SAMPLES is None, reason="TOUCHLINE_SAMPLES is not set")
+
+
+@needs_samples
+@pytest.mark.parametrize("pattern", ["cfg_*"])
+def test_valid_ones_have_neither_errors_nor_warnings(pattern: str, tmp_path: Path) -> None:
+    paths = sorted(Path(str(SAMPLES)).glob(pattern))
+    assert len(paths) >= 5
+    for path in some(paths):
+        found = check_files({path.name: path.read_text(encoding="utf-8")}, tmp_path / path.stem)
+        told = [each for each in found if each.severity is not Severity.INFO]
+        assert told == [], path.name
+
+
+@needs_samples
+def test_the_smells_of_a_real_config_are_named(tmp_path: Path) -> None:
+    """Complete checkpoints every 500 steps that nobody deletes: the real run left 13 of them."""
+    path = Path(str(SAMPLES)) / "lf_qlora_medical.yaml"
+    found = check_files({path.name: path.read_text(encoding="utf-8")}, tmp_path)
+    (smell,) = [each for each in found if each.code == "BK022"]
+    assert "save_only_model: false" in smell.message
+    assert "no save_total_limit" in smell.message
+    assert smell.hint == "save_total_limit: 3"
+    assert errors(found) == []
