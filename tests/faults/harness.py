@@ -14,8 +14,7 @@ from unittest import mock
 from ruamel.yaml import YAML
 from tests.faults.case import BASES, base
 from tests.faults.experiment_files import experiment_files
-from tests.faults.folders import parts_of
-from tests.faults.page_examples import RuleExample
+from tests.faults.page_examples import RuleExample, parts_of
 
 from tools.tiny_model import write_tiny_model
 from touchline import api

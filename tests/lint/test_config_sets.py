@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import pytest
-from tests.faults.folders import parts_of
+from tests.faults.page_examples import parts_of
 from tests.lint.designs import merged
 
 from touchline.backends.registry import config_formats

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import parametrize
 from tests.packing import by_item
-from tests.packing.by_item import fewest
+from tests.packing.by_item import fewest, problems
 from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase
-from tests.packing.drawn import problems
 
 from touchline.data.packing.assign import OurBatching, PackPlan, hand_off, pack
 from touchline.data.packing.forecast import BatchSettings, largest_divisor, plan_batches
