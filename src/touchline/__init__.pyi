@@ -13,16 +13,14 @@ from touchline.core.packing import PackingSummary
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment as Experiment
 from touchline.experiment.plan import Plan
+from touchline.experiment.requests import CheckRequest, Cluster, EstimateRequest, OptimiseRequest, PackRequest
 from touchline.history.listing import History
 from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport
 from touchline.lint.check import CheckReport
-from touchline.lint.checked import CheckRequest
 from touchline.plan.design.answer import DesignAnswer
 from touchline.plan.estimate_result import EstimateAnswer
-from touchline.plan.local.estimating import EstimateRequest
-from touchline.plan.local.packing import PackRequest
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.types import Placement
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
@@ -35,7 +33,7 @@ from touchline.results.reproduction import Reproduction
 from touchline.run import launching
 from touchline.run.folders import ExperimentFolder
 from touchline.run.imports.importing import ImportReport
-from touchline.run.optimising import OptimiseRequest, Optimised
+from touchline.run.optimising import Optimised
 from touchline.run.planning import LoadedPlan
 from touchline.run.selection import JobProgressCallback
 from touchline.run.selftest import ProgressRows
@@ -290,9 +288,9 @@ def pack(
 def place(
     jobs: _Path,
     cluster: Cluster,
-    deadline: str | None,
+    deadline: str | float | None,
 ) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline."""
+    """Schedule the jobs of a file on GPUs against a deadline, such as `6h` or its minutes."""
 
 def optimize(
     source: _Source,

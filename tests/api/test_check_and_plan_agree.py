@@ -22,7 +22,7 @@ from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
-from touchline.lint.checked import CheckRequest
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.rule_pages import all_pages
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]

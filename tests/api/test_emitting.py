@@ -9,9 +9,9 @@ from tests.cases import refusal
 from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
+from touchline.experiment.requests import Cluster, PlaceRequest
 from touchline.experiment.site import SlurmSite
-from touchline.plan.placement.types import Cluster
-from touchline.run.allocation import MEGA, Placed, PlaceRequest, allocation_of, place_experiment, write_allocation
+from touchline.run.allocation import MEGA, Placed, allocation_of, place_experiment, write_allocation
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 

@@ -10,7 +10,7 @@ from touchline import api
 from touchline.core.errors import FindingsError
 from touchline.core.finding import Finding
 from touchline.data.user_config import UserConfig
-from touchline.lint.checked import CheckRequest
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.local import planned_experiment
 
 pytestmark = pytest.mark.planning

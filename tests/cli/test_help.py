@@ -8,11 +8,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from touchline import __version__
-from touchline.cli.command_classes import GROUPS, SUMMARY_CHARACTERS
-from touchline.cli.estimating import ESTIMATE_PANELS
+from touchline.cli.commands import GROUPS, SUMMARY_CHARACTERS
+from touchline.cli.estimates import ESTIMATE_PANELS
 from touchline.cli.main import app
 from touchline.cli.main import main as run_main
-from touchline.cli.starting import INIT_PANELS
+from touchline.cli.writing import INIT_PANELS
 
 pytestmark = pytest.mark.planning
 

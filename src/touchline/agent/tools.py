@@ -6,9 +6,10 @@ A tool that executes (`EXECUTES`) starts nothing itself: it returns `Work`, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import Field
 
@@ -22,18 +23,16 @@ from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import without_controls
 from touchline.data.models import find_models
 from touchline.data.user_config import load_settings
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
+from touchline.experiment.requests import CheckRequest, EstimateRequest
 from touchline.lint.audited import DataAudit
 from touchline.lint.check import CheckReport
-from touchline.lint.checked import CheckRequest
 from touchline.lint.local.checking import is_task_target
 from touchline.lint.rule_pages import RulePage, all_codes, load_page
 from touchline.plan.estimate_result import EstimateAnswer
-from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.settings import collect_settings
 from touchline.plan.settings_table import RunSetting
 from touchline.report.compared import ComparedExperiments
@@ -168,30 +167,34 @@ def _page(code: str) -> Data:
     return answer(rule=(RulePage, load_page(known)))
 
 
-def estimate(
-    *,
-    model: Annotated[str, Field(description="Model name, folder or config.json.")],
-    method: Literal["lora", "qlora", "full"] = "lora",
-    rank: Annotated[int, Field(ge=0)] = 64,
-    backend: Annotated[str | None, Field(description="Trainer (default: touchline's own).")] = None,
-    micro_batch_size: Annotated[int, Field(ge=1)] = 1,
-    seq_len: Annotated[int, Field(ge=1, description="Longest sequence in tokens, which decides memory.")] = 2048,
-    mean_length: Annotated[
-        float | None, Field(ge=1, description="Mean length in tokens: time, reserved memory.")
-    ] = None,
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1,
-    gpu: Annotated[str, Field(description="A100-80GB, ... (default: the GPU here).")] = "auto",
-    gradient_checkpointing: bool = False,
-    optimizer: str = "adamw",
-    examples: Annotated[int | None, Field(ge=1, description="Sequences per epoch, for the total time.")] = None,
-    epochs: Annotated[int, Field(ge=1)] = 1,
-) -> Data:
+def estimate(**options: Any) -> Data:
     """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
-    options = {**locals()}
-
-    request = EstimateRequest(**options | {"backend": backend or DEFAULT_BACKEND})
-    found: Data = answer_object(EstimateAnswer, api.estimate(request, load_settings()))
+    found: Data = answer_object(EstimateAnswer, api.estimate(EstimateRequest(**options), load_settings()))
     return found
+
+
+def _take_fields(tool: Callable[..., Any], request: type, names: str) -> None:
+    """Make fields of a request the arguments of a tool."""
+    hints = get_type_hints(request, include_extras=True)
+    defaults = {each.name: each.default for each in fields(request)}
+    parameters = []
+    for name in names.split():
+        kind, option = get_args(hints[name])
+        words = f"{option.help[:-1]}: {option.metavar}." if "|" in (option.metavar or "") else option.help
+        default = defaults[name]
+        typed = Annotated[kind, Field(description=words, ge=option.min, le=option.max)]  # type: ignore[valid-type]
+        made = Parameter.empty if default is MISSING else default
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=made, annotation=typed))
+    tool.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    tool.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": Data}
+
+
+_take_fields(
+    estimate,
+    EstimateRequest,
+    "model method rank backend micro_batch_size seq_len mean_length gradient_accumulation_steps gpu "
+    "gradient_checkpointing optimizer examples epochs",
+)
 
 
 def status(*, experiment: Experiment, run: Run = None) -> Data:

@@ -28,8 +28,8 @@ from touchline.run.recorded import (
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.experiment.plan import Plan
+    from touchline.experiment.requests import CheckRequest
     from touchline.lint.check import CheckReport
-    from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
     from touchline.run.budget import Approval, Budget
 
@@ -57,7 +57,7 @@ def check(
     Raises:
         InputError: a path does not exist, or an option is wrong.
     """
-    from touchline.lint.checked import CheckRequest
+    from touchline.experiment.requests import CheckRequest
     from touchline.lint.local.checking import check_paths
 
     found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message, on_progress)

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
     from touchline.data.packing.handoff import Handoff
     from touchline.data.packing.isolation import IsolationCheck
+    from touchline.experiment.requests import Cluster, EstimateRequest, OptimiseRequest, PackRequest, PlaceRequest
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
     from touchline.plan.design.answer import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
-    from touchline.plan.local.estimating import EstimateRequest
-    from touchline.plan.local.packing import PackRequest
-    from touchline.plan.placement.types import Cluster, Placement
-    from touchline.run.allocation import PlaceRequest
-    from touchline.run.optimising import Optimised, OptimiseRequest
+    from touchline.plan.placement.types import Placement
+    from touchline.run.optimising import Optimised
     from touchline.run.selftest import ProgressRows
     from touchline.slurm.doctor import DoctorReport
 
@@ -138,8 +136,8 @@ def design(
     return found.answer
 
 
-def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline.
+def place(jobs: Path, cluster: Cluster, deadline: str | float | None) -> Placement:
+    """Schedule the jobs of a file on GPUs against a deadline, such as `6h` or its minutes.
 
     Raises:
         InputError: the file, the jobs, the cluster or the deadline are wrong; all errors are listed.
@@ -147,7 +145,8 @@ def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
     from touchline.plan.local.job_list import parse_deadline, read_jobs
     from touchline.plan.placement.answer import place as place_jobs
 
-    return place_jobs(read_jobs(jobs), cluster, deadline_minutes=parse_deadline(deadline))
+    minutes = parse_deadline(deadline) if isinstance(deadline, str) else deadline
+    return place_jobs(read_jobs(jobs), cluster, deadline_minutes=minutes)
 
 
 def place_experiment(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from touchline.cli.commands import Source
 from touchline.cli.output import confirm, print_output, print_status, print_table
 
 skill_app = typer.Typer(help="Install skills for coding agents.", no_args_is_help=True, rich_markup_mode=None)
@@ -57,7 +58,7 @@ def mcp(context: typer.Context) -> None:
 
 @mcp_app.command("approve")
 def mcp_approve(
-    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    source: Source,
     hours: Annotated[
         float,
         typer.Option("--gpu-hours", metavar="HOURS", help="Budget in hours of GPUs, or of the CPU where it trains."),

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchline.cli import stating
-from touchline.cli.command_classes import with_old_commands, with_old_names
+from touchline.cli.commands import (
+    DryRun,
+    Json,
+    stated_pairs,
+    with_old_commands,
+    with_old_names,
+    with_request,
+)
 from touchline.cli.output import (
     print_data,
     print_declared,
@@ -24,6 +30,7 @@ from touchline.cli.output import (
 )
 from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
+from touchline.experiment.requests import StatedFacts
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
@@ -40,13 +47,16 @@ history_app = typer.Typer(
 )
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with them.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 IncludeSuperseded = Annotated[
     bool, typer.Option("--include-superseded", help="Include older records of the same runs.")
 ]
 ShowMissing = Annotated[bool, typer.Option("--show-missing", help="Show a row for each missing field too.")]
 History = Annotated[
     Path | None, typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config).")
+]
+Facts = Annotated[
+    list[str] | None,
+    typer.Option("--fact", metavar="KEY=VALUE", help="Any other fact: micro_batch_size=4 (repeatable)."),
 ]
 _SHOWN = 20
 _NOTES_SHOWN = 3
@@ -57,7 +67,7 @@ def history_read(
     paths: Paths,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per run and line.")] = False,
     show_missing: ShowMissing = False,
-    facts: stating.Facts = None,
+    facts: Facts = None,
 ) -> None:
     """Read logs without storing anything.
 
@@ -70,7 +80,7 @@ def history_read(
     runs = 0
     with progress_bar("reading logs") as on_progress:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
-        found = api.history_read(paths, facts=stating.stated_pairs(facts or []), on_progress=on_progress)
+        found = api.history_read(paths, facts=stated_pairs(facts), on_progress=on_progress)
         items = found if on_progress is None else list(found)
     for item in items:
         if isinstance(item, LoggedRun):
@@ -84,18 +94,14 @@ def history_read(
 
 
 @history_app.command("import")
+@with_request(StatedFacts)
 def history_import(
+    *,
     paths: Paths,
     history: History = None,
-    gpu: stating.Gpu = None,
-    gpus: stating.Gpus = None,
-    model: stating.Model = None,
-    dataset: stating.Dataset = None,
-    trainer: stating.Trainer = None,
-    method: stating.Method = None,
-    precision: stating.Precision = None,
-    facts: stating.Facts = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show; write nothing.")] = False,
+    request: StatedFacts,
+    facts: Facts = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Add runs from logs and folders to the history.
@@ -103,13 +109,11 @@ def history_import(
     Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
     next to the logs. They never replace measured values.
     """
-    given = {**locals()}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.history.adding import ImportSummary
 
-    named = {key: value for key, value in given.items() if key not in ("paths", "history", "facts", "dry_run", "json")}
-    stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
+    stated = {**stated_pairs(facts), **{key: value for key, value in asdict(request).items() if value is not None}}
     with progress_bar("reading logs") as on_progress:
         added = api.history_import(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from touchline.cli.command_classes import with_old_commands, with_old_names
+from touchline.cli.commands import (
+    Json,
+    with_old_commands,
+    with_old_names,
+    with_request,
+)
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
+from touchline.experiment.requests import PackRequest
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
@@ -34,63 +40,19 @@ pack_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Dataset = Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="JSON, JSONL, CSV or parquet.")]
-Tokenizer = Annotated[
-    str | None, typer.Option("--tokenizer", metavar="MODEL", help="Model with the tokenizer and chat template.")
-]
-LengthsFile = Annotated[
-    Path | None,
-    typer.Option("--lengths", metavar="FILE", help="Token lengths instead of data: .npy, or one integer per line."),
-]
-MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Maximum sequence length in tokens.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed for packing.")]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="The user's turn, with {input} in it.")]
-Input = Annotated[str | None, typer.Option("--input", help="Column of the input.")]
-Output = Annotated[str | None, typer.Option("--output", help="Column of the answer.")]
-Messages = Annotated[str | None, typer.Option("--messages", help="Column of whole chats.")]
-
 
 @pack_app.command(
     "compare",
     cls=with_old_names({"--micro-batch": "--micro-batch-size", "--accumulation": "--gradient-accumulation-steps"}),
 )
-def pack_compare(
-    max_seq_len: MaxSeqLen,
-    dataset: Dataset = None,
-    tokenizer: Tokenizer = None,
-    lengths: LengthsFile = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend", metavar="NAME", help="Trainer whose batching is used; touchline is the built-in packer."
-        ),
-    ] = "touchline",
-    micro_batch_size: Annotated[
-        int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")
-    ] = 16,
-    gradient_accumulation_steps: Annotated[
-        int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
-    ] = 1,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Data-parallel devices.")] = 1,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs.")] = 1,
-    seed: Seed = 1,
-    prompt: Prompt = None,
-    input_column: Input = None,
-    output_column: Output = None,
-    messages: Messages = None,
-    json: Json = False,
-) -> None:
+@with_request(PackRequest)
+def pack_compare(request: PackRequest, json: Json = False) -> None:
     """Compare packed and unpacked batching of a dataset."""
-    options = {name: value for name, value in locals().items() if name != "json"}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.packing import PackingSummary
     from touchline.data.user_config import load_settings
-    from touchline.plan.local.packing import PackRequest
 
-    names = {"micro_batch_size": "micro_batch", "gradient_accumulation_steps": "accumulation"}
-    request = PackRequest(**{names.get(name, name): value for name, value in options.items()})
     with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), on_progress=on_progress)
     if json:
@@ -100,29 +62,20 @@ def pack_compare(
 
 
 @pack_app.command("write")
+@with_request(PackRequest, leave_out=("backend", "micro_batch", "accumulation", "devices", "epochs"))
 def pack_write(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="JSON, JSONL, CSV or parquet.")],
     to: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.")],
-    max_seq_len: MaxSeqLen,
-    tokenizer: Tokenizer = None,
-    lengths: LengthsFile = None,
-    seed: Seed = 1,
-    prompt: Prompt = None,
-    input_column: Input = None,
-    output_column: Output = None,
-    messages: Messages = None,
+    request: PackRequest,
 ) -> None:
     """Write the training examples in packing order.
 
     A trainer that packs by next-fit then forms the same packed sequences.
     """
-    options = {name: value for name, value in locals().items() if name != "to"}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
-    from touchline.plan.local.packing import PackRequest
 
-    request = PackRequest(**options)
     with progress_bar("tokenizing") as on_progress:
         found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchline.cli import status_text as text
-from touchline.cli.completing import complete_run
+from touchline.cli.commands import (
+    Json,
+    Source,
+    SourceOrRun,
+    complete_run,
+)
 from touchline.cli.output import print_json, print_now, print_output, print_status, print_table
 
 if TYPE_CHECKING:
@@ -31,10 +36,10 @@ BAR_SECONDS = 10.0
 
 
 def status(
-    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    source: Source,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh: a screen with keys, else lines.")] = False,
     no_queue: Annotated[bool, typer.Option("--no-queue", help="Read only the run folders, not the queue.")] = (False),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show run status: progress, speed, time left, warnings.
 
@@ -88,9 +93,7 @@ def snapshots(source: Path, settings: UserConfig, *, look: bool) -> Callable[[],
 
 
 def logs(
-    source: Annotated[
-        Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
-    ],
+    source: SourceOrRun,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to show.")
     ] = None,

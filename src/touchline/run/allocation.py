@@ -9,6 +9,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.requests import Cluster, PlaceRequest
 from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import (
     place_jobs,
@@ -16,7 +17,7 @@ from touchline.plan.jobs import (
     with_planned_type,
 )
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+from touchline.plan.placement.types import PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.mega import (
@@ -43,22 +44,6 @@ class Placed:
     """Schedule and deadline verdict."""
     notes: tuple[str, ...] = ()
     """Notes for the reader."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlaceRequest:
-    """Settings of a placement."""
-
-    cluster: Cluster
-    """Available GPUs."""
-    deadline_minutes: float | None = None
-    """Deadline; that of the experiment if None."""
-    evaluation_minutes: float | None = None
-    """Minutes per evaluation given by the user; predicted if None."""
-    writes_script: bool = False
-    """Whether `mega_job.slurm` is written."""
-    time_minutes: float | None = None
-    """Time limit of the allocation; the deadline if None."""
 
 
 def carry_out(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> tuple[Placement, list[Path], list[str]]:

@@ -16,6 +16,7 @@ from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.recorded import unused_override_lines
+from touchline.experiment.requests import OptimiseRequest
 from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
 from touchline.plan.build import build_plan
 from touchline.plan.jobs import place_jobs
@@ -31,25 +32,13 @@ from touchline.plan.optimize import (
     written_value,
 )
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.types import Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.plan_inputs import decided_by
 from touchline.run.planning import LoadedPlan, plan_in_folder
 from touchline.slurm.job_view import JobName
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiseRequest:
-    """Settings of an optimization."""
-
-    cluster: Cluster
-    """Available GPUs."""
-    deadline_minutes: float | None = None
-    """Deadline; that of the experiment if None."""
-    evaluation_minutes: float | None = None
-    """Minutes per evaluation given by the user, if it has no estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
+from touchline.experiment.requests import PackRequest
 from touchline.history import files
 from touchline.history.adding import readable, record_of_run
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
@@ -32,7 +33,7 @@ from touchline.history.records import model_name
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import agree
 from touchline.history.stating import CODE, Stating
-from touchline.plan.local.packing import PackRequest, load_lengths
+from touchline.plan.local.packing import load_lengths
 
 
 def read_stated(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
 from touchline.core.quantity import Missing
 from touchline.experiment.value_types import Text
@@ -48,20 +48,6 @@ class PlaceJob:
     """Duration."""
     pin: int | None = None
     """GPU that it must run on, if given. Plans made by touchline have none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cluster:
-    """Resources to place jobs on."""
-
-    gpus: Annotated[int, Ge(1)]
-    """Total GPUs."""
-    gpus_per_node: Annotated[int, Ge(1)] | None = None
-    """GPUs per node; jobs never span nodes. None for one node with all GPUs."""
-    cpus: Annotated[int, Gt(0)] | None = None
-    """CPUs per node. None if they are not limited."""
-    memory_gb: Annotated[float, Gt(0)] | None = None
-    """Host memory per node, in GiB. None if it is not limited."""
 
 
 class DeadlineVerdict(StrEnum):

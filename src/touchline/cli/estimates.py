@@ -1,23 +1,32 @@
-"""`touchline estimate` and `touchline pack`: what a training will take, before there is an experiment."""
+"""Commands that estimate or measure memory and time: `estimate`, `probe`, `optimize`."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.completing import complete_run
-from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.cli.commands import (
+    Json,
+    Source,
+    complete_run,
+    parse_deadline,
+    parse_parts,
+    stated_pairs,
+    with_request,
+)
+from touchline.cli.output import print_data, print_json, print_object, print_output, print_status, print_table
+from touchline.experiment.requests import EstimateRequest, OptimiseRequest
 
 if TYPE_CHECKING:
+    from touchline.core.quantity import Missing
     from touchline.core.table import Value
     from touchline.history.probe import ProbeReport
     from touchline.plan.estimate_result import EstimateAnswer
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-
+    from touchline.plan.optimize import Optimization, RunOption
+    from touchline.plan.placement.types import Placement
 
 RENAMED_ESTIMATE = {
     "--padded-length": "--seq-len",
@@ -37,106 +46,21 @@ ESTIMATE_PANELS = {
 RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 
 
-def estimate(
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model name, folder or config.json.")],
-    method: Annotated[str, typer.Option("--method", metavar="lora|qlora|full", help="What is trained.")] = "lora",
-    rank: Annotated[int, typer.Option("--rank", min=0, help="Adapter rank.")] = 64,
-    target_modules: Annotated[
-        str | None,
-        typer.Option("--target-modules", metavar="A,B,...", help="Adapted layers (default: all linear layers)."),
-    ] = None,
-    adapter: Annotated[str, typer.Option("--adapter", metavar="lora|rslora|dora", help="Adapter type.")] = "lora",
-    lora_dropout: Annotated[
-        float | None, typer.Option("--lora-dropout", min=0.0, max=1.0, help="Adapter dropout (default: the trainer's).")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="Trainer; plain is a hand-written loop.")
-    ] = DEFAULT_BACKEND,
-    release: Annotated[
-        str | None, typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8.")
-    ] = None,
-    micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")] = 1,
-    seq_len: Annotated[
-        int, typer.Option("--seq-len", min=1, help="Longest sequence in tokens, including padding (decides memory).")
-    ] = 2048,
-    mean_length: Annotated[
-        float | None,
-        typer.Option("--mean-length", min=1.0, help="Mean sequence length, including padding (time, reserved memory)."),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option("--lengths", metavar="FILE|A,B,...", help="Tokens of every example, instead of their mean."),
-    ] = None,
-    label_fraction: Annotated[
-        float, typer.Option("--label-fraction", min=0.0, max=1.0, help="Fraction of tokens that are labels.")
-    ] = 1.0,
-    image_tokens: Annotated[int, typer.Option("--image-tokens", min=0, help="Image tokens per sequence.")] = 0,
-    gradient_accumulation_steps: Annotated[
-        int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
-    ] = 1,
-    gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="A100-80GB, ... (default: the GPU here).")] = "auto",
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
-    ] = False,
-    base_dtype: Annotated[
-        str | None,
-        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: as in a plan)."),
-    ] = None,
-    adapter_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter-dtype", metavar="DTYPE", help="Dtype of the trained parameters (default: the trainer's)."
-        ),
-    ] = None,
-    optimizer: Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Optimizer.")] = "adamw",
-    loss: Annotated[
-        str | None,
-        typer.Option("--loss", metavar="full|chunked|fused", help="Loss computation (default: the trainer's)."),
-    ] = None,
-    attention: Annotated[str, typer.Option("--attention", metavar="fused|eager", help="Attention kernel.")] = "fused",
-    compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile is used.")] = False,
-    examples: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Sequences per epoch, for the total time.")
-    ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs.")] = 1,
-    evidence: Annotated[
-        list[Path] | None,
-        typer.Option("--evidence", metavar="FILE", help="Log of a past run to use as evidence (repeatable)."),
-    ] = None,
-    evidence_facts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=A100-80GB (repeatable)."
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
+@with_request(EstimateRequest, target_modules=parse_parts, evidence_facts=stated_pairs)
+def estimate(request: EstimateRequest, json: Json = False) -> None:
     """Estimate memory, largest micro-batch and step time."""
-    options = {name: value for name, value in locals().items() if name != "json"}
     from touchline import api
-    from touchline.cli.stating import stated_pairs
     from touchline.data.user_config import load_settings
     from touchline.plan.estimate_result import EstimateAnswer
-    from touchline.plan.local.estimating import EstimateRequest
 
-    lists = {
-        "target_modules": _parts(target_modules),
-        "evidence": tuple(evidence or ()),
-        "evidence_facts": stated_pairs(evidence_facts or []),
-    }
-    request = EstimateRequest(**options | lists)
     answer = api.estimate(request, load_settings())
     if json:
         print_object(EstimateAnswer, answer)
         return
-    _show(answer, "" if mean_length or lengths else ", rows of one length")
+    _show_estimate(answer, "" if request.mean_length or request.lengths else ", rows of one length")
 
 
-def _parts(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _show(answer: EstimateAnswer, alike: str) -> None:
+def _show_estimate(answer: EstimateAnswer, alike: str) -> None:
     from touchline.core.quantity import Missing
     from touchline.core.table import Column
     from touchline.core.units import measured
@@ -237,3 +161,96 @@ def _show_probe(report: ProbeReport) -> None:
     print_output(f"ended: {report.ended}")
     if report.recommended is not None:
         print_output(f"train.micro_batch_size: {report.recommended}")
+
+
+RENAMED_OPTIMIZE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib"}
+"""Old option names -> new names."""
+IMPOSSIBLE = 1
+"""Exit code when no order of the jobs meets the deadline, even with every proposal."""
+
+
+@with_request(OptimiseRequest, deadline_minutes=parse_deadline)
+def optimize(
+    source: Source,
+    request: OptimiseRequest,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
+    json: Json = False,
+) -> None:
+    """Suggest faster settings with equivalent results."""
+    from touchline import api
+    from touchline.data.user_config import load_settings
+    from touchline.plan.optimize import Optimization
+    from touchline.plan.placement.types import DeadlineVerdict, Placement
+
+    found = api.optimize(source, load_settings(), request, apply=apply)
+    answer = found.answer
+    if json:
+        print_object(Optimization, answer)
+    else:
+        _show_optimization(answer, found.diff)
+    if found.diff:
+        if apply:
+            print_status(f"wrote {found.folder.yaml}, next: touchline plan {shlex.quote(str(source))}")
+        else:
+            print_status("nothing is written without --apply")
+    placed = answer.placement_after
+    if isinstance(placed, Placement) and placed.verdict is DeadlineVerdict.IMPOSSIBLE:
+        raise typer.Exit(IMPOSSIBLE)
+
+
+def _show_optimization(answer: Optimization, diff: str) -> None:
+    from touchline.core.table import Column
+    from touchline.core.units import measured
+    from touchline.plan.optimize import speedup_text
+
+    print_output(answer.experiment)
+    if answer.proposals:
+        rows = [(each.key, each.before, each.after, each.why, each.effect) for each in answer.proposals]
+        wide = (Column("why", is_wide=True), Column("effect on results", is_wide=True))
+        print_table(("setting", "now", "proposed", *wide), rows, title="Proposals")
+    else:
+        print_output("Nothing to propose.")
+    sides: list[tuple[Value, ...]] = []
+    for run in answer.runs:
+        for name, side in ((run.name, run.before), ("", run.after)):
+            if not name and run.before == run.after:
+                continue
+            label = name if name else f"  {run.kept or 'proposed'}"
+            sides.append((label, *_cells(side), run.evaluate_seconds if name else ""))
+    rest = (Column(label, is_wide=True) for label in ("micro x accumulation", "checkpointing", "packed", "evaluation"))
+    columns: tuple[Column | str, ...] = ("run", "fits", "memory", "training", *rest)
+    print_table(columns, sides, title="Runs, now and as proposed")
+    print_output(f"Training of all runs, one after the other: {measured(answer.training_before)}")
+    if answer.proposals:
+        speedup = speedup_text(answer.training_before, answer.training_after)
+        print_output(f"With the proposals: {measured(answer.training_after)}{f' ({speedup})' if speedup else ''}")
+    print_output(f"Now: {_placed(answer.placement_before)}")
+    if answer.proposals:
+        print_output(f"With the proposals: {_placed(answer.placement_after)}")
+    for note in answer.notes:
+        print_output(f"- {note}")
+    if diff:
+        print_data(diff)
+
+
+def _cells(side: RunOption) -> tuple[Value, ...]:
+    from touchline.core.units import measured
+
+    return (
+        side.verdict.value,
+        f"{measured(side.peak_memory, 3)}, {side.memory_basis}",
+        f"{measured(side.train_seconds)}, {side.time_basis}",
+        f"{side.micro_batch_size} x {side.gradient_accumulation_steps}",
+        "yes" if side.gradient_checkpointing else "no",
+        "yes" if side.packed else "no",
+    )
+
+
+def _placed(placement: Placement | Missing) -> str:
+    from touchline.core.quantity import Missing
+    from touchline.core.units import format_minutes
+
+    if isinstance(placement, Missing):
+        return f"makespan n/a ({placement.missing})"
+    least = format_minutes(placement.lower_bound_minutes)
+    return f"{placement.verdict.value}, {placement.verdict_reason} (no order ends before {least})"
