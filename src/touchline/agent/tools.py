@@ -75,17 +75,12 @@ class Work:
     """Approved work that a process of its own executes."""
 
     experiment: Path
-    """Its experiment."""
     action: Literal["run", "evaluate"]
-    """Verb."""
     run: str | None = None
-    """Only this run."""
     retry: bool = False
     """Whether runs that failed twice the same way are started again."""
     epochs: str | None = None
-    """Checkpoints to evaluate."""
     wait_seconds: float = 0.0
-    """Seconds to wait for the end."""
 
 
 # ------------------------------------------------------------------------------------------------------------- looking
@@ -174,7 +169,6 @@ def estimate(**options: Any) -> Data:
 
 
 def _take_fields(tool: Callable[..., Any], request: type, names: str) -> None:
-    """Make fields of a request the arguments of a tool."""
     hints = get_type_hints(request, include_extras=True)
     defaults = {each.name: each.default for each in fields(request)}
     parameters = []

@@ -160,7 +160,7 @@ def place_experiment(
     Raises:
         InputError: there is no plan, nothing is left, or the cluster is too small for a job.
     """
-    from touchline.api import prepare
+    from touchline.api.running import prepare
     from touchline.run.allocation import carry_out
     from touchline.run.planning import read_started
 

@@ -260,7 +260,6 @@ def data_show(
 
 
 def _show_row(example: Example) -> None:
-    """Print a training row, turn by turn."""
     print_output("first training row:")
     for turn in (*example.prompt, None):
         role, text = ("answer", example.answer) if turn is None else (turn.role, turn.content)

@@ -306,7 +306,6 @@ def _trained(record: RunRecord) -> Iterator[str]:
 
 
 def _validations(record: RunRecord) -> Iterator[str]:
-    """Yield first, lowest and last validation loss."""
     finite = [point for point in record.validation if point.loss is not None]
     if finite:
         lowest = min(finite, key=lambda point: (point.loss, point.step))

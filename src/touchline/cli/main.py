@@ -94,7 +94,6 @@ _RENAMED = {
 }
 """Old option names of commands -> new names."""
 _PANELS = {estimate: ESTIMATE_PANELS, init: INIT_PANELS}
-"""Panels of the options of commands with many."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         # `import` is a word of Python, so its function ends in an underscore.

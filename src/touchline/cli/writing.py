@@ -183,7 +183,6 @@ def _print_wrapped(text: str, first: str, rest: str) -> None:
 
 
 def _print_continuation(terminal: _Terminal | None) -> None:
-    """Print the command with the answers so far, if there are any."""
     if terminal is not None and terminal.interview is not None:
         print_status(f"to continue with these answers: {terminal.interview.command()}")
 

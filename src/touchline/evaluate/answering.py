@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +14,22 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
-from touchline.core.files import disk_errors, inside, write_atomic
+from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.files import disk_errors, inside, sha256_file, write_atomic
 from touchline.data.evaluations import (
+    EVALUATION_FILE,
     EVALUATIONS_FOLDER,
     LOG_SUFFIX,
     SCORES_SUFFIX,
     evaluation_key,
     evaluation_name,
+    read_evaluation_config,
     read_scores,
     scores_json,
     settings_sha256,
 )
 from touchline.data.image_hashes import require_test_images
+from touchline.evaluate.checkpoint import WEIGHTS_NAME, Checkpoint, resolve_checkpoint, write_no_op
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.inspect_task import (
     evaluation_metadata,
@@ -32,14 +37,99 @@ from touchline.evaluate.inspect_task import (
     generate_config,
     write_items,
 )
-from touchline.evaluate.job import EvaluationJob, EvaluationProgress
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.experiment.answer_batches import shares_batches
-from touchline.experiment.evaluation import EvaluationTask, decoding_text, errors_allowed
+from touchline.experiment.evaluation import (
+    BASE_CHECKPOINT,
+    NO_OP_CHECKPOINT,
+    EvaluationConfig,
+    EvaluationTask,
+    decoding_text,
+    errors_allowed,
+)
 from touchline.experiment.experiment import EvaluateConfig
+
+
+class EvaluationProgress:
+    """Counter of a job's answers; called from the engine's thread."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        """Add completed answers."""
+        self._done = min(self._total, self._done + count)
+        say(f"{self._name}: {self._done}/{self._total}")
+
+
+def say(text: str) -> None:
+    """Write one line to stderr immediately."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationJob:
+    """Resolved job."""
+
+    folder: Path
+    config: EvaluationConfig
+    name: str
+    checkpoint: Checkpoint
+    adapter_sha256: str | None
+
+
+def resolve_job(folder: Path, name: str) -> EvaluationJob:
+    """Resolve a job and compare it with the plan.
+
+    Raises:
+        InputError: the checkpoint is missing.
+        PlanDriftError: it was trained on another base, or with other settings.
+    """
+    config = read_evaluation_config(folder / EVALUATION_FILE)
+    require_test_images(config.on(None), folder)
+    digest: str | None = None
+    if name == BASE_CHECKPOINT:
+        checkpoint = resolve_checkpoint(config.model.path)
+    else:
+        if name == NO_OP_CHECKPOINT:
+            write_no_op(folder, config)
+        path = inside(folder, name)
+        if not path.is_dir():
+            raise InputError(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
+        checkpoint = resolve_checkpoint(str(path))
+        digest = _adapter_hash(path, checkpoint)
+        _refuse_other_training(path, checkpoint, config)
+    base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
+    if base != config.model.weights_sha256:
+        raise PlanDriftError(
+            f"{config.run} {name}: the base {checkpoint.model.path!r} differs from the planned one",
+            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {str(base)[:12]}",
+            hint="touchline plan",
+        )
+    return EvaluationJob(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
+
+
+def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
+    if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
+        raise PlanDriftError(
+            f"checkpoint {str(path)!r} was trained with settings that the run no longer has",
+            expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
+            hint="touchline run    (trains it again)",
+        )
+
+
+def _adapter_hash(path: Path, checkpoint: Checkpoint) -> str | None:
+    """Return the recorded hash of an adapter; other folders are hashed."""
+    if checkpoint.marker is not None:
+        return checkpoint.marker.adapter_sha256
+    weights = path / WEIGHTS_NAME
+    return sha256_file(weights) if weights.is_file() else None
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
@@ -52,11 +142,9 @@ class Asked:
     """Checkpoint with one of its tasks."""
 
     job: EvaluationJob
-    """Job of the checkpoint."""
     task: EvaluationTask | None
     """Further task; None for the run's own."""
     own: OwnTask
-    """Task ready for evaluation."""
 
     @property
     def name(self) -> str:
@@ -139,7 +227,6 @@ def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) 
 
 
 def _with_model(asked: Asked, engine: Engine, dtype: str, connections: int) -> Task:
-    """Return the task with its model and all that is recorded."""
     job, own = asked.job, asked.own
     evaluate, base = job.config.evaluate, own.task
     own.config.max_connections = connections

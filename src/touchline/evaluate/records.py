@@ -37,17 +37,12 @@ class Evaluated:
     """Evaluated checkpoint and settings."""
 
     config: EvaluationConfig
-    """Content of eval.yaml."""
     task: EvaluationTask | None
     """Further task; None for the run's own."""
     checkpoint: str
-    """Checkpoint name."""
     adapter_sha256: str | None
-    """Hash of the adapter weights."""
     decoding: str
-    """Decoding settings in words."""
     repeats: int
-    """Answers per item."""
     seconds: float
     """Wall-clock time, or its share of that of evaluations answered together."""
 
@@ -330,7 +325,6 @@ def _text_difference(one: str, other: str) -> str:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return the common prefix of texts."""
     first, last = min(texts), max(texts)
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
