@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.seed_folders import seed_settings, write_shape
-from tests.api.test_evaluation_plan import B70
+from tests.api.test_memory_and_devices import B70
 from tests.cases import write_files
 from tests.faults.experiment_files import experiment_files
 from tests.faults.harness import example_files, merged
