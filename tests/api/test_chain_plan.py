@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.api.chain_folders import CHAIN, make_chain
+from tests.api.folders import CHAIN, make_chain
 from tests.cases import refusal
 
 from touchline import api

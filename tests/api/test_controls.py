@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.api.chain_folders import CHAIN, make_chain
-from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
+from tests.api.folders import CHAIN, EXPERIMENT, environment, make_chain, make_experiment, touchline
 from tests.cases import refusal
 
 from touchline import api

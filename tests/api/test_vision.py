@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import command, environment, touchline
-from tests.api.kills import kill_first_process, training_processes, wait_for_steps
+from tests.api.harm import kill_first_process, training_processes, wait_for_steps
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 
 from tools.tiny_model import write_tiny_model
