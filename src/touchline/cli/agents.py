@@ -14,6 +14,8 @@ from touchline.cli.commands import Source
 from touchline.cli.output import confirm, print_output, print_status, print_table
 from touchline.core.errors import PolicyError, quoted
 from touchline.core.files import disk_errors, read_text_bounded, write_if_changed
+from touchline.core.units import measured, plural
+from touchline.data.user_config import load_settings
 
 SKILL_FILE = "SKILL.md"
 DEFAULT_FOLDER = Path(".agents/skills")
@@ -123,9 +125,6 @@ def mcp_approve(
     """
     from touchline import api
     from touchline.api.planning import plan_to_run
-    from touchline.core.errors import PolicyError, quoted
-    from touchline.core.units import measured, plural
-    from touchline.data.user_config import load_settings
     from touchline.experiment.recorded import override_lines
 
     if not sys.stdin.isatty():

@@ -9,12 +9,14 @@ import typer
 
 from touchline.cli.commands import Input, Json, Messages, Output
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table, show_findings
+from touchline.core.quantity import Missing
+from touchline.core.table import Column, Value
 from touchline.core.text import shorten
-from touchline.core.units import percent, plural
+from touchline.core.units import format_bytes, percent, plural
+from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
     from touchline.core.catalog import Example
-    from touchline.core.table import Value
     from touchline.lint.audited import Baseline, DataAudit
 
 _LABELS = 12
@@ -68,7 +70,6 @@ def stated_columns(input_column: str | None, output_column: str | None) -> froze
 
 
 def _show_audit(found: DataAudit) -> None:
-    from touchline.core.table import Column
 
     if found.splits:
         print_table(
@@ -121,7 +122,6 @@ def _quoted(answer: str | None) -> str:
 
 
 def _baseline(each: Baseline) -> tuple[Value, str]:
-    from touchline.core.quantity import Missing
     from touchline.core.scale import Scale
 
     return Scale(share=True).quantity(each.score), "-" if isinstance(each.score, Missing) else f"{each.examples:,}"
@@ -141,10 +141,7 @@ _SHOWN_CHARACTERS = 2000
 def models_list(json: Json = False) -> None:
     """List the models under models_dir."""
     from touchline.core.catalog import ModelInfo
-    from touchline.core.table import Column
-    from touchline.core.units import format_bytes
     from touchline.data.models import find_models
-    from touchline.data.user_config import load_settings
 
     settings = load_settings()
     found = find_models(settings.models_dir)
@@ -176,7 +173,6 @@ def models_show(
 ) -> None:
     """Show one model, and what is wrong with it."""
     from touchline.data.models import load_model
-    from touchline.data.user_config import load_settings
 
     _show_model(load_model(model, load_settings().models_dir), json)
 
@@ -186,7 +182,6 @@ def models_get(
     model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False
 ) -> None:
     """Put a model under models_dir, or show how to get it."""
-    from touchline.data.user_config import load_settings
     from touchline.run.model_download import get_model
 
     _show_model(get_model(model, load_settings()), json)
@@ -223,8 +218,6 @@ def data_show(
 ) -> None:
     """Show splits, sizes, hash, first row and problems."""
     from touchline.core.catalog import DatasetInfo, Example
-    from touchline.core.table import Column
-    from touchline.core.units import format_bytes
     from touchline.data.datasets import load_dataset
     from touchline.data.resolving import first_row, with_columns
     from touchline.experiment.experiment import DataConfig
@@ -269,7 +262,6 @@ def _show_row(example: Example) -> None:
 
 def _show_model(model: object, json: bool) -> None:
     from touchline.core.catalog import ModelInfo
-    from touchline.core.units import format_bytes
 
     if not isinstance(model, ModelInfo):
         raise TypeError(type(model).__name__)

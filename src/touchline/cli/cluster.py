@@ -20,11 +20,17 @@ from touchline.cli.output import (
     print_status,
     print_table,
 )
+from touchline.cli.progress import ProgressDisplay, progress_bar
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, quoted
+from touchline.core.quantity import Measured, Missing
+from touchline.core.table import Column
+from touchline.core.units import format_minutes as minutes
+from touchline.core.units import format_seconds, measured, percent, plural
+from touchline.data.user_config import load_settings
 from touchline.experiment.requests import PlaceRequest
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Measured
     from touchline.history.selftest import NodeCheck, SelftestReport
     from touchline.plan.placement.types import Placement
     from touchline.run.budget import JobTotals
@@ -42,9 +48,6 @@ def submit(
 
     In a terminal it shows the totals of the jobs and asks first."""
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.core.callbacks import ProgressCallback
-    from touchline.data.user_config import load_settings
     from touchline.run.launching import ignore_totals
     from touchline.run.submission import Submitted
 
@@ -93,8 +96,6 @@ def _ask_to_submit(totals: JobTotals) -> None:
     Raises:
         typer.Abort: the answer is no.
     """
-    from touchline.core.units import measured, plural
-
     kinds = f"{plural(totals.trainings, 'training')}, {plural(totals.evaluations, 'evaluation')}"
     print_status(f"{plural(totals.trainings + totals.evaluations, 'job')}: {kinds}")
     print_status(f"predicted: {measured(totals.device_hours)} of devices")
@@ -107,7 +108,6 @@ def cancel(
 ) -> None:
     """Cancel runs; running jobs save their state first."""
     from touchline import api
-    from touchline.data.user_config import load_settings
 
     if (run is None) != every:
         raise InputError(
@@ -139,8 +139,6 @@ def place(
     notes: list[str] = []
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
-        from touchline.data.user_config import load_settings
-
         found, files, notes = api.place_experiment(jobs, load_settings(), request)
     else:
         if request.writes_script:
@@ -157,10 +155,6 @@ def place(
 
 
 def _show_placement(found: Placement) -> None:
-    from touchline.core.quantity import Missing
-    from touchline.core.table import Column
-    from touchline.core.units import format_minutes as minutes
-    from touchline.core.units import percent
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
@@ -192,8 +186,6 @@ def doctor(
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import api
-    from touchline.core.units import plural
-    from touchline.data.user_config import load_settings
     from touchline.slurm.doctor import DoctorReport
 
     report = api.doctor(folder, load_settings())
@@ -221,7 +213,6 @@ _NAME_COLUMNS = 24
 def selftest(json: Json = False) -> None:
     """Verify training, memory and speed on this machine."""
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
     from touchline.history.selftest import SelftestReport
 
     with ProgressDisplay() as bars:
@@ -236,7 +227,6 @@ def selftest(json: Json = False) -> None:
 
 def show_report(report: SelftestReport) -> None:
     """Print a line per check, and a summary."""
-    from touchline.core.units import format_seconds, plural
     from touchline.history.selftest import Verdict
 
     print_output(f"touchline {report.touchline_version} on {report.machine}\n")
@@ -260,8 +250,6 @@ def _check_line(check: NodeCheck) -> str:
 
 def _figure(name: str, value: Measured) -> str:
     """Return a figure: `loss 1.31 nats`."""
-    from touchline.core.quantity import Missing
-
     if isinstance(value, Missing):
         return f"{name} n/a"
     text = f"{value.value:,.0f}" if value.value >= 1000 else f"{value.value:.3g}"
@@ -300,7 +288,6 @@ def backend_install(
 
 
 def _show_backends(found: tuple[BackendState, ...]) -> None:
-    from touchline.core.table import Column
 
     rows = [
         (

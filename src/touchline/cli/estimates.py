@@ -18,11 +18,13 @@ from touchline.cli.commands import (
     with_request,
 )
 from touchline.cli.output import print_data, print_json, print_object, print_output, print_status, print_table
+from touchline.core.quantity import Missing
+from touchline.core.table import Column, Value
+from touchline.core.units import GIB, format_bytes, format_minutes, measured
+from touchline.data.user_config import load_settings
 from touchline.experiment.requests import EstimateRequest, OptimiseRequest
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Missing
-    from touchline.core.table import Value
     from touchline.history.probe import ProbeReport
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.optimize import Optimization, RunOption
@@ -50,7 +52,6 @@ RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 def estimate(request: EstimateRequest, json: Json = False) -> None:
     """Estimate memory, largest micro-batch and step time."""
     from touchline import api
-    from touchline.data.user_config import load_settings
     from touchline.plan.estimate_result import EstimateAnswer
 
     answer = api.estimate(request, load_settings())
@@ -61,9 +62,6 @@ def estimate(request: EstimateRequest, json: Json = False) -> None:
 
 
 def _show_estimate(answer: EstimateAnswer, alike: str) -> None:
-    from touchline.core.quantity import Missing
-    from touchline.core.table import Column
-    from touchline.core.units import measured
 
     memory, settings = answer.memory, answer.settings
     print_output(f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained")
@@ -119,8 +117,6 @@ def probe(
 ) -> None:
     """Run a few real steps to measure memory and speed."""
     from touchline import api
-    from touchline.core.units import GIB
-    from touchline.data.user_config import load_settings
     from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)
@@ -134,8 +130,6 @@ def probe(
 
 
 def _show_probe(report: ProbeReport) -> None:
-    from touchline.core.table import Column
-    from touchline.core.units import format_bytes
 
     rows = []
     for one in report.tries:
@@ -178,7 +172,6 @@ def optimize(
 ) -> None:
     """Suggest faster settings with equivalent results."""
     from touchline import api
-    from touchline.data.user_config import load_settings
     from touchline.plan.optimize import Optimization
     from touchline.plan.placement.types import DeadlineVerdict, Placement
 
@@ -199,8 +192,6 @@ def optimize(
 
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
-    from touchline.core.table import Column
-    from touchline.core.units import measured
     from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
@@ -234,7 +225,6 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
 
 
 def _cells(side: RunOption) -> tuple[Value, ...]:
-    from touchline.core.units import measured
 
     return (
         side.verdict.value,
@@ -247,8 +237,6 @@ def _cells(side: RunOption) -> tuple[Value, ...]:
 
 
 def _placed(placement: Placement | Missing) -> str:
-    from touchline.core.quantity import Missing
-    from touchline.core.units import format_minutes
 
     if isinstance(placement, Missing):
         return f"makespan n/a ({placement.missing})"

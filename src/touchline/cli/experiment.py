@@ -20,8 +20,13 @@ from touchline.cli.output import (
     print_table,
     screen_width,
 )
+from touchline.cli.progress import ProgressDisplay, progress_bar
 from touchline.cli.results import _show
 from touchline.core.errors import InputError, quoted
+from touchline.core.quantity import Missing
+from touchline.core.table import Column
+from touchline.core.units import format_bytes
+from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
     from touchline.results.frame import Results
@@ -61,8 +66,6 @@ def plan(
     from touchline import api
     from touchline.api.history import add_evidence
     from touchline.api.planning import next_command
-    from touchline.cli.progress import progress_bar
-    from touchline.data.user_config import load_settings
     from touchline.experiment.plan import Plan
     from touchline.plan.sections import check_names, sections
     from touchline.plan.settings import collect_settings
@@ -118,7 +121,6 @@ def prepare(
 ) -> None:
     """Write run folders with configs and job scripts."""
     from touchline import api
-    from touchline.data.user_config import load_settings
 
     planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
@@ -172,8 +174,6 @@ def demo(
 
     SmolLM2-135M learns to capitalize words, in about four minutes on two cores."""
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
 
     print_status(f"experiment: {target / 'experiment.yaml'}. The first call creates model and data.")
     with ProgressDisplay() as bars:
@@ -186,9 +186,6 @@ def demo(
 
 def _work(verb: Callable[..., Results], source: Path, json: bool, **options: Any) -> None:
     """Call a verb that works on runs, with their progress; show the results and name the report."""
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
-
     with ProgressDisplay() as bars:
         found = verb(source, load_settings(), **options, on_progress=bars.update, on_message=bars.print_note)
     _show(found, json)
@@ -209,9 +206,6 @@ def design(
 ) -> None:
     """Find how many seeds and test items a difference needs."""
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.core.quantity import Missing
-    from touchline.data.user_config import load_settings
     from touchline.plan.design.answer import DesignAnswer
 
     with progress_bar("planning") as on_progress:
@@ -247,8 +241,6 @@ def reproduce(
     The original is only read. After an interruption, rerun the same command.
     """
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
     from touchline.results.reproduction import Reproduction
 
     with ProgressDisplay() as bars:
@@ -295,9 +287,6 @@ def clean(
     of anything is never listed.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.core.table import Column
-    from touchline.core.units import format_bytes
     from touchline.results.cleaning import Cleaned
 
     with progress_bar("checkpoints") as on_progress:

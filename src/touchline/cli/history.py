@@ -28,12 +28,17 @@ from touchline.cli.output import (
     print_status,
     print_table,
 )
+from touchline.cli.progress import progress_bar
+from touchline.core.errors import InputError
+from touchline.core.files import write_atomic
+from touchline.core.quantity import TOKEN_WORDS, Missing, Quantity
+from touchline.core.table import Column
 from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
+from touchline.data.user_config import load_settings
 from touchline.experiment.requests import StatedFacts
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Missing, Quantity
     from touchline.history.adding import ImportSummary, IngestedRun
     from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
@@ -74,7 +79,6 @@ def history_read(
     Print each number with its file and line, and each missing one with the reason.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.history.files import LoggedRun
 
     runs = 0
@@ -110,7 +114,6 @@ def history_import(
     next to the logs. They never replace measured values.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.history.adding import ImportSummary
 
     stated = {**stated_pairs(facts), **{key: value for key, value in asdict(request).items() if value is not None}}
@@ -227,8 +230,6 @@ def history_export(
 ) -> None:
     """Write the records as CSV or JSON lines."""
     from touchline import api
-    from touchline.core.errors import InputError
-    from touchline.core.files import write_atomic
     from touchline.history.flat import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
@@ -262,7 +263,6 @@ def history_rebuild(history: History = None) -> None:
 
 
 def _folder(history: Path | None) -> Path:
-    from touchline.data.user_config import load_settings
 
     return history if history is not None else load_settings().history_dir
 
@@ -281,9 +281,6 @@ def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
 
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], show_missing: bool) -> None:
     """Print a table of known facts, and the missing ones in a line per reason or in the table."""
-    from touchline.core.quantity import Missing
-    from touchline.core.table import Column
-
     rows: list[tuple[str, str, str]] = []
     missing: dict[str, list[str]] = {}
     for name, fact in found:
@@ -320,7 +317,6 @@ def _show_lines(what: str, texts: Iterable[str]) -> None:
 
 
 def _show_added(added: ImportSummary, paths: list[Path], stated: dict[str, str], history: Path | None) -> None:
-    from touchline.core.table import Column
 
     if added.learned:
         wide = (Column(label, is_wide=True) for label in ("trainer", "model", "where"))
@@ -400,8 +396,6 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
 
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
-    from touchline.core.quantity import TOKEN_WORDS, Quantity
-
     if not isinstance(fact, Quantity):
         return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{TOKEN_WORDS[fact.token_unit]} tokens" if fact.token_unit else None

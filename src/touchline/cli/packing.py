@@ -15,6 +15,9 @@ from touchline.cli.commands import (
     with_request,
 )
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
+from touchline.cli.progress import progress_bar
+from touchline.core.table import Column
+from touchline.data.user_config import load_settings
 from touchline.experiment.requests import PackRequest
 
 if TYPE_CHECKING:
@@ -49,9 +52,7 @@ pack_app = typer.Typer(
 def pack_compare(request: PackRequest, json: Json = False) -> None:
     """Compare packed and unpacked batching of a dataset."""
     from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.core.packing import PackingSummary
-    from touchline.data.user_config import load_settings
 
     with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), on_progress=on_progress)
@@ -73,8 +74,6 @@ def pack_write(
     A trainer that packs by next-fit then forms the same packed sequences.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.data.user_config import load_settings
 
     with progress_bar("tokenizing") as on_progress:
         found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
@@ -97,9 +96,7 @@ def pack_check_isolation(
     The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
     """
     from touchline import api
-    from touchline.core.table import Column
     from touchline.data.packing.isolation import IsolationCheck
-    from touchline.data.user_config import load_settings
 
     found = api.pack_check_isolation(model, load_settings())
     if json:
@@ -129,7 +126,6 @@ def pack_check_isolation(
 
 
 def _show(summary: PackingSummary) -> None:
-    from touchline.core.table import Column
 
     sides = (summary.packed, summary.unpacked)
     rows: list[tuple[str, ...]] = [

@@ -18,18 +18,18 @@ from touchline.cli.output import (
     print_status,
     print_table,
 )
+from touchline.cli.progress import progress_bar
+from touchline.core.quantity import Quantity
+from touchline.core.table import Column, Value
+from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
-    from touchline.core.table import Value
     from touchline.results.frame import Results
 
 
 def collect(source: Source, json: Json = False) -> None:
     """Update status files; add finished runs to the history."""
     from touchline import api
-    from touchline.core.quantity import Quantity
-    from touchline.core.table import Column
-    from touchline.data.user_config import load_settings
     from touchline.results.collected import RunMetrics
 
     found, notes = api.collect(source, load_settings())
@@ -102,8 +102,6 @@ def report(
     Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.data.user_config import load_settings
     from touchline.report.report import Report
 
     with progress_bar("verifying checkpoints") as on_progress:
@@ -137,7 +135,6 @@ def compare(
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.report.compared import ComparedExperiments
 
     with progress_bar("reading experiments") as on_progress:
@@ -170,8 +167,6 @@ def export(
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.core.table import Column
     from touchline.report.trackers.exporting import Export
 
     with progress_bar(f"exporting to {to}") as on_progress:
@@ -219,7 +214,6 @@ def publish(
     Nothing is uploaded: the command for that is printed. Only a verified checkpoint of a finished run is published.
     """
     from touchline import api
-    from touchline.data.user_config import load_settings
     from touchline.report.local.publishing import Published
 
     found = api.publish(

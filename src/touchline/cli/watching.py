@@ -22,9 +22,10 @@ from touchline.cli.commands import (
     complete_run,
 )
 from touchline.cli.output import print_json, print_now, print_output, print_status, print_table
+from touchline.core.errors import InputError, install_hint
+from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
-    from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot, Watcher
 
@@ -45,8 +46,6 @@ def status(
 
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
-    from touchline.core.errors import InputError
-    from touchline.data.user_config import load_settings
     from touchline.run.folders import is_experiment
 
     if watch and json:
@@ -108,7 +107,6 @@ def logs(
     Leaving with Ctrl-C stops no run.
     """
     from touchline.api import logs as spoken
-    from touchline.data.user_config import load_settings
 
     terminal = sys.stdout.isatty()
     drawn, shown_at = False, float("-inf")
@@ -158,7 +156,6 @@ def _table(snapshot: Snapshot) -> None:
 
 def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
     """Show the screen with keys and curves; without a terminal or textual, print lines until no job is active."""
-    from touchline.core.errors import install_hint
     from touchline.results.watching import Watcher
 
     watcher = Watcher(source, settings, look=look)

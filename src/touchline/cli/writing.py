@@ -24,8 +24,11 @@ from touchline.cli.output import (
     screen_width,
     show_error,
 )
+from touchline.cli.progress import progress_bar
 from touchline.core.errors import InputError, TouchlineError, finding_lines
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
+from touchline.data.user_config import UserConfig, load_settings
 from touchline.experiment.requests import CheckRequest
 from touchline.run.interview.answers import Question, unquoted
 from touchline.run.interview.questions import QUESTIONS
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from touchline.core.finding import Finding
-    from touchline.data.user_config import UserConfig
     from touchline.lint.check import CheckReport
     from touchline.run.first_experiment import Start
     from touchline.run.interview.answers import Defaulted
@@ -68,7 +70,6 @@ def init(
 
     Every question has a default and is also an option. Without a terminal the defaults are taken."""
     from touchline import api
-    from touchline.data.user_config import load_settings
 
     settings = load_settings()
     given = {
@@ -246,8 +247,6 @@ def check(
     The exit code is 1 if there are errors.
     """
     from touchline import api
-    from touchline.cli.progress import progress_bar
-    from touchline.data.user_config import load_settings
     from touchline.lint.rule_pages import retired_line
 
     if explain is not None:
@@ -278,7 +277,6 @@ def check(
 
 def _show_findings(report: CheckReport, findings: Sequence[Finding]) -> None:
     from touchline.core.finding import Severity
-    from touchline.core.units import plural
 
     gravest = sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
     for line in finding_lines(gravest):
