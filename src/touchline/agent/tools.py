@@ -94,7 +94,6 @@ def plan(
     run: Run = None,
 ) -> Data:
     """Plan an experiment and write nothing: runs, predicted time, memory and disk, and what an approval covers."""
-
     planned = api.plan(experiment, load_settings(), overrides, dry_run=True)
     full = answer(
         plan=(Plan, planned.plan),
@@ -124,7 +123,6 @@ def check(
     section: Section = None,
 ) -> Data:
     """Find mistakes in experiments, configs of any trainer, job scripts and data before anything is queued."""
-
     _refuse_code(paths)
     report, _ = api.check(paths, load_settings(), CheckRequest(gpu=gpu))
     full = answer_object(CheckReport, report)
@@ -193,7 +191,6 @@ _take_fields(
 
 def status(*, experiment: Experiment, run: Run = None) -> Data:
     """Show the state, progress and time left of every run, and the approved hours; `run` gives one in full."""
-
     notes: list[str] = []
     full = answer(runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)))
     found = _chosen(full, ("schema_version", "runs"), _LIVE_RUN, None, run)
@@ -209,7 +206,6 @@ def logs(
     lines: Annotated[int, Field(ge=1, le=500)] = 50,
 ) -> Data:
     """Return the last lines of a run's newest output."""
-
     found = list(api.logs(experiment, load_settings(), run=run, evaluation=evaluation, lines=lines))
     return {
         "file": next((str(each.file) for each in found if each.file is not None), None),
@@ -219,7 +215,6 @@ def logs(
 
 def results(*, experiment: Experiment, run: Run = None, section: Section = None) -> Data:
     """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
-
     full = answer_object(ResultsAnswer, api.results_answer(experiment, api.results(experiment)))
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
 
@@ -230,14 +225,12 @@ def compare(
     section: Section = None,
 ) -> Data:
     """Compare experiments: settings that differ, paired differences of scores, and what cannot be compared."""
-
     full = answer_object(ComparedExperiments, api.compare(experiments))
     return _chosen(full, ("schema_version", *_COMPARED), (), section, None)
 
 
 def models() -> Data:
     """List the base models on this machine."""
-
     settings = load_settings()
     full = answer(models=(list[ModelInfo], find_models(settings.models_dir)))
     shown = [{key: each[key] for key in _MODEL if key in each} for each in full["models"]]
@@ -246,7 +239,6 @@ def models() -> Data:
 
 def data(*, path: Annotated[Path, Field(description="JSON, JSONL, CSV, parquet, or an experiment.yaml.")]) -> Data:
     """Audit a dataset: splits, columns, duplicates, leaks between splits, labels."""
-
     full = answer_object(DataAudit, api.data_audit(path))
     return summary(full, [key for key in full if key not in ("duplicates", "labels")])
 
@@ -264,7 +256,6 @@ def init(
     output_column: Columns = None,
 ) -> Data:
     """Write a commented experiment.yaml for a dataset. Nothing is replaced."""
-
     started = api.init(
         target,
         load_settings(),
@@ -283,7 +274,6 @@ def edit(
     values: Annotated[dict[str, Any], Field(description='Value by dotted key, such as {"train.epochs": 2}.')],
 ) -> Data:
     """Set values in experiment.yaml, keeping its comments, if the result can be read."""
-
     path = ExperimentFolder(experiment).yaml
     text = with_values(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), values)
     read_experiment(text, str(path))
@@ -296,7 +286,6 @@ def fix(
     write: Annotated[bool, Field(description="Write the changes; otherwise only show them.")] = False,
 ) -> Data:
     """Show the safe fixes of what `check` finds, or apply them."""
-
     _refuse_code(paths)
     changes = api.check_fix(paths, load_settings(), CheckRequest(), write=write)
     return {"files": changes.files, "diff": changes.text, "notes": [*changes.notes], "written": write}
@@ -304,7 +293,6 @@ def fix(
 
 def report(*, experiment: Experiment, section: Section = None) -> Data:
     """Write RESULTS.md and report.html, and return the answer, claims, issues and next steps."""
-
     written = api.report(experiment, cache=load_settings().cache_dir)
     full = answer(report=(Report, written.report))
     found = _chosen(full["report"], _REPORT, (), section, None)
@@ -341,7 +329,6 @@ def evaluate(
 
 def cancel(*, experiment: Experiment, run: Run = None) -> Data:
     """Ask the jobs of a run, or of all, to save and end. Needs an approval."""
-
     require_approval(ExperimentFolder(experiment))
     return {"cancelled": api.cancel(experiment, load_settings(), only=run)}
 
@@ -375,7 +362,6 @@ def _refuse_code(paths: Sequence[Path]) -> None:
     Raises:
         PolicyError: a path names one.
     """
-
     for path in paths:
         if is_task_target(path):
             raise PolicyError(

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
+from touchline.experiment.requests import CheckRequest
 from touchline.plan.drift import RunMark
+from touchline.results.strategy import is_unfinished
 from touchline.run.arrivals import downloads, refuse_absent, refuse_other_shapes
+from touchline.run.budget import Approval, Budget, read_budget
 from touchline.run.folders import ExperimentFolder
 from touchline.run.plan_inputs import decided_on_disk
 from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
@@ -28,10 +31,8 @@ from touchline.run.recorded import (
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.experiment.plan import Plan
-    from touchline.experiment.requests import CheckRequest
     from touchline.lint.check import CheckReport
     from touchline.lint.local.fixing import Changes
-    from touchline.run.budget import Approval, Budget
 
 
 def check(
@@ -57,7 +58,6 @@ def check(
     Raises:
         InputError: a path does not exist, or an option is wrong.
     """
-    from touchline.experiment.requests import CheckRequest
     from touchline.lint.local.checking import check_paths
 
     found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message, on_progress)
@@ -149,8 +149,6 @@ def plan_to_run(
         InputError: the file, a model or the data have errors; all are listed.
         PlanDriftError: the plan would change a started run, or lose an override that the user has not given up.
     """
-    from touchline.results.strategy import is_unfinished
-
     folder = ExperimentFolder(source)
     chosen = choose_overrides(folder, overrides, lambda: is_unfinished(read_planned(source)))
     if (old := folder.read_plan()) is not None:
@@ -160,8 +158,6 @@ def plan_to_run(
 
 def next_command(planned: LoadedPlan, source: Path, *, dry_run: bool = False) -> str:
     """Return what to type after a plan: a download, the plan itself after a dry run, the next runs, or the report."""
-    from touchline.results.strategy import is_unfinished
-
     plan_, where = planned.plan, shlex.quote(str(source))
     if absent := downloads(plan_):
         return absent
@@ -189,6 +185,4 @@ def approve(source: Path, device_hours: float) -> Approval:
 
 def approved_budget(source: Path) -> Budget:
     """Return whether the plan on disk is approved for agents, and the hours used, reserved and left."""
-    from touchline.run.budget import read_budget
-
     return read_budget(ExperimentFolder(source))

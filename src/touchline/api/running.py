@@ -16,6 +16,7 @@ from touchline.api.planning import plan_to_run
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, remove_temporaries, write_if_changed
+from touchline.data.checkpoints import training_complete
 from touchline.data.create import create_capitalization
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -27,6 +28,7 @@ from touchline.results.frame import Results
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.arrivals import refuse_absent, with_arrivals
+from touchline.run.budget import require_approval
 from touchline.run.folders import ExperimentFolder
 from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
@@ -248,7 +250,6 @@ def reproduce(
         RunsFailedError: the training or the evaluation failed.
         KeyboardInterrupt: raised after the running job has saved.
     """
-    from touchline.data.checkpoints import training_complete
     from touchline.results.reproduction import Difference, Outcome, Reproduction, compare_runs
     from touchline.run.reproducing import REPRODUCED, changed_inputs, write_reproduction
 
@@ -351,8 +352,6 @@ def _locked(source: Path, within_budget: bool) -> Iterator[int]:
         # `status` writes it without the lock, and does without where its file is taken away.
         remove_temporaries(folder.root, ["runs_status.yaml"])
         if within_budget:
-            from touchline.run.budget import require_approval
-
             require_approval(folder)
         yield lock
 

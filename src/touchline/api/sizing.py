@@ -8,15 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.data.shapes import load_config
 from touchline.data.user_config import UserConfig
+from touchline.experiment.requests import Cluster, EstimateRequest, OptimiseRequest, PackRequest, PlaceRequest
+from touchline.results.collect import collect_results
+from touchline.results.scored import own_item_scores
+from touchline.run.arrivals import refuse_absent
 from touchline.run.folders import ExperimentFolder
+from touchline.run.planning import read_planned, read_started
+from touchline.run.selection import selected
+from touchline.slurm.local.commands import RealCommands
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
     from touchline.data.packing.handoff import Handoff
     from touchline.data.packing.isolation import IsolationCheck
-    from touchline.experiment.requests import Cluster, EstimateRequest, OptimiseRequest, PackRequest, PlaceRequest
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
     from touchline.plan.design.answer import DesignAnswer
@@ -60,11 +67,7 @@ def probe(
         HostError: the packages for training are not installed.
         RunsFailedError: no step succeeded.
     """
-    from touchline.core.callbacks import ignore_message
-    from touchline.run.arrivals import refuse_absent
-    from touchline.run.planning import read_planned
     from touchline.run.probe_run import heaviest, probe_run
-    from touchline.run.selection import selected
 
     planned = read_planned(source)
     refuse_absent(planned.plan, planned.folder)
@@ -123,8 +126,6 @@ def design(
         InputError: the experiment or an option is wrong, or there is nothing to apply.
         PolicyError: the experiment has a strategy, or runs have started that the change would alter.
     """
-    from touchline.results.collect import collect_results
-    from touchline.results.scored import own_item_scores
     from touchline.run import designing
 
     folder = ExperimentFolder(source)
@@ -162,7 +163,6 @@ def place_experiment(
     """
     from touchline.api.running import prepare
     from touchline.run.allocation import carry_out
-    from touchline.run.planning import read_started
 
     planned = read_started(source)
     if request.writes_script or not any(model.absent for model in planned.plan.models.values()):
@@ -204,7 +204,6 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
         InputError: there is no such model, or its architecture cannot be instantiated.
         HostError: the packages for training are not installed.
     """
-    from touchline.data.shapes import load_config
     from touchline.plan.local.isolation import check_isolation
 
     return check_isolation(load_config(model, settings.models_dir))
@@ -213,6 +212,5 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
 def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
     from touchline.run.doctor import run_doctor
-    from touchline.slurm.local.commands import RealCommands
 
     return run_doctor(settings, folder, RealCommands())
