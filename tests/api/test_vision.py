@@ -269,7 +269,7 @@ def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) ->
     """Other pixels in an image of the same size: no command goes on with them."""
     from PIL import Image
 
-    from touchline.evaluate.answering import resolve_job
+    from touchline.evaluate.checkpoint import resolve_job
     from touchline.train.inputs import load_inputs, read_config
 
     folder = tmp_path / "replaced"

@@ -35,7 +35,9 @@
     doctor    this machine, its cluster   -> what is missing
     selftest  this machine                -> checked steps
 
-Verbs take and return values and print nothing. `on_progress` receives counts, `on_message` one sentence at a time.
+Verbs take and return values and print nothing. `source` is experiment.yaml or its folder, `paths` are files and
+folders, and `settings` says where models, caches and the history are. `on_progress` receives counts, `on_message` one
+sentence at a time.
 """
 
 from __future__ import annotations

@@ -61,11 +61,9 @@ def history_import(
     """Add the runs in logs and folders to the history; skip unchanged files.
 
     Args:
-        paths: files and folders.
         history_dir: the history; created if missing.
         facts: facts stated by the user, by the keys of `history/run_facts.py`.
         dry_run: read, and write nothing.
-        on_progress: called as the work advances.
 
     Raises:
         InputError: paths are missing or not readable, a stated fact is wrong, or the history is not a folder.

@@ -328,7 +328,6 @@ def collect(source: Path, settings: UserConfig) -> tuple[list[RunMetrics], list[
     """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
 
     Args:
-        source: experiment.yaml or its folder.
         settings: where the history is.
 
     Returns:

@@ -45,8 +45,6 @@ def check(
     """Check experiments, configs, scripts and data; report all findings at once.
 
     Args:
-        paths: files and folders.
-        settings: where models and caches are.
         request: the target machine and the selected rules (default: this machine, all rules).
         on_message: receives a line before the code of a task file runs; only files named in `paths` are run. Receives
             how the file of an experiment differs from its plan on disk.
@@ -102,8 +100,6 @@ def plan(
     """Resolve an experiment and write its plan.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models and caches are.
         overrides: dotted `key=value`, for this plan alone.
         allow: codes of errors to ignore, apart from those that the file ignores.
         accept: re-plan started runs too; their results are moved to superseded/.

@@ -197,12 +197,9 @@ def evaluate(
     """Evaluate trained checkpoints without current results.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models and caches are.
         only: one run (default: all).
         epochs: `last`, `all` or numbers from 0 (default: those of experiment.yaml).
         within_budget: start only what the approved budget covers.
-        on_progress: called as the work advances.
 
     Raises:
         PolicyError: another command works on this folder, or the plan is not approved.
@@ -238,10 +235,8 @@ def reproduce(
 
     Args:
         source: experiment.yaml, its folder, or the run's folder; only read.
-        settings: where models and caches are.
         run: the run, if `source` is not its folder.
         out: folder of the reproduction (default: reproduced/RUN in the experiment).
-        on_progress: called as the work advances.
         on_message: receives what is done after a failure.
 
     Raises:

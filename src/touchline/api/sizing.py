@@ -56,8 +56,6 @@ def probe(
     """Run real steps of a run at its longest batch on this machine: the largest micro-batch that fits, and its speed.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models, caches and the history are.
         run: the run (default: the one with the most memory).
         limit_bytes: memory limit of a try (default: most of what is free).
         on_message: receives a line per try.
@@ -115,8 +113,6 @@ def design(
     """Find the numbers of seeds and items that show a difference, and what they cost.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models, caches and the history are.
         detect: difference between two levels to establish with 80% power, in points.
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
         apply: write the numbers of seeds and items into experiment.yaml.

@@ -14,22 +14,19 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
-from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.files import disk_errors, inside, sha256_file, write_atomic
+from touchline.core.files import disk_errors, inside, write_atomic
 from touchline.data.evaluations import (
-    EVALUATION_FILE,
     EVALUATIONS_FOLDER,
     LOG_SUFFIX,
     SCORES_SUFFIX,
     evaluation_key,
     evaluation_name,
-    read_evaluation_config,
     read_scores,
     scores_json,
     settings_sha256,
 )
 from touchline.data.image_hashes import require_test_images
-from touchline.evaluate.checkpoint import WEIGHTS_NAME, Checkpoint, resolve_checkpoint, write_no_op
+from touchline.evaluate.checkpoint import EvaluationJob
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.inspect_task import (
     evaluation_metadata,
@@ -39,13 +36,10 @@ from touchline.evaluate.inspect_task import (
 )
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
-from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
+from touchline.evaluate.records import log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.experiment.answer_batches import shares_batches
 from touchline.experiment.evaluation import (
-    BASE_CHECKPOINT,
-    NO_OP_CHECKPOINT,
-    EvaluationConfig,
     EvaluationTask,
     decoding_text,
     errors_allowed,
@@ -71,65 +65,6 @@ def say(text: str) -> None:
     """Write one line to stderr immediately."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationJob:
-    """Resolved job."""
-
-    folder: Path
-    config: EvaluationConfig
-    name: str
-    checkpoint: Checkpoint
-    adapter_sha256: str | None
-
-
-def resolve_job(folder: Path, name: str) -> EvaluationJob:
-    """Resolve a job and compare it with the plan.
-
-    Raises:
-        InputError: the checkpoint is missing.
-        PlanDriftError: it was trained on another base, or with other settings.
-    """
-    config = read_evaluation_config(folder / EVALUATION_FILE)
-    require_test_images(config.on(None), folder)
-    digest: str | None = None
-    if name == BASE_CHECKPOINT:
-        checkpoint = resolve_checkpoint(config.model.path)
-    else:
-        if name == NO_OP_CHECKPOINT:
-            write_no_op(folder, config)
-        path = inside(folder, name)
-        if not path.is_dir():
-            raise InputError(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
-        checkpoint = resolve_checkpoint(str(path))
-        digest = _adapter_hash(path, checkpoint)
-        _refuse_other_training(path, checkpoint, config)
-    base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
-    if base != config.model.weights_sha256:
-        raise PlanDriftError(
-            f"{config.run} {name}: the base {checkpoint.model.path!r} differs from the planned one",
-            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {str(base)[:12]}",
-            hint="touchline plan",
-        )
-    return EvaluationJob(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
-
-
-def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
-    if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
-        raise PlanDriftError(
-            f"checkpoint {str(path)!r} was trained with settings that the run no longer has",
-            expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
-            hint="touchline run    (trains it again)",
-        )
-
-
-def _adapter_hash(path: Path, checkpoint: Checkpoint) -> str | None:
-    """Return the recorded hash of an adapter; other folders are hashed."""
-    if checkpoint.marker is not None:
-        return checkpoint.marker.adapter_sha256
-    weights = path / WEIGHTS_NAME
-    return sha256_file(weights) if weights.is_file() else None
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
@@ -313,22 +248,14 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
     """
     job, own, evaluate = asked.job, asked.own, asked.job.config.evaluate
     require_scores(log, evaluate.max_error_rate, asked.answers)
-    evaluated = Evaluated(
-        config=job.config,
-        task=asked.task,
-        checkpoint=job.name,
-        adapter_sha256=job.adapter_sha256,
-        decoding=decoding_text(
-            _effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None)
-        ),
-        repeats=own.repeats,
-        seconds=seconds,
-    )
+    decoding = decoding_text(_effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None))
     folder = inside(job.folder, EVALUATIONS_FOLDER)
     made = log_file(log)
-    name = _free_name(folder, job, evaluated)
+    name = _free_name(folder, job, asked.task)
     target, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
-    record = make_record(evaluated, log, made, target.name)
+    record = make_record(
+        job, asked.task, log, made, target.name, decoding=decoding, repeats=own.repeats, seconds=seconds
+    )
     with disk_errors("folder", folder):
         folder.mkdir(exist_ok=True)
         # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
@@ -337,10 +264,10 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
     write_atomic(scores, scores_json(record))
 
 
-def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
+def _free_name(folder: Path, job: EvaluationJob, task: EvaluationTask | None) -> str:
     """Return `task_epoch_0`, with a hash suffix if another evaluation has that name."""
-    name = evaluation_name(evaluated.name, job.name, evaluated.config.set_of(evaluated.task))
-    settings = settings_sha256(job.config, evaluated.task)
+    name = evaluation_name(job.task_name(task), job.name, job.config.set_of(task))
+    settings = settings_sha256(job.config, task)
     log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     if not log.exists() and not scores.exists():
         return name

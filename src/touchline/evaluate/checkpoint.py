@@ -26,11 +26,13 @@ from touchline.core.files import disk_errors, inside, open_regular, read_text_bo
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.checkpoints import MARKER, export_state
+from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.data.image_hashes import require_test_images
 from touchline.data.machine import absent_packages
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.data.models import load_model, locate_model
 from touchline.data.user_config import load_settings
-from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.experiment.experiment import LoraConfig
 
 if TYPE_CHECKING:
@@ -53,6 +55,69 @@ class Checkpoint:
     """Absolute folder of the adapter; None for a whole model."""
     marker: ExportMarker | None
     """Marker written by touchline; None for other folders."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationJob:
+    """Resolved job."""
+
+    folder: Path
+    config: EvaluationConfig
+    name: str
+    checkpoint: Checkpoint
+    adapter_sha256: str | None
+
+    def task_name(self, task: EvaluationTask | None) -> str:
+        """Return the name of a further task, or for None of the run's own."""
+        return self.config.task if task is None else task.name
+
+
+def resolve_job(folder: Path, name: str) -> EvaluationJob:
+    """Resolve a job and compare it with the plan.
+
+    Raises:
+        InputError: the checkpoint is missing.
+        PlanDriftError: it was trained on another base, or with other settings.
+    """
+    config = read_evaluation_config(folder / EVALUATION_FILE)
+    require_test_images(config.on(None), folder)
+    digest: str | None = None
+    if name == BASE_CHECKPOINT:
+        checkpoint = resolve_checkpoint(config.model.path)
+    else:
+        if name == NO_OP_CHECKPOINT:
+            write_no_op(folder, config)
+        path = inside(folder, name)
+        if not path.is_dir():
+            raise InputError(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
+        checkpoint = resolve_checkpoint(str(path))
+        digest = _adapter_hash(path, checkpoint)
+        _refuse_other_training(path, checkpoint, config)
+    base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
+    if base != config.model.weights_sha256:
+        raise PlanDriftError(
+            f"{config.run} {name}: the base {checkpoint.model.path!r} differs from the planned one",
+            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {str(base)[:12]}",
+            hint="touchline plan",
+        )
+    return EvaluationJob(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
+
+
+def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
+    if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
+        raise PlanDriftError(
+            f"checkpoint {str(path)!r} was trained with settings that the run no longer has",
+            expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
+            hint="touchline run    (trains it again)",
+        )
+
+
+def _adapter_hash(path: Path, checkpoint: Checkpoint) -> str | None:
+    """Return the recorded hash of an adapter; other folders are hashed."""
+    if checkpoint.marker is not None:
+        return checkpoint.marker.adapter_sha256
+    weights = path / WEIGHTS_NAME
+    return sha256_file(weights) if weights.is_file() else None
 
 
 def resolve_checkpoint(name: str) -> Checkpoint:

@@ -18,17 +18,8 @@ from pathlib import Path
 from touchline.core.errors import HostError, PolicyError, RunsFailedError, TouchlineError
 from touchline.core.files import disk_errors, inside, try_lock
 from touchline.data.evaluations import finished_task
-from touchline.evaluate.answering import (
-    Asked,
-    EvaluationJob,
-    answered,
-    groups_of,
-    prepared,
-    publish,
-    resolve_job,
-    said,
-    say,
-)
+from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said, say
+from touchline.evaluate.checkpoint import EvaluationJob, resolve_job
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.provider import release_engines, shared_engine
