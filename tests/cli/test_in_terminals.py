@@ -144,12 +144,7 @@ ASKED = re.compile(
 
 @pytest.mark.parametrize(
     ("options", "is_terminal", "answer", "submitted", "code"),
-    [
-        ((), True, "n", 0, 130),
-        ((), True, "y", 5, 0),
-        (("--yes",), True, None, 5, 0),
-        ((), False, None, 5, 0),
-    ],
+    [((), True, "n", 0, 130), ((), True, "y", 5, 0), (("--yes",), True, None, 5, 0), ((), False, None, 5, 0)],
     ids=["no", "yes", "--yes", "no-terminal"],
 )
 def test_submit_asks_in_a_terminal_alone(

@@ -195,11 +195,7 @@ def _row(name: str, done: int = 3, total: int = 40, text: str = "loss 0.123") ->
 @given(
     st.lists(
         st.builds(
-            _row,
-            st.text(min_size=1, max_size=120),
-            st.integers(0, 10**7),
-            st.integers(0, 10**7),
-            st.text(max_size=200),
+            _row, st.text(min_size=1, max_size=120), st.integers(0, 10**7), st.integers(0, 10**7), st.text(max_size=200)
         ),
         max_size=40,
     ),

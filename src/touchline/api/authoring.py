@@ -128,8 +128,7 @@ def init(
         return Start(path=Path(imported.path), notes=stage_notes(imported))
     if not has_source and ask is None and not defaults:
         raise InputError(
-            "give either a dataset or stage configs",
-            expected="--data FILE or --from FILE, or --yes for all defaults",
+            "give either a dataset or stage configs", expected="--data FILE or --from FILE, or --yes for all defaults"
         )
     return start(target, settings, given=given, ask=ask, replace_existing=replace_existing)
 

@@ -30,10 +30,7 @@ _OF_RUNS = frozenset({"log", "table"})
 
 
 def history_read(
-    paths: Sequence[Path],
-    *,
-    facts: Mapping[str, str] | None = None,
-    on_progress: NamedProgressCallback | None = None,
+    paths: Sequence[Path], *, facts: Mapping[str, str] | None = None, on_progress: NamedProgressCallback | None = None
 ) -> Iterator[LoggedRun | SkippedFile]:
     """Read the runs in logs, state files and folders; store nothing.
 

@@ -40,7 +40,6 @@ def audit(
     """Find problems: duplicates, leaks, labels, encoding, media."""
     from touchline.api import data_audit as run_audit
     from touchline.experiment.experiment import DataConfig
-    from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
 
     stated = (input_column, output_column, messages, prompt)
@@ -56,7 +55,7 @@ def audit(
     request = AuditRequest(data=data, given=stated_columns(input_column, output_column), media_root=media_root)
     found = run_audit(path, request)
     if json:
-        print_object(DataAudit, found)
+        print_object(found)
     else:
         _show_audit(found)
     if found.failed:

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchline.cli.commands import Json, Retry, Run, Source, is_given, parse_deadline, with_request
-from touchline.cli.output import (
-    confirm,
-    print_json,
-    print_object,
-    print_output,
-    print_status,
-    print_table,
-)
+from touchline.cli.output import confirm, print_json, print_object, print_output, print_status, print_table
 from touchline.cli.progress import ProgressDisplay, progress_bar
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, quoted
@@ -29,11 +22,11 @@ from touchline.core.units import format_minutes as minutes
 from touchline.core.units import format_seconds, measured, percent, plural
 from touchline.data.user_config import load_settings
 from touchline.experiment.requests import PlaceRequest
+from touchline.run.budget import JobTotals
 
 if TYPE_CHECKING:
     from touchline.history.selftest import NodeCheck, SelftestReport
     from touchline.plan.placement.types import Placement
-    from touchline.run.budget import JobTotals
     from touchline.run.environments import BackendState
 
 
@@ -134,7 +127,6 @@ def place(
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
     from touchline import api
-    from touchline.plan.placement.types import Placement
 
     notes: list[str] = []
     files: list[Path] = []
@@ -145,7 +137,7 @@ def place(
             raise InputError("--write-scripts needs an experiment", expected="its folder, or its experiment.yaml")
         found = api.place(jobs, request.cluster, request.deadline_minutes)
     if json:
-        print_object(Placement, found)
+        print_object(found)
     else:
         _show_placement(found)
     for note in notes:
@@ -186,11 +178,10 @@ def doctor(
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import api
-    from touchline.slurm.doctor import DoctorReport
 
     report = api.doctor(folder, load_settings())
     if json:
-        print_object(DoctorReport, report)
+        print_object(report)
     else:
         rows = [(check.name, check.status, check.message) for check in report.checks]
         print_table(("what", "verdict", "result"), rows)
@@ -213,12 +204,11 @@ _NAME_COLUMNS = 24
 def selftest(json: Json = False) -> None:
     """Verify training, memory and speed on this machine."""
     from touchline import api
-    from touchline.history.selftest import SelftestReport
 
     with ProgressDisplay() as bars:
         report = api.selftest(on_progress=bars.update)
     if json:
-        print_object(SelftestReport, report)
+        print_object(report)
     else:
         show_report(report)
     if report.failed:

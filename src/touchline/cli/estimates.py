@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.commands import (
-    Json,
-    Source,
-    complete_run,
-    parse_deadline,
-    parse_parts,
-    stated_pairs,
-    with_request,
-)
+from touchline.cli.commands import Json, Source, complete_run, parse_deadline, parse_parts, stated_pairs, with_request
 from touchline.cli.output import print_data, print_json, print_object, print_output, print_status, print_table
 from touchline.core.quantity import Missing
 from touchline.core.table import Column, Value
@@ -52,11 +44,10 @@ RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 def estimate(request: EstimateRequest, json: Json = False) -> None:
     """Estimate memory, largest micro-batch and step time."""
     from touchline import api
-    from touchline.plan.estimate_result import EstimateAnswer
 
     answer = api.estimate(request, load_settings())
     if json:
-        print_object(EstimateAnswer, answer)
+        print_object(answer)
         return
     _show_estimate(answer, "" if request.mean_length or request.lengths else ", rows of one length")
 
@@ -172,13 +163,12 @@ def optimize(
 ) -> None:
     """Suggest faster settings with equivalent results."""
     from touchline import api
-    from touchline.plan.optimize import Optimization
     from touchline.plan.placement.types import DeadlineVerdict, Placement
 
     found = api.optimize(source, load_settings(), request, apply=apply)
     answer = found.answer
     if json:
-        print_object(Optimization, answer)
+        print_object(answer)
     else:
         _show_optimization(answer, found.diff)
     if found.diff:

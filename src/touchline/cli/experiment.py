@@ -206,12 +206,11 @@ def design(
 ) -> None:
     """Find how many seeds and test items a difference needs."""
     from touchline import api
-    from touchline.plan.design.answer import DesignAnswer
 
     with progress_bar("planning") as on_progress:
         answer = api.design(source, load_settings(), detect=detect, budget=budget, apply=apply, on_progress=on_progress)
     if json:
-        print_object(DesignAnswer, answer)
+        print_object(answer)
     else:
         print_output(answer.experiment)
         for section in answer.sections():
@@ -241,14 +240,13 @@ def reproduce(
     The original is only read. After an interruption, rerun the same command.
     """
     from touchline import api
-    from touchline.results.reproduction import Reproduction
 
     with ProgressDisplay() as bars:
         found = api.reproduce(
             source, load_settings(), run=run, out=out, on_progress=bars.update, on_message=bars.print_note
         )
     if json:
-        print_object(Reproduction, found)
+        print_object(found)
     else:
         _show_reproduction(found)
     if found.outcome.exit_code:
@@ -287,12 +285,11 @@ def clean(
     of anything is never listed.
     """
     from touchline import api
-    from touchline.results.cleaning import Cleaned
 
     with progress_bar("checkpoints") as on_progress:
         found = api.clean(source, perform=delete, deep=deep, on_progress=on_progress)
     if json:
-        print_object(Cleaned, found)
+        print_object(found)
     elif found.items:
         rows = [(item.path, format_bytes(item.size_bytes), item.why) for item in found.items]
         what = "deleted" if delete else "safe to delete"

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchline.cli.commands import (
-    DryRun,
-    Json,
-    stated_pairs,
-    with_old_commands,
-    with_old_names,
-    with_request,
-)
+from touchline.cli.commands import DryRun, Json, stated_pairs, with_old_commands, with_old_names, with_request
 from touchline.cli.output import (
     print_data,
     print_declared,
@@ -37,10 +30,10 @@ from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
 from touchline.data.user_config import load_settings
 from touchline.experiment.requests import StatedFacts
+from touchline.history.index import Index
 
 if TYPE_CHECKING:
     from touchline.history.adding import ImportSummary, IngestedRun
-    from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
     from touchline.history.record import RunRecord
 
@@ -185,11 +178,10 @@ def history_calibration(history: History = None, json: Json = False) -> None:
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
     from touchline import api
-    from touchline.estimate.local.calibration import Calibration
 
     found = api.history_calibration(_folder(history))
     if json:
-        print_object(Calibration, found)
+        print_object(found)
     else:
         rows = [
             (

@@ -116,9 +116,9 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
     print_data(json_text(answer(**{key: (kind, value)}, **beside)))
 
 
-def print_object(kind: Any, value: object) -> None:
+def print_object(value: object) -> None:
     """Print a dataclass with its own `schema_version` as one JSON object."""
-    print_data(json_text(answer_object(kind, value)))
+    print_data(json_text(answer_object(type(value), value)))
 
 
 def screen_width() -> int:

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from touchline.cli.commands import (
-    Json,
-    with_old_commands,
-    with_old_names,
-    with_request,
-)
+from touchline.cli.commands import Json, with_old_commands, with_old_names, with_request
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.cli.progress import progress_bar
 from touchline.core.table import Column
@@ -52,12 +47,11 @@ pack_app = typer.Typer(
 def pack_compare(request: PackRequest, json: Json = False) -> None:
     """Compare packed and unpacked batching of a dataset."""
     from touchline import api
-    from touchline.core.packing import PackingSummary
 
     with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), on_progress=on_progress)
     if json:
-        print_object(PackingSummary, summary)
+        print_object(summary)
     else:
         _show(summary)
 

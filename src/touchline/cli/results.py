@@ -56,12 +56,11 @@ def collect(source: Source, json: Json = False) -> None:
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
-    from touchline.results.report_inputs import ResultsAnswer
 
     found = api.results(source)
     print_removed(source)
     if json:
-        print_object(ResultsAnswer, api.results_answer(source, found))
+        print_object(api.results_answer(source, found))
         return
     _show(found, json)
     if line := api.strategy_line(source):
@@ -135,12 +134,11 @@ def compare(
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
     from touchline import api
-    from touchline.report.compared import ComparedExperiments
 
     with progress_bar("reading experiments") as on_progress:
         found = api.compare(sources, on_progress=on_progress)
     if json:
-        print_object(ComparedExperiments, found)
+        print_object(found)
         return
     for section in found.sections():
         print_section(section)
@@ -167,12 +165,11 @@ def export(
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """
     from touchline import api
-    from touchline.report.trackers.exporting import Export
 
     with progress_bar(f"exporting to {to}") as on_progress:
         done = api.export(source, to, directory=directory, only=run, on_progress=on_progress)
     if json:
-        print_object(Export, done)
+        print_object(done)
     else:
         rows = [(each.run, str(each.added), str(each.total)) for each in done.runs]
         print_table(("run", Column("points added", numeric=True), Column("points in all", numeric=True)), rows)
@@ -214,13 +211,12 @@ def publish(
     Nothing is uploaded: the command for that is printed. Only a verified checkpoint of a finished run is published.
     """
     from touchline import api
-    from touchline.report.local.publishing import Published
 
     found = api.publish(
         source, load_settings(), run=run, out=out, checkpoint=checkpoint, license=license, base_model=base_model
     )
     if json:
-        print_object(Published, found)
+        print_object(found)
         return
     for name in found.files:
         print_output(f"{found.folder}/{name}")

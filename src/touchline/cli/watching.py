@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchline.cli import status_text as text
-from touchline.cli.commands import (
-    Json,
-    Source,
-    SourceOrRun,
-    complete_run,
-)
+from touchline.cli.commands import Json, Source, SourceOrRun, complete_run
 from touchline.cli.output import print_json, print_now, print_output, print_status, print_table
 from touchline.core.errors import InputError, install_hint
 from touchline.data.user_config import UserConfig, load_settings

@@ -207,11 +207,11 @@ def import_(
     a curriculum's stage configs. Lists all that is not in the file. Scripts and preference training are refused.
     """
     from touchline import api
-    from touchline.run.imports.importing import ImportReport, headed_lines
+    from touchline.run.imports.importing import headed_lines
 
     done = api.import_experiment(sources, out, model=model)
     if json:
-        print_object(ImportReport, done)
+        print_object(done)
     else:
         print_output(done.path)
         for heading, lines in headed_lines(done.not_carried):
@@ -266,9 +266,7 @@ def check(
     with progress_bar("checking") as on_progress:
         report, findings = api.check(paths, load_settings(), request, print_status, on_progress)
     if json:
-        from touchline.lint.check import CheckReport
-
-        print_object(CheckReport, report)
+        print_object(report)
     else:
         _show_findings(report, findings)
     if report.errors:

@@ -28,22 +28,13 @@ from touchline.data.evaluations import (
 from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.checkpoint import EvaluationJob
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.inspect_task import (
-    evaluation_metadata,
-    evaluation_task,
-    generate_config,
-    write_items,
-)
+from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config, write_items
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.experiment.answer_batches import shares_batches
-from touchline.experiment.evaluation import (
-    EvaluationTask,
-    decoding_text,
-    errors_allowed,
-)
+from touchline.experiment.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.experiment.experiment import EvaluateConfig
 
 
@@ -203,11 +194,7 @@ def _own(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
         return own_task(asked, config, generate_config(config), data=lambda: write_items(config, job.folder, task))
     built = evaluation_task(config, task)
     return OwnTask(
-        task=built,
-        items=len(built.dataset),
-        repeats=config.evaluate.repeats,
-        config=built.config,
-        folder=Path.cwd(),
+        task=built, items=len(built.dataset), repeats=config.evaluate.repeats, config=built.config, folder=Path.cwd()
     )
 
 

@@ -223,8 +223,7 @@ class Engine:
         batches: list[_Batch] = []
         for key in order:
             requests = sorted(
-                groups[key],
-                key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream, str(each.worn)),
+                groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream, str(each.worn))
             )
             prompts, most = [each.prompt for each in requests], key[1].max_new_tokens
             prefix = 0 if key[2] or not prompts[-1] else shared_prefix(self.weights.model, prompts, most)

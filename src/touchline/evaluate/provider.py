@@ -141,9 +141,7 @@ class TouchlineAPI(ModelAPI):
         require_packages()
         if batch_size != "auto" and int(batch_size) < 1:
             raise InputError(
-                f"batch_size is {batch_size}",
-                expected="a positive number, or auto",
-                hint="-M batch_size=64",
+                f"batch_size is {batch_size}", expected="a positive number, or auto", hint="-M batch_size=64"
             )
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
@@ -324,8 +322,7 @@ def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> Non
         raise InputError(f"top_p {config.top_p}", expected="a number above 0, at most 1")
     if config.top_p is not None and config.top_p < 1 and not config.temperature:
         raise InputError(
-            f"top_p {config.top_p} without a temperature (greedy decoding)",
-            expected="a temperature above 0",
+            f"top_p {config.top_p} without a temperature (greedy decoding)", expected="a temperature above 0"
         )
     if config.num_choices is not None and config.num_choices != 1:
         raise InputError(f"num_choices {config.num_choices}", expected="one answer (epochs give several per item)")
