@@ -10,10 +10,11 @@ from touchline.core.callbacks import MessageCallback, NamedProgressCallback, Pro
 from touchline.core.errors import HostError as HostError, InputError as InputError, PolicyError as PolicyError, RunsFailedError as RunsFailedError, TouchlineError as TouchlineError
 from touchline.core.finding import Finding
 from touchline.core.packing import PackingSummary
+from touchline.data.requests import EstimateRequest, PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment as Experiment
 from touchline.experiment.plan import Plan
-from touchline.experiment.requests import CheckRequest, Cluster, EstimateRequest, OptimiseRequest, PackRequest
+from touchline.experiment.requests import CheckRequest, Cluster, OptimiseRequest
 from touchline.history.listing import History
 from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport

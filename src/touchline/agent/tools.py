@@ -22,12 +22,13 @@ from touchline.core.json_answer import answer, answer_object
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import without_controls
 from touchline.data.models import find_models
+from touchline.data.requests import EstimateRequest
 from touchline.data.user_config import load_settings
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
-from touchline.experiment.requests import CheckRequest, EstimateRequest
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.audited import DataAudit
 from touchline.lint.check import CheckReport
 from touchline.lint.local.checking import is_task_target

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.data.requests import EstimateRequest, PackRequest
 from touchline.data.shapes import load_config
 from touchline.data.user_config import UserConfig
-from touchline.experiment.requests import Cluster, EstimateRequest, OptimiseRequest, PackRequest, PlaceRequest
+from touchline.experiment.requests import Cluster, OptimiseRequest, PlaceRequest
 from touchline.results.collect import collect_results
 from touchline.results.scored import own_item_scores
 from touchline.run.arrivals import refuse_absent

@@ -22,11 +22,11 @@ from touchline.core.units import format_minutes as minutes
 from touchline.core.units import format_seconds, measured, percent, plural
 from touchline.data.user_config import load_settings
 from touchline.experiment.requests import PlaceRequest
-from touchline.run.budget import JobTotals
 
 if TYPE_CHECKING:
     from touchline.history.selftest import NodeCheck, SelftestReport
     from touchline.plan.placement.types import Placement
+    from touchline.run.budget import JobTotals
     from touchline.run.environments import BackendState
 
 

@@ -13,8 +13,9 @@ from touchline.cli.output import print_data, print_json, print_object, print_out
 from touchline.core.quantity import Missing
 from touchline.core.table import Column, Value
 from touchline.core.units import GIB, format_bytes, format_minutes, measured
+from touchline.data.requests import EstimateRequest
 from touchline.data.user_config import load_settings
-from touchline.experiment.requests import EstimateRequest, OptimiseRequest
+from touchline.experiment.requests import OptimiseRequest
 
 if TYPE_CHECKING:
     from touchline.history.probe import ProbeReport

@@ -28,12 +28,12 @@ from touchline.core.quantity import TOKEN_WORDS, Missing, Quantity
 from touchline.core.table import Column
 from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
+from touchline.data.requests import StatedFacts
 from touchline.data.user_config import load_settings
-from touchline.experiment.requests import StatedFacts
-from touchline.history.index import Index
 
 if TYPE_CHECKING:
     from touchline.history.adding import ImportSummary, IngestedRun
+    from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
     from touchline.history.record import RunRecord
 

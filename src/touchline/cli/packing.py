@@ -12,8 +12,8 @@ from touchline.cli.commands import Json, with_old_commands, with_old_names, with
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.cli.progress import progress_bar
 from touchline.core.table import Column
+from touchline.data.requests import PackRequest
 from touchline.data.user_config import load_settings
-from touchline.experiment.requests import PackRequest
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary

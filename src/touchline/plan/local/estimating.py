@@ -30,6 +30,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
+from touchline.data.requests import EstimateRequest
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
@@ -45,7 +46,6 @@ from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.requests import EstimateRequest
 from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.given_lengths import outgrown_by, read_lengths

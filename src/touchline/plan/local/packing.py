@@ -27,10 +27,10 @@ from touchline.data.packing.forecast import Batching, BatchSettings
 from touchline.data.packing.handoff import Handoff, hand_off
 from touchline.data.packing.ours import OurBatching
 from touchline.data.planned_models import load_planned_model
+from touchline.data.requests import OURS, PackRequest
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import DataConfig
-from touchline.experiment.requests import OURS, PackRequest
 from touchline.plan.local.lengths import training_lengths
 
 

@@ -18,11 +18,11 @@ from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.public import known_name
+from touchline.data.requests import PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
-from touchline.experiment.requests import PackRequest
 from touchline.history import files
 from touchline.history.adding import readable, record_of_run
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
