@@ -1,16 +1,20 @@
-"""Words and exit codes of commands for wrong input: files, folders, options and findings of check."""
+"""Words and exit codes of commands for wrong input and for folders of other tools."""
 
 import json
 import os
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.api.folders import make_experiment, touchline
+from tests.api.test_stated_facts import write_log
+from tests.cases import call_main
 from tests.faults.case import base, changed
+from tests.results.made_seed002 import NAME, make
 
 from tools.tiny_model import write_tiny_model
 from touchline.core.files import try_lock
@@ -328,3 +332,69 @@ def test_both_rules_about_the_longest_row_name_one_length(call: Call, tmp_path: 
     (length,) = {re.findall(r"\d+", hints[code])[-1] for code in ("TK207", "TR041")}
     yaml.write_text(re.sub(r"max_seq_len: \d+", f"max_seq_len: {length}", text))
     assert not codes(call("check", "tiny", "--json")) & {"TK207", "TR041"}
+
+
+ForeignCall = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def foreign_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> ForeignCall:
+    monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(tmp_path / "history"))
+    return partial(call_main, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four trainings of torchtune whose jobs failed by their last command."""
+    return make(tmp_path_factory.mktemp("found") / NAME)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A folder of nothing but two jobs' outputs."""
+    write_log(tmp_path / "plain" / "slurm-101.out")
+    write_log(tmp_path / "plain" / "slurm-102.out")
+    return tmp_path / "plain"
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+
+
+RUNS = ["1B_rank4", "1B_rank64", "3B_rank4", "3B_rank64"]
+
+
+def test_every_command_that_reads_works_and_writes_nothing(foreign_call: ForeignCall, seed: Path, plain: Path) -> None:
+    for folder, names in ((seed, RUNS), (plain, ["slurm-101", "slurm-102"])):
+        before = state(folder)
+        for verb in ("status", "results"):
+            code, told, talk = foreign_call(verb, folder)
+            assert code == 0, (verb, talk)
+            assert all(name in told for name in names), (verb, told)
+            code, told, _ = foreign_call(verb, folder, "--json")
+            assert code == 0
+            json.loads(told)
+        assert state(folder) == before
+
+
+def test_what_is_not_known_is_said(foreign_call: ForeignCall, seed: Path) -> None:
+    _, told, _ = foreign_call("status", seed, "--json")
+    runs = json.loads(told)["runs"]
+    assert [run["name"] for run in runs] == RUNS
+    assert {run["seconds_left"]["missing"] for run in runs} == {"nothing was planned here"}
+    assert all(run["steps_done"] for run in runs)
+
+
+def test_what_needs_a_plan_refuses_such_a_folder(foreign_call: ForeignCall, seed: Path) -> None:
+    before = state(seed)
+    for words in (("collect",), ("clean",), ("clean", "--delete"), ("logs", "--run", "1B_rank4")):
+        code, _, talk = foreign_call(words[0], seed, *words[1:])
+        assert code == 2, words
+        assert "experiment.yaml" in talk
+    assert state(seed) == before
+
+
+def test_a_folder_without_runs_is_an_error(foreign_call: ForeignCall, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for verb in ("status", "results"):
+        assert foreign_call(verb, tmp_path / "empty")[0] == 2

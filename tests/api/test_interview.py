@@ -363,7 +363,7 @@ ODD = [{"the question: #1": f"what is {n}?", "no": f"it is {n * n}"} for n in ra
 
 
 @pytest.fixture
-def settings_of_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
+def empty_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
     monkeypatch.chdir(tmp_path)
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
@@ -388,40 +388,40 @@ def test_what_it_writes_can_be_planned(
     options: dict[str, object],
     task: str,
     columns: tuple[object, str, str | None] | None,
-    settings_of_init: UserConfig,
+    empty_settings: UserConfig,
     tmp_path: Path,
 ) -> None:
     """Columns, task, batch and length follow from the data, wherever it lies; the plan has no error."""
     data = _write(tmp_path / "else where" / "my file.jsonl", rows)
-    made = api.init(None, settings_of_init, data=data, **options)  # type: ignore[arg-type]
+    made = api.init(None, empty_settings, data=data, **options)  # type: ignore[arg-type]
     assert made.path == Path("my_file/experiment.yaml")
     written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
     assert (written.task, written.models) == (task, ("Tiny-1M-Instruct",))
     assert written.data.path == "../else where/my file.jsonl"
     if columns is not None:
         assert (written.data.input, written.data.output, written.data.messages) == columns
-    plan = api.plan(made.path, settings_of_init).plan
+    plan = api.plan(made.path, empty_settings).plan
     assert len(plan.runs) == 7
     assert all(run.batches is None or run.batches.longest_example_tokens <= run.train.max_seq_len for run in plan.runs)
 
 
-def test_a_row_beyond_the_models_context_is_a_warning(settings_of_init: UserConfig, tmp_path: Path) -> None:
+def test_a_row_beyond_the_models_context_is_a_warning(empty_settings: UserConfig, tmp_path: Path) -> None:
     """No length is written that the model does not have."""
     rows = [{"question": f"{n} " * (2_000 if n % 3 else 2), "answer": f"yes {n}"} for n in range(60)]
-    made = api.init(None, settings_of_init, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
+    made = api.init(None, empty_settings, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
     written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
-    context = load_model("Tiny-1M-Instruct", settings_of_init.models_dir).context_length
+    context = load_model("Tiny-1M-Instruct", empty_settings.models_dir).context_length
     assert written.train.max_seq_len == context
     assert any(note.startswith("warning: the longest row") for note in made.notes)
 
 
-def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings_of_init: UserConfig, tmp_path: Path) -> None:
+def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(empty_settings: UserConfig, tmp_path: Path) -> None:
     """An experiment that is there, data that is not, a column or a model that does not exist, several models."""
     data = _write(tmp_path / "reviews.jsonl", REVIEWS)
-    api.init(tmp_path / "first", settings_of_init, data=data)
+    api.init(tmp_path / "first", empty_settings, data=data)
     before = (tmp_path / "first" / "experiment.yaml").read_bytes()
     with pytest.raises(PolicyError):
-        api.init(tmp_path / "first", settings_of_init, data=data)
+        api.init(tmp_path / "first", empty_settings, data=data)
     assert (tmp_path / "first" / "experiment.yaml").read_bytes() == before
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
     for changed in (
@@ -430,11 +430,11 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings_of_init:
         {"data": data, "model": "absent"},
     ):
         with pytest.raises(InputError):
-            api.init(tmp_path / "second", settings_of_init, **changed)  # type: ignore[arg-type]
+            api.init(tmp_path / "second", empty_settings, **changed)  # type: ignore[arg-type]
         assert not (tmp_path / "second").exists()
 
 
-def test_columns_are_asked_for_only_where_they_are_not_found(settings_of_init: UserConfig, tmp_path: Path) -> None:
+def test_columns_are_asked_for_only_where_they_are_not_found(empty_settings: UserConfig, tmp_path: Path) -> None:
     """A row that cannot be read, or a value that does not fit, is not fixed by naming the columns."""
     for name, content, asked in (
         ("semicolons.csv", "text;label\n" + "".join(f"a{number};b\n" for number in range(9)), False),
@@ -447,6 +447,6 @@ def test_columns_are_asked_for_only_where_they_are_not_found(settings_of_init: U
         ("headers.csv", "Review Text,Its Mark\n" + "".join(f"a{number},b\n" for number in range(9)), True),
     ):
         (tmp_path / name).write_text(content)
-        caught = refusal(api.init, None, settings_of_init, data=tmp_path / name)
+        caught = refusal(api.init, None, empty_settings, data=tmp_path / name)
         assert name in ("one.jsonl", "columns.csv", "test.json") or (caught.hint is not None) is asked, name
         assert caught.findings

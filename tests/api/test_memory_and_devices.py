@@ -152,30 +152,28 @@ PACKED = ("train.packed=true", "train.micro_batch_size=16", "factors={}", "model
 
 
 @pytest.fixture(scope="module")
-def settings_of_memory_refused(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+def small_settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
 @pytest.mark.slow
 def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(
-    tmp_path: Path, settings_of_memory_refused: UserConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a plan of an earlier version, which did not judge memory."""
     folder = write_experiment(tmp_path / "exp")
     with monkeypatch.context() as earlier:
         earlier.setattr(planned_experiment, "memory_findings", lambda *_: ())
-        (run,) = (
-            run for run in api.plan(folder, settings_of_memory_refused, PACKED).plan.runs if run.train is not None
-        )
-        api.prepare(folder, settings_of_memory_refused)
+        (run,) = (run for run in api.plan(folder, small_settings, PACKED).plan.runs if run.train is not None)
+        api.prepare(folder, small_settings)
     for verb in (api.prepare, api.submit):
         with pytest.raises(FindingsError) as refused:
-            verb(folder, settings_of_memory_refused)
+            verb(folder, small_settings)
         (found,) = refused.value.findings
         assert (refused.value.exit_code, found.code) == (1, "PK001")
         assert "train.micro_batch_size=auto" in (found.hint or "")
     (folder / run.name / "metrics.jsonl").write_text("{}\n")
-    api.prepare(folder, settings_of_memory_refused)
+    api.prepare(folder, small_settings)
 
 
 def _config(folder: Path, models: Path, *, packed: bool, rows: int) -> Path:
@@ -192,21 +190,18 @@ def _config(folder: Path, models: Path, *, packed: bool, rows: int) -> Path:
     return folder / "finetune.yaml"
 
 
-def _memory(config: Path, settings_of_memory_refused: UserConfig, gpu: str) -> list[Finding]:
-    found = api.check([config], settings_of_memory_refused, CheckRequest(gpu=gpu))[1]
+def _memory(config: Path, small_settings: UserConfig, gpu: str) -> list[Finding]:
+    found = api.check([config], small_settings, CheckRequest(gpu=gpu))[1]
     return [each for each in found if each.code in ("PK001", "PK002", "PK003", "PK004", "ME020")]
 
 
-def test_rows_of_a_config_are_as_long_as_those_of_its_file(
-    tmp_path: Path, settings_of_memory_refused: UserConfig
-) -> None:
+def test_rows_of_a_config_are_as_long_as_those_of_its_file(tmp_path: Path, small_settings: UserConfig) -> None:
     """16 rows of some 50 tokens fit, whatever max_seq_len is; 4,000 of them do not."""
     few, many = (
-        _config(tmp_path / f"{rows}", settings_of_memory_refused.models_dir, packed=False, rows=rows)
-        for rows in (16, 4000)
+        _config(tmp_path / f"{rows}", small_settings.models_dir, packed=False, rows=rows) for rows in (16, 4000)
     )
-    assert _memory(few, settings_of_memory_refused, "A100-80GB") == []
-    (over,) = _memory(many, settings_of_memory_refused, "A100-80GB")
+    assert _memory(few, small_settings, "A100-80GB") == []
+    (over,) = _memory(many, small_settings, "A100-80GB")
     assert over.code == "PK003"
     assert "2,048" not in over.message
 
@@ -326,16 +321,16 @@ Planner = Callable[..., Plan]
 
 
 @pytest.fixture(scope="module")
-def settings_of_seed_cohorts(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+def seed_sized(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
 @pytest.fixture
-def planned(tmp_path: Path, settings_of_seed_cohorts: UserConfig) -> Planner:
+def planned(tmp_path: Path, seed_sized: UserConfig) -> Planner:
     folder = write_experiment(tmp_path / "exp", SWEEP)
 
     def plan(*overrides: str, history: Path = tmp_path / "none") -> Plan:
-        return api.plan(folder, replace(settings_of_seed_cohorts, history_dir=history), overrides, dry_run=True).plan
+        return api.plan(folder, replace(seed_sized, history_dir=history), overrides, dry_run=True).plan
 
     return plan
 
@@ -389,12 +384,10 @@ def test_large_micro_batches_leave_nothing_to_gain(planned: Planner) -> None:
 
 
 @pytest.mark.slow
-def test_measured_steps_on_such_a_gpu_form_cohorts(
-    planned: Planner, settings_of_seed_cohorts: UserConfig, tmp_path: Path
-) -> None:
+def test_measured_steps_on_such_a_gpu_form_cohorts(planned: Planner, seed_sized: UserConfig, tmp_path: Path) -> None:
     """Steps of 1B whose time is mostly the host's; what that costs is learned for 3B too."""
     asked = planned()
-    base = settings_of_seed_cohorts.models_dir / BASES["1B"].name
+    base = seed_sized.models_dir / BASES["1B"].name
     for rows in (1, 2, 4, 8, 16, 32, 64):
         store_record(tmp_path / "history", measured_step(base, rows, asked.machine))
     plan = planned(history=tmp_path / "history")
