@@ -14,7 +14,7 @@ import typer
 
 from touchline import __version__
 from touchline.cli.agents import mcp_app, skill_app
-from touchline.cli.catalog import data_app, models_app
+from touchline.cli.catalog import data_app, models_app, pack_app
 from touchline.cli.cluster import RENAMED_PLACE, backend_app, cancel, doctor, place, selftest, submit
 from touchline.cli.commands import (
     AGENTS,
@@ -38,7 +38,6 @@ from touchline.cli.estimates import (
 from touchline.cli.experiment import RENAMED_CLEAN, clean, demo, design, evaluate, plan, prepare, reproduce, resume, run
 from touchline.cli.history import history_app
 from touchline.cli.output import print_output, print_status, show_error
-from touchline.cli.packing import pack_app
 from touchline.cli.results import collect, compare, export, publish, report, results
 from touchline.cli.watching import logs, status
 from touchline.cli.writing import INIT_PANELS, RENAMED_CHECK, check, import_, init
