@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
 
-from touchline.cli.commands import with_old_commands, with_old_names, with_request
+from touchline.cli.commands import old_names, with_old_commands, with_old_names, with_request
 from touchline.cli.progress import progress_bar
 from touchline.data.requests import PackRequest
 
@@ -319,10 +319,7 @@ pack_app = typer.Typer(
 )
 
 
-@pack_app.command(
-    "compare",
-    cls=with_old_names({"--micro-batch": "--micro-batch-size", "--accumulation": "--gradient-accumulation-steps"}),
-)
+@pack_app.command("compare", cls=with_old_names(old_names(PackRequest)))
 @with_request(PackRequest)
 def pack_compare(request: PackRequest, json: Json = False) -> None:
     """Compare packed and unpacked batching of a dataset."""

@@ -112,10 +112,6 @@ def cancel(
     print_status(f"cancelled: {len(names)}" if names else "no active or queued jobs")
 
 
-RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
-"""Old option names -> new names."""
-
-
 @with_request(PlaceRequest, deadline_minutes=parse_deadline, writes_script=is_given, time_minutes=parse_deadline)
 def place(
     jobs: Annotated[

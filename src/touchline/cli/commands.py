@@ -182,11 +182,25 @@ def _parameters(
             )
 
 
+def old_names(request: type) -> dict[str, str]:
+    """Return the former names of a request's options -> their names."""
+    found: dict[str, str] = {}
+    for name, hint in get_type_hints(request, include_extras=True).items():
+        if is_dataclass(hint):
+            found |= old_names(hint)  # type: ignore[arg-type]
+        elif (option := get_args(hint)[-1]).old is not None:
+            found[option.old] = _flag(name, option)
+    return found
+
+
+def _flag(name: str, option: Option) -> str:
+    return option.flag or f"--{name.replace('_', '-')}"
+
+
 def _typed(name: str, option: Option) -> Any:
     if option.is_argument:
         return typer.Argument(metavar=option.metavar, help=option.help)
-    flag = option.flag or f"--{name.replace('_', '-')}"
-    return typer.Option(flag, metavar=option.metavar, min=option.min, max=option.max, help=option.help)
+    return typer.Option(_flag(name, option), metavar=option.metavar, min=option.min, max=option.max, help=option.help)
 
 
 EXPERIMENT = "Experiment"

@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from touchline.plan.optimize import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
-RENAMED_ESTIMATE = {
-    "--padded-length": "--seq-len",
-    "--micro-batch": "--micro-batch-size",
-    "--accumulation": "--gradient-accumulation-steps",
-    "--targets": "--target-modules",
-    "--label-share": "--label-fraction",
-    "--prior": "--evidence",
-}
 ESTIMATE_PANELS = {
     "Model and adapter": "model method rank target_modules adapter lora_dropout base_dtype adapter_dtype",
     "Batch and lengths": "micro_batch_size gradient_accumulation_steps seq_len mean_length lengths label_fraction "
@@ -38,7 +30,6 @@ ESTIMATE_PANELS = {
     "Trainer and machine": "backend release gpu gradient_checkpointing optimizer loss attention compiled",
 }
 """Headings of the help -> options."""
-RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 
 
 @with_request(EstimateRequest, target_modules=parse_parts, evidence_facts=stated_pairs)
@@ -149,8 +140,6 @@ def _show_probe(report: ProbeReport) -> None:
         print_output(f"train.micro_batch_size: {report.recommended}")
 
 
-RENAMED_OPTIMIZE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib"}
-"""Old option names -> new names."""
 IMPOSSIBLE = 1
 """Exit code when no order of the jobs meets the deadline, even with every proposal."""
 

@@ -269,10 +269,6 @@ def _show_reproduction(found: Reproduction) -> None:
         print_status(f"reproduction: {found.folder}")
 
 
-RENAMED_CLEAN = {"--perform": "--delete"}
-"""Old option names -> new names."""
-
-
 def clean(
     source: Source,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the listed files (default: dry run).")] = False,

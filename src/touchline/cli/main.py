@@ -15,7 +15,7 @@ import typer
 from touchline import __version__
 from touchline.cli.agents import mcp_app, skill_app
 from touchline.cli.catalog import data_app, models_app, pack_app
-from touchline.cli.cluster import RENAMED_PLACE, backend_app, cancel, doctor, place, selftest, submit
+from touchline.cli.cluster import backend_app, cancel, doctor, place, selftest, submit
 from touchline.cli.commands import (
     AGENTS,
     CLUSTER,
@@ -24,24 +24,19 @@ from touchline.cli.commands import (
     EXPERIMENT,
     RESULTS,
     GroupedCommands,
+    old_names,
     with_old_names,
 )
-from touchline.cli.estimates import (
-    ESTIMATE_PANELS,
-    RENAMED_ESTIMATE,
-    RENAMED_OPTIMIZE,
-    RENAMED_PROBE,
-    estimate,
-    optimize,
-    probe,
-)
-from touchline.cli.experiment import RENAMED_CLEAN, clean, demo, design, evaluate, plan, prepare, reproduce, resume, run
+from touchline.cli.estimates import ESTIMATE_PANELS, estimate, optimize, probe
+from touchline.cli.experiment import clean, demo, design, evaluate, plan, prepare, reproduce, resume, run
 from touchline.cli.history import history_app
 from touchline.cli.output import print_output, print_status, show_error
 from touchline.cli.results import collect, compare, export, publish, report, results
 from touchline.cli.watching import logs, status
-from touchline.cli.writing import INIT_PANELS, RENAMED_CHECK, check, import_, init
+from touchline.cli.writing import INIT_PANELS, check, import_, init
 from touchline.core.errors import TouchlineError
+from touchline.data.requests import EstimateRequest
+from touchline.experiment.requests import CheckRequest, OptimiseRequest, PlaceRequest
 
 app = typer.Typer(
     name="touchline",
@@ -82,14 +77,14 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 """Commands in the order of the help."""
 _RENAMED = {
-    check: RENAMED_CHECK,
-    clean: RENAMED_CLEAN,
-    estimate: RENAMED_ESTIMATE,
+    check: old_names(CheckRequest),
+    clean: {"--perform": "--delete"},
+    estimate: old_names(EstimateRequest),
     evaluate: {"--epoch": "--epochs"},
-    optimize: RENAMED_OPTIMIZE,
-    place: RENAMED_PLACE,
+    optimize: old_names(OptimiseRequest),
+    place: old_names(PlaceRequest),
     plan: {"--prior": "--evidence"},
-    probe: RENAMED_PROBE,
+    probe: {"--limit-gib": "--memory-limit-gib"},
 }
 """Old option names of commands -> new names."""
 _PANELS = {estimate: ESTIMATE_PANELS, init: INIT_PANELS}

@@ -223,10 +223,6 @@ def import_(
     print_status(f"next: touchline check {shlex.quote(done.path)}")
 
 
-RENAMED_CHECK = {"--cpus": "--cpus-per-job"}
-"""Old option names -> new names."""
-
-
 @with_request(CheckRequest, select=parse_codes, ignore=parse_codes, allow=parse_codes)
 def check(
     *,

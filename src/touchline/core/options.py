@@ -15,5 +15,7 @@ class Option:
     """None: from the field's name."""
     min: float | None = None
     max: float | None = None
+    old: str | None = None
+    """Former name, still taken."""
     is_argument: bool = False
     """Whether it is given by its position."""

@@ -22,24 +22,26 @@ class EstimateRequest:
     method: Annotated[str, Option("What is trained.", "lora|qlora|full")] = "lora"
     rank: Annotated[int, Option("Adapter rank.", min=0)] = 64
     target_modules: Annotated[
-        tuple[str, ...] | None, Option("Adapted layers (default: all linear layers).", "A,B,...")
+        tuple[str, ...] | None, Option("Adapted layers (default: all linear layers).", "A,B,...", old="--targets")
     ] = None
     adapter: Annotated[str, Option("Adapter type.", "lora|rslora|dora")] = "lora"
     lora_dropout: Annotated[float | None, Option("Adapter dropout (default: the trainer's).", min=0.0, max=1.0)] = None
     backend: Annotated[str, Option("Trainer; plain is a hand-written loop.", "NAME")] = DEFAULT_BACKEND
-    release: Annotated[str | None, Option("Trainer version, such as 2024.8.", "VERSION", flag="--backend-version")] = (
-        None
-    )
+    release: Annotated[str | None, Option("Trainer version, such as 2024.8.", "VERSION", "--backend-version")] = None
     """None for the oldest version that a plan takes."""
-    micro_batch_size: Annotated[int, Option("Sequences per forward pass.", min=1)] = 1
-    seq_len: Annotated[int, Option("Longest sequence in tokens, including padding (decides memory).", min=1)] = 2048
+    micro_batch_size: Annotated[int, Option("Sequences per forward pass.", min=1, old="--micro-batch")] = 1
+    seq_len: Annotated[
+        int, Option("Longest sequence in tokens, including padding (decides memory).", min=1, old="--padded-length")
+    ] = 2048
     mean_length: Annotated[
         float | None, Option("Mean sequence length, including padding (time, reserved memory).", min=1.0)
     ] = None
     lengths: Annotated[str | None, Option("Tokens of every example, instead of their mean.", "FILE|A,B,...")] = None
-    label_fraction: Annotated[float, Option("Fraction of tokens that are labels.", min=0.0, max=1.0)] = 1.0
+    label_fraction: Annotated[
+        float, Option("Fraction of tokens that are labels.", min=0.0, max=1.0, old="--label-share")
+    ] = 1.0
     image_tokens: Annotated[int, Option("Image tokens per sequence.", min=0)] = 0
-    gradient_accumulation_steps: Annotated[int, Option("Micro-batches per step.", min=1)] = 1
+    gradient_accumulation_steps: Annotated[int, Option("Micro-batches per step.", min=1, old="--accumulation")] = 1
     gpu: Annotated[str, Option("A100-80GB, ... (default: the GPU here).", "NAME")] = "auto"
     gradient_checkpointing: Annotated[bool, Option("Recompute activations in the backward pass.")] = False
     base_dtype: Annotated[str | None, Option("Base dtype (default: as in a plan).", "DTYPE")] = None
@@ -52,7 +54,9 @@ class EstimateRequest:
     compiled: Annotated[bool, Option("torch.compile is used.")] = False
     examples: Annotated[int | None, Option("Sequences per epoch, for the total time.", min=1)] = None
     epochs: Annotated[int, Option("Epochs.", min=1)] = 1
-    evidence: Annotated[tuple[Path, ...], Option("Log of a past run to use as evidence (repeatable).", "FILE")] = ()
+    evidence: Annotated[
+        tuple[Path, ...], Option("Log of a past run to use as evidence (repeatable).", "FILE", old="--prior")
+    ] = ()
     evidence_facts: Annotated[
         Mapping[str, str],
         Option("Fact that those logs lack: gpu=A100-80GB (repeatable).", "KEY=VALUE", flag="--evidence-fact"),
@@ -71,8 +75,12 @@ class PackRequest:
         None
     )
     backend: Annotated[str, Option("Trainer whose batching is used; touchline is the built-in packer.", "NAME")] = OURS
-    micro_batch: Annotated[int, Option("Sequences per forward pass.", flag="--micro-batch-size", min=1)] = 16
-    accumulation: Annotated[int, Option("Micro-batches per step.", flag="--gradient-accumulation-steps", min=1)] = 1
+    micro_batch: Annotated[
+        int, Option("Sequences per forward pass.", flag="--micro-batch-size", min=1, old="--micro-batch")
+    ] = 16
+    accumulation: Annotated[
+        int, Option("Micro-batches per step.", flag="--gradient-accumulation-steps", min=1, old="--accumulation")
+    ] = 1
     devices: Annotated[int, Option("Data-parallel devices.", min=1)] = 1
     epochs: Annotated[int, Option("Epochs.", min=1)] = 1
     seed: Annotated[int, Option("Random seed for packing.", min=0)] = 1

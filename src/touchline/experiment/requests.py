@@ -14,10 +14,17 @@ class Cluster:
 
     gpus: Annotated[int, Option("Number of GPUs.", min=1)]
     gpus_per_node: Annotated[int | None, Option("GPUs per node; jobs never span nodes (default: all).", min=1)] = None
-    cpus: Annotated[int | None, Option("CPUs per node (default: not counted).", flag="--cpus-per-node", min=1)] = None
+    cpus: Annotated[
+        int | None, Option("CPUs per node (default: not counted).", flag="--cpus-per-node", min=1, old="--cpus")
+    ] = None
     memory_gb: Annotated[
         float | None,
-        Option("Host memory per node, in GiB (default: not counted).", flag="--node-memory-gib", min=0.001),
+        Option(
+            "Host memory per node, in GiB (default: not counted).",
+            flag="--node-memory-gib",
+            min=0.001,
+            old="--memory-gb",
+        ),
     ] = None
 
 
@@ -34,7 +41,7 @@ class PlaceRequest:
         float | None, Option("Deadline, counted from the start of the first job.", "6h", flag="--deadline")
     ] = None
     """None for that of the experiment."""
-    writes_script: Annotated[bool, Option("Write mega_job.slurm.", flag="--write-scripts")] = False
+    writes_script: Annotated[bool, Option("Write mega_job.slurm.", flag="--write-scripts", old="--emit")] = False
     time_minutes: Annotated[
         float | None, Option("Time limit of mega_job.slurm (default: the deadline).", "8h", flag="--time")
     ] = None
@@ -57,7 +64,7 @@ class CheckRequest:
     """Targets of a check, and the findings that count."""
 
     gpu: Annotated[str, Option("Target GPU, such as A100-80GB (default: the GPU here).", "NAME")] = "auto"
-    cpus: Annotated[int | None, Option("CPUs per job.", flag="--cpus-per-job", min=1)] = None
+    cpus: Annotated[int | None, Option("CPUs per job.", flag="--cpus-per-job", min=1, old="--cpus")] = None
     """None: those of this machine, or of the job's script."""
     select: Annotated[tuple[str, ...], Option("Report only these codes or prefixes (repeatable).", "CODE")] = ()
     ignore: Annotated[tuple[str, ...], Option("Skip these codes or prefixes (repeatable).", "CODE")] = ()
