@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.commands import Source
+from touchline.cli.commands import Source, api
 from touchline.cli.output import confirm, print_output, print_status, print_table
 from touchline.core.errors import PolicyError, quoted
 from touchline.core.files import disk_errors, read_text_bounded, write_if_changed
@@ -123,7 +123,6 @@ def mcp_approve(
 
     Plans the experiment, shows the totals and asks. It needs a terminal.
     """
-    from touchline import api
     from touchline.api.planning import plan_to_run
     from touchline.experiment.recorded import override_lines
 

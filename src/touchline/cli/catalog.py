@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.commands import Input, Json, Messages, Output
+from touchline.cli.commands import Input, Json, Messages, Output, api
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table, show_findings
 from touchline.core.quantity import Missing
 from touchline.core.table import Column, Value
@@ -323,8 +323,6 @@ pack_app = typer.Typer(
 @with_request(PackRequest)
 def pack_compare(request: PackRequest, json: Json = False) -> None:
     """Compare packed and unpacked batching of a dataset."""
-    from touchline import api
-
     with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), on_progress=on_progress)
     if json:
@@ -344,8 +342,6 @@ def pack_write(
 
     A trainer that packs by next-fit then forms the same packed sequences.
     """
-    from touchline import api
-
     with progress_bar("tokenizing") as on_progress:
         found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
@@ -366,7 +362,6 @@ def pack_check_isolation(
 
     The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
     """
-    from touchline import api
     from touchline.data.packing.isolation import IsolationCheck
 
     found = api.pack_check_isolation(model, load_settings())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.commands import Json, Retry, Run, Source, is_given, parse_deadline, with_request
+from touchline.cli.commands import Json, Retry, Run, Source, api, is_given, parse_deadline, with_request
 from touchline.cli.output import confirm, print_json, print_object, print_output, print_status, print_table
 from touchline.cli.progress import ProgressDisplay, progress_bar
 from touchline.core.callbacks import ProgressCallback
@@ -40,7 +40,6 @@ def submit(
     """Submit unfinished runs to SLURM and return.
 
     In a terminal it shows the totals of the jobs and asks first."""
-    from touchline import api
     from touchline.run.launching import ignore_totals
     from touchline.run.submission import Submitted
 
@@ -100,8 +99,6 @@ def cancel(
     source: Source, run: Run = None, every: Annotated[bool, typer.Option("--all", help="Every run.")] = False
 ) -> None:
     """Cancel runs; running jobs save their state first."""
-    from touchline import api
-
     if (run is None) != every:
         raise InputError(
             "no run selected", expected="--run RUN or --all", hint=f"touchline status {quoted(str(source))}"
@@ -122,8 +119,6 @@ def place(
     json: Json = False,
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
-    from touchline import api
-
     notes: list[str] = []
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
@@ -173,8 +168,6 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
-    from touchline import api
-
     report = api.doctor(folder, load_settings())
     if json:
         print_object(report)
@@ -199,8 +192,6 @@ _NAME_COLUMNS = 24
 
 def selftest(json: Json = False) -> None:
     """Verify training, memory and speed on this machine."""
-    from touchline import api
-
     with ProgressDisplay() as bars:
         report = api.selftest(on_progress=bars.update)
     if json:

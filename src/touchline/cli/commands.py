@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -23,6 +24,17 @@ from touchline.core.units import parse_duration, seconds_to_minutes
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
+
+    from touchline import api as api
+else:
+
+    class _Verbs:
+        """The module `touchline.api`, imported when the first verb is called."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(importlib.import_module("touchline.api"), name)
+
+    api = _Verbs()
 
 _LIMIT_BYTES = 32 << 20
 """Largest plan that a key press waits for."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.commands import Json, Source, complete_run, parse_deadline, parse_parts, stated_pairs, with_request
+from touchline.cli.commands import (
+    Json,
+    Source,
+    api,
+    complete_run,
+    parse_deadline,
+    parse_parts,
+    stated_pairs,
+    with_request,
+)
 from touchline.cli.output import print_data, print_json, print_object, print_output, print_status, print_table
 from touchline.core.quantity import Missing
 from touchline.core.table import Column, Value
@@ -35,8 +44,6 @@ ESTIMATE_PANELS = {
 @with_request(EstimateRequest, target_modules=parse_parts, evidence_facts=stated_pairs)
 def estimate(request: EstimateRequest, json: Json = False) -> None:
     """Estimate memory, largest micro-batch and step time."""
-    from touchline import api
-
     answer = api.estimate(request, load_settings())
     if json:
         print_object(answer)
@@ -99,7 +106,6 @@ def probe(
     json: Json = False,
 ) -> None:
     """Run a few real steps to measure memory and speed."""
-    from touchline import api
     from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)
@@ -152,7 +158,6 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Suggest faster settings with equivalent results."""
-    from touchline import api
     from touchline.plan.placement.types import DeadlineVerdict, Placement
 
     found = api.optimize(source, load_settings(), request, apply=apply)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from touchline.cli.commands import Deep, Json, Overrides, Probe, Retry, Run, Source, SourceOrRun, stated_pairs
+from touchline.cli.commands import Deep, Json, Overrides, Probe, Retry, Run, Source, SourceOrRun, api, stated_pairs
 from touchline.cli.output import (
     print_data,
     print_json,
@@ -63,7 +63,6 @@ def plan(
     json: Json = False,
 ) -> None:
     """Check inputs, estimate costs and write the plan."""
-    from touchline import api
     from touchline.api.history import add_evidence
     from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
@@ -120,8 +119,6 @@ def prepare(
     accept: Annotated[bool, typer.Option("--accept", help="Adopt the edits in the run's setup_finetune.yaml.")] = False,
 ) -> None:
     """Write run folders with configs and job scripts."""
-    from touchline import api
-
     planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
         print_status(f"note: {note}")
@@ -140,15 +137,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
-    from touchline import api
-
     _work(api.run, source, json, only=run, overrides=overrides or (), allow=allow or (), retry=retry, probe=probe)
 
 
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Resume an interrupted experiment."""
-    from touchline import api
-
     _work(api.resume, source, json, only=run, retry=retry)
 
 
@@ -161,8 +154,6 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate trained checkpoints without current results."""
-    from touchline import api
-
     _work(api.evaluate, source, json, only=run, epochs=epochs)
 
 
@@ -173,8 +164,6 @@ def demo(
     """Run a small real experiment from plan to report.
 
     SmolLM2-135M learns to capitalize words, in about four minutes on two cores."""
-    from touchline import api
-
     print_status(f"experiment: {target / 'experiment.yaml'}. The first call creates model and data.")
     with ProgressDisplay() as bars:
         path, found = api.demo(
@@ -205,8 +194,6 @@ def design(
     json: Json = False,
 ) -> None:
     """Find how many seeds and test items a difference needs."""
-    from touchline import api
-
     with progress_bar("planning") as on_progress:
         answer = api.design(source, load_settings(), detect=detect, budget=budget, apply=apply, on_progress=on_progress)
     if json:
@@ -239,8 +226,6 @@ def reproduce(
     Exit code 0: byte-equal or within tolerance; 1: not reproduced; 3: data, model or task changed, nothing was trained.
     The original is only read. After an interruption, rerun the same command.
     """
-    from touchline import api
-
     with ProgressDisplay() as bars:
         found = api.reproduce(
             source, load_settings(), run=run, out=out, on_progress=bars.update, on_message=bars.print_note
@@ -280,8 +265,6 @@ def clean(
     Corrupt checkpoints with a valid one after them, and leftovers of killed and of finished runs. The only valid copy
     of anything is never listed.
     """
-    from touchline import api
-
     with progress_bar("checkpoints") as on_progress:
         found = api.clean(source, perform=delete, deep=deep, on_progress=on_progress)
     if json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchline.cli.commands import DryRun, Json, stated_pairs, with_old_commands, with_old_names, with_request
+from touchline.cli.commands import DryRun, Json, api, stated_pairs, with_old_commands, with_old_names, with_request
 from touchline.cli.output import (
     print_data,
     print_declared,
@@ -71,7 +71,6 @@ def history_read(
 
     Print each number with its file and line, and each missing one with the reason.
     """
-    from touchline import api
     from touchline.history.files import LoggedRun
 
     runs = 0
@@ -106,7 +105,6 @@ def history_import(
     Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
     next to the logs. They never replace measured values.
     """
-    from touchline import api
     from touchline.history.adding import ImportSummary
 
     stated = {**stated_pairs(facts), **{key: value for key, value in asdict(request).items() if value is not None}}
@@ -123,7 +121,6 @@ def history_import(
 @history_app.command("list", cls=with_old_names({"--all": "--include-superseded"}))
 def history_list(history: History = None, include_superseded: IncludeSuperseded = False, json: Json = False) -> None:
     """List the runs of the history."""
-    from touchline import api
     from touchline.history.index import HistoryRow
     from touchline.history.listing import History
 
@@ -151,7 +148,6 @@ def history_show(
     show_missing: ShowMissing = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
-    from touchline import api
     from touchline.history.flat import facts
     from touchline.history.record import RunRecord
 
@@ -177,8 +173,6 @@ def history_calibration(history: History = None, json: Json = False) -> None:
 
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
-    from touchline import api
-
     found = api.history_calibration(_folder(history))
     if json:
         print_object(found)
@@ -221,7 +215,6 @@ def history_export(
     include_superseded: IncludeSuperseded = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
-    from touchline import api
     from touchline.history.flat import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
@@ -241,8 +234,6 @@ def history_export(
 @history_app.command("rebuild")
 def history_rebuild(history: History = None) -> None:
     """Rebuild the index from the records."""
-    from touchline import api
-
     folder = _folder(history)
     index = api.history_rebuild(folder)
     _say_broken(index)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.commands import Deep, Json, Run, Source, SourceOrRun, complete_run
+from touchline.cli.commands import Deep, Json, Run, Source, SourceOrRun, api, complete_run
 from touchline.cli.output import (
     print_declared,
     print_json,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 def collect(source: Source, json: Json = False) -> None:
     """Update status files; add finished runs to the history."""
-    from touchline import api
     from touchline.results.collected import RunMetrics
 
     found, notes = api.collect(source, load_settings())
@@ -55,8 +54,6 @@ def collect(source: Source, json: Json = False) -> None:
 
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
-    from touchline import api
-
     found = api.results(source)
     print_removed(source)
     if json:
@@ -100,7 +97,6 @@ def report(
 
     Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
     """
-    from touchline import api
     from touchline.report.report import Report
 
     with progress_bar("verifying checkpoints") as on_progress:
@@ -133,8 +129,6 @@ def compare(
 
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
-    from touchline import api
-
     with progress_bar("reading experiments") as on_progress:
         found = api.compare(sources, on_progress=on_progress)
     if json:
@@ -164,8 +158,6 @@ def export(
 
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """
-    from touchline import api
-
     with progress_bar(f"exporting to {to}") as on_progress:
         done = api.export(source, to, directory=directory, only=run, on_progress=on_progress)
     if json:
@@ -210,8 +202,6 @@ def publish(
 
     Nothing is uploaded: the command for that is printed. Only a verified checkpoint of a finished run is published.
     """
-    from touchline import api
-
     found = api.publish(
         source, load_settings(), run=run, out=out, checkpoint=checkpoint, license=license, base_model=base_model
     )

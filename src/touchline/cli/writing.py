@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from touchline.cli.commands import Json, parse_codes, with_request
+from touchline.cli.commands import Json, api, parse_codes, with_request
 from touchline.cli.output import (
     ask,
     print_data,
@@ -69,8 +69,6 @@ def init(
     """Ask what to compare and write a commented experiment.yaml.
 
     Every question has a default and is also an option. Without a terminal the defaults are taken."""
-    from touchline import api
-
     settings = load_settings()
     given = {
         name: tuple(answer) if isinstance(answer, list | tuple) else (answer,)
@@ -102,7 +100,6 @@ def init(
 
 def _show_start(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> None:
     """Print the file, and the first screen of its plan."""
-    from touchline import api
     from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
     from touchline.run.first_experiment import Start
@@ -206,7 +203,6 @@ def import_(
     Reads a trainer's configs (several are a sweep), cruijff_kit's experiment_summary.yaml and setup_finetune.yaml, and
     a curriculum's stage configs. Lists all that is not in the file. Scripts and preference training are refused.
     """
-    from touchline import api
     from touchline.run.imports.importing import headed_lines
 
     done = api.import_experiment(sources, out, model=model)
@@ -242,7 +238,6 @@ def check(
 
     The exit code is 1 if there are errors.
     """
-    from touchline import api
     from touchline.lint.rule_pages import retired_line
 
     if explain is not None:
