@@ -13,13 +13,18 @@ import typer
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
-from touchline.cli.cluster import doctor
+from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
-from touchline.run.doctor import inspect_folder, python_there, run_doctor, trial_options
+from touchline.run.doctor import (
+    inspect_folder,
+    python_there,
+    run_doctor,
+    trial_options,
+)
 from touchline.run.doctor_cluster import check_cluster
 from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
 from touchline.slurm.local.cluster import query_cluster

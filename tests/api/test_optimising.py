@@ -11,14 +11,13 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
-from touchline.experiment.requests import Cluster, OptimiseRequest
 from touchline.plan.build import PlanInputs
 from touchline.plan.optimize import Optimization
-from touchline.plan.placement.types import DeadlineVerdict, Placement
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.plan.screen import screen_lines
 from touchline.run import optimising
 from touchline.run.folders import ExperimentFolder
-from touchline.run.optimising import Optimised, apply, optimise
+from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
 
 pytestmark = pytest.mark.planning

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from touchline.experiment.requests import Cluster
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement
 
 pytestmark = pytest.mark.planning
 FOLDER = Path(__file__).resolve().parents[2] / "src" / "touchline" / "examples" / "mega_job"

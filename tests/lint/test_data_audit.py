@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from touchline.api import data_audit as audit
-from touchline.cli.catalog import audit as audit_command
+from touchline.cli.auditing import audit as audit_command
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest

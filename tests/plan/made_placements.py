@@ -5,8 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from touchline.experiment.requests import Cluster
-from touchline.plan.placement.types import Minutes, PlaceJob, Placement
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:

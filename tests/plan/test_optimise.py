@@ -9,7 +9,6 @@ from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, Mem
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.requests import Cluster
 from touchline.experiment.site import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
@@ -20,6 +19,7 @@ from touchline.plan.optimize import (
     list_variants,
     proposals,
 )
+from touchline.plan.placement.types import Cluster
 from touchline.plan.save_interval import CPUS, EVERY, MEMORY, saving_proposals, share_proposals
 
 pytestmark = pytest.mark.planning

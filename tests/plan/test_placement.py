@@ -13,11 +13,10 @@ from tests.plan.made_placements import broken_rules, brute_force, chains
 from tests.tiers import examples
 
 from touchline.core.quantity import Missing
-from touchline.experiment.requests import Cluster
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.deadline import chance_within, draw_ticks
 from touchline.plan.placement.problem import compile_problem
-from touchline.plan.placement.types import DeadlineVerdict, Minutes, PlaceJob
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
 

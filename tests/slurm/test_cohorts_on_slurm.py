@@ -5,8 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.api.faults import plant
 from tests.api.folders import make_experiment
-from tests.api.harm import plant, training_processes
+from tests.api.kills import training_processes
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, submissions, until
 
 from touchline.data.metrics import Metrics

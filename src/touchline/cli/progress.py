@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 from touchline.cli.output import displayed, print_status, rich_text
 from touchline.cli.status_text import with_interval
 from touchline.core.text import shorten
-from touchline.core.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -104,6 +103,7 @@ class ProgressDisplay:
             self._live.console.print(rich_text(line))
 
     def _last_line(self, row: JobProgress) -> str:
+        from touchline.core.units import format_seconds
 
         done = f", {row.done}/{row.total}" if row.total else ""
         text = f", {row.text}" if row.text else ""
@@ -131,6 +131,8 @@ def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, he
 
 def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_seconds: float) -> str:
     """Return the progress of everything in one line, for a log."""
+    from touchline.core.units import format_seconds
+
     parts = [f"{format_seconds(elapsed_seconds)} elapsed"]
     if total is not None:
         queued = f", {total.text}" if total.text else ""

@@ -39,10 +39,16 @@ from touchline.core.catalog import IMAGE_PLACE, Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import disk_errors, inside, write_if_changed
 from touchline.data.datasets import load_dataset, load_examples, words_of_test
-from touchline.data.evaluations import EVALUATION_FILE, EVALUATIONS_FOLDER, read_evaluation_config, settings_sha256
+from touchline.data.evaluations import (
+    EVALUATION_FILE,
+    EVALUATIONS_FOLDER,
+    read_evaluation_config,
+    settings_sha256,
+)
 from touchline.data.image_hashes import require_test_images
+from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
-from touchline.evaluate.own_task import note_item, own_task
+from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, GPUS_KEY, QUANTIZATION_KEY, connections_of
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.experiment.tasks.classification import canonical_label

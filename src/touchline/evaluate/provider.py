@@ -40,11 +40,12 @@ from touchline.core.files import write_atomic
 from touchline.core.quantity import Missing
 from touchline.data.models import load_renderer
 from touchline.data.rendering.chat import ChatRenderer, images_of
+from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
-from touchline.evaluate.decoding import Generation, Sampling
+from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.loading import BaseForm
-from touchline.evaluate.own_task import next_stream
+from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
 from touchline.experiment.answer_batches import BatchSize
 from touchline.experiment.quantization import Quantization
@@ -141,7 +142,9 @@ class TouchlineAPI(ModelAPI):
         require_packages()
         if batch_size != "auto" and int(batch_size) < 1:
             raise InputError(
-                f"batch_size is {batch_size}", expected="a positive number, or auto", hint="-M batch_size=64"
+                f"batch_size is {batch_size}",
+                expected="a positive number, or auto",
+                hint="-M batch_size=64",
             )
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
@@ -322,7 +325,8 @@ def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> Non
         raise InputError(f"top_p {config.top_p}", expected="a number above 0, at most 1")
     if config.top_p is not None and config.top_p < 1 and not config.temperature:
         raise InputError(
-            f"top_p {config.top_p} without a temperature (greedy decoding)", expected="a temperature above 0"
+            f"top_p {config.top_p} without a temperature (greedy decoding)",
+            expected="a temperature above 0",
         )
     if config.num_choices is not None and config.num_choices != 1:
         raise InputError(f"num_choices {config.num_choices}", expected="one answer (epochs give several per item)")

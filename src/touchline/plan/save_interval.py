@@ -9,9 +9,9 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import format_seconds, minutes_to_seconds, plural
 from touchline.experiment.experiment import CheckpointConfig
 from touchline.experiment.plan import Plan
-from touchline.experiment.requests import Cluster
 from touchline.experiment.site import SlurmSite
 from touchline.plan.optimize import Proposal
+from touchline.plan.placement.types import Cluster
 
 EVERY = "train.checkpoint.every"
 CPUS = "compute.cpus_per_run"

@@ -18,7 +18,6 @@ from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.public import known_name
-from touchline.data.requests import PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.estimate.history_points import missing_facts
@@ -33,7 +32,7 @@ from touchline.history.records import model_name
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import agree
 from touchline.history.stating import CODE, Stating
-from touchline.plan.local.packing import load_lengths
+from touchline.plan.local.packing import PackRequest, load_lengths
 
 
 def read_stated(

@@ -9,12 +9,11 @@ import numpy as np
 
 from touchline.core.quantity import Missing
 from touchline.core.units import format_minutes
-from touchline.experiment.requests import Cluster
 from touchline.plan.placement.bounds import lower_bounds
 from touchline.plan.placement.deadline import SAMPLES, draw_ticks, drawn_ends, judge
 from touchline.plan.placement.problem import Problem, compile_problem, minutes_to_ticks, ticks_to_minutes
 from touchline.plan.placement.schedule import best_order, name_gpus
-from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.validation import check_deadline
 
 _SEED = 0

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from touchline.experiment.requests import Cluster
-from touchline.plan.placement.types import PlaceJob
+from touchline.plan.placement.types import Cluster, PlaceJob
 from touchline.plan.placement.validation import check_placement_input
 
 TICKS = 10**9

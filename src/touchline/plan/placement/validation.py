@@ -11,8 +11,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.units import plural
-from touchline.experiment.requests import Cluster
-from touchline.plan.placement.types import PlaceJob
+from touchline.plan.placement.types import Cluster, PlaceJob
 
 MOST_GPUS = 100_000
 """Limit on the number of GPUs."""
