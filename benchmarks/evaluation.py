@@ -38,8 +38,9 @@ from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.data.models import load_model, load_renderer
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.user_config import load_settings
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationConfig, PlannedModel
-from touchline.experiment.experiment import DataConfig, EvaluateConfig
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.write import to_yaml
 
 RANKS = (4, 8, 16, 32)

@@ -31,9 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.api.folders import command, environment, make_experiment  # noqa: E402 (the path above)
-from tests.api.test_kills import VICTIMS, _alive, _kill  # noqa: E402
+from tests.api.test_whole_way import VICTIMS, _alive, _kill
 from tests.forking import server  # noqa: E402
-from tests.slurm import packages  # noqa: E402
+from tests.slurm import settings as packages  # noqa: E402
 from tests.slurm.cluster import Cluster  # noqa: E402
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM  # noqa: E402
 

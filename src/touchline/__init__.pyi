@@ -10,19 +10,18 @@ from touchline.core.callbacks import MessageCallback, NamedProgressCallback, Pro
 from touchline.core.errors import HostError as HostError, InputError as InputError, PolicyError as PolicyError, RunsFailedError as RunsFailedError, TouchlineError as TouchlineError
 from touchline.core.estimate import PackingSummary
 from touchline.core.finding import Finding
+from touchline.data.requests import EstimateRequest, PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment as Experiment
 from touchline.experiment.plan import Plan
+from touchline.experiment.requests import CheckRequest, Cluster, OptimiseRequest
 from touchline.history.listing import History
 from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport
 from touchline.lint.check import CheckReport
-from touchline.lint.checked import CheckRequest
 from touchline.plan.design import DesignAnswer
 from touchline.plan.estimate_result import EstimateAnswer
-from touchline.plan.local.estimating import EstimateRequest
-from touchline.plan.local.packing import PackRequest
-from touchline.plan.placement.problem import Cluster, Placement
+from touchline.plan.placement.problem import Placement
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
@@ -39,7 +38,7 @@ from touchline.run.progress import JobProgressCallback
 from touchline.run.queue import Submitted
 from touchline.slurm.site_facts import DoctorReport
 from touchline.tools.imports.importing import ImportReport
-from touchline.tools.optimising import OptimiseRequest, Optimised
+from touchline.tools.optimising import Optimised
 from touchline.tools.selftest import ProgressRows
 
 __version__: str
@@ -290,9 +289,9 @@ def pack(
 def place(
     jobs: _Path,
     cluster: Cluster,
-    deadline: str | None,
+    deadline: str | float | None,
 ) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline."""
+    """Schedule the jobs of a file on GPUs against a deadline, such as `6h` or its minutes."""
 
 def optimize(
     source: _Source,

@@ -21,7 +21,7 @@ from tests.agent.tasks import MOST_CALLS, RUN, TASKS, Call, Task, killed
 from tests.api.folders import command, touchline
 from tests.house.test_docs_commands import commands_of
 
-from touchline.agent.skill_files import SKILL_FILE, skills
+from touchline.cli.agents import SKILL_FILE, skills
 from touchline.run.budget import ApprovalState, approve, read_budget
 from touchline.run.folders import ExperimentFolder
 

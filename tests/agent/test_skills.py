@@ -9,7 +9,7 @@ from tests.api.folders import touchline
 from tests.cases import some
 from tests.house.test_docs_commands import commands_of, wrong_words
 
-from touchline.agent.skill_files import SKILL_FILE, Skill, install_skills, skills
+from touchline.cli.agents import SKILL_FILE, Skill, install_skills, skills
 from touchline.core.errors import PolicyError
 
 SEED_NAMES = {

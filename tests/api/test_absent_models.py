@@ -17,14 +17,12 @@ from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.estimate import MemoryEstimate
 from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
+from touchline.data.requests import EstimateRequest, PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.experiment.requests import Cluster, PlaceRequest
 from touchline.plan.batch_sections import computed_tokens
-from touchline.plan.local.estimating import EstimateRequest
-from touchline.plan.local.packing import PackRequest
-from touchline.plan.placement.problem import Cluster
 from touchline.plan.sections import runs_plan_markdown
-from touchline.run.allocation import PlaceRequest
 from touchline.run.folders import ExperimentFolder
 
 pytestmark = pytest.mark.planning

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.seed_folders import seed_settings, write_shape
-from tests.api.test_evaluation_plan import B70
+from tests.api.test_memory_and_devices import B70
 from tests.cases import write_files
 from tests.faults.experiment_files import experiment_files
 from tests.faults.harness import example_files, merged
@@ -22,7 +22,7 @@ from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
-from touchline.lint.checked import CheckRequest
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.rule import all_pages
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]

@@ -19,7 +19,7 @@ from tests.results.made_checkpoints import ADAPTER, MARKER, remark
 from typer.testing import CliRunner
 
 from touchline import api
-from touchline.cli.cleaning import clean as clean_command
+from touchline.cli.experiment import clean as clean_command
 from touchline.core.errors import HostError, PolicyError
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart

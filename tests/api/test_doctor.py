@@ -13,7 +13,7 @@ import typer
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
-from touchline.cli.doctoring import doctor
+from touchline.cli.cluster import doctor
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.value_types import SlurmSite

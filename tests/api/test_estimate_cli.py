@@ -12,8 +12,9 @@ import pytest
 from tests.api.folders import make_experiment
 from tests.cases import refusal
 
+from touchline.data.requests import PackRequest
 from touchline.data.user_config import load_settings
-from touchline.plan.local.packing import PackRequest, load_lengths
+from touchline.plan.local.packing import load_lengths
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

@@ -11,14 +11,15 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
+from touchline.experiment.requests import Cluster, OptimiseRequest
 from touchline.plan.build import PlanInputs
 from touchline.plan.optimize import Optimization
-from touchline.plan.placement.problem import Cluster, DeadlineVerdict, Placement
+from touchline.plan.placement.problem import DeadlineVerdict, Placement
 from touchline.plan.screen import screen_lines
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import commit_plan, resolve
 from touchline.tools import optimising
-from touchline.tools.optimising import Optimised, OptimiseRequest, apply, optimise
+from touchline.tools.optimising import Optimised, apply, optimise
 
 pytestmark = pytest.mark.planning
 

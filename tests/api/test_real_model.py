@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.api.folders import command, environment, touchline
-from tests.api.kills import kill_everything
+from tests.api.harm import kill_everything
 from tests.cases import some
 
 from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY

@@ -1,32 +1,43 @@
-"""The machine that is planned for: named, or here, or an error that lists what the cluster offers."""
+"""Plans for a cluster: its GPUs, job limits, and the script of one allocation."""
 
 import json
 import os
+import re
+import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
 from tests.cases import refusal, some
+from tests.run.made_plans import GPU, made_plan
 
+from touchline import api
+from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity
 from touchline.data.machine import machine_here
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.requests import Cluster, PlaceRequest
 from touchline.experiment.value_types import SlurmSite
 from touchline.plan.local.target import device_findings, request_type, resolve_target
+from touchline.run.allocation import MEGA, Placed, allocation_of, place_experiment, write_allocation
+from touchline.run.folders import ExperimentFolder
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.slurm.local.commands import CommandResult
 
 pytestmark = pytest.mark.planning
+
 
 ON_SLURM = ComputeConfig(executor="slurm")
 ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}\n"
 
 
 @dataclass
-class Cluster:
+class PlayedCluster:
     """sinfo, played."""
 
     said: str | CommandResult
@@ -41,7 +52,7 @@ class Cluster:
 
 def refused(said: str | CommandResult, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
     """Everything that the one error of a target says."""
-    (found,) = refusal(resolve_target, compute, site or SlurmSite(), Cluster(said)).findings
+    (found,) = refusal(resolve_target, compute, site or SlurmSite(), PlayedCluster(said)).findings
     assert found.code == "US133"
     assert found.subject == "compute.gpu"
     return f"{found.message} | {found.hint}"
@@ -83,7 +94,7 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
 
 
 def test_a_type_in_the_config_file_names_the_gpu_as_far_as_it_is_one() -> None:
-    silent = Cluster(CommandResult(code=None, out="", err="not asked"))
+    silent = PlayedCluster(CommandResult(code=None, out="", err="not asked"))
     for kind, constraint, name in (
         ("h100_80gb", None, "H100"),
         ("nvidia_a100_80gb_pcie", None, "A100-80GB"),
@@ -114,7 +125,7 @@ def test_a_cpu_is_planned_for_only_on_purpose() -> None:
         ComputeConfig(executor="slurm", gpu="CPU", gpus_per_run=4, cpus_per_run=6),
         ComputeConfig(executor="slurm", gpus_per_run=0, cpus_per_run=6),
     ):
-        machine = resolve_target(compute, SlurmSite(), Cluster("")).machine
+        machine = resolve_target(compute, SlurmSite(), PlayedCluster("")).machine
         assert (machine.kind, machine.threads) == ("cpu", 6)
         assert compute.gpus == 0
         assert "in place of the nodes'" in machine.source
@@ -136,8 +147,8 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
         said: str | CommandResult, site: SlurmSite | None = None, gpu: str = "A100-80GB"
     ) -> list[tuple[str, str]]:
         compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
-        target = resolve_target(compute, site, Cluster(said))
-        target, findings = request_type(target, compute, site, None, Cluster(said))
+        target = resolve_target(compute, site, PlayedCluster(said))
+        target, findings = request_type(target, compute, site, None, PlayedCluster(said))
         asked.append(target.machine.requested_type)
         return [(each.code, str(each.hint)) for each in findings]
 
@@ -163,7 +174,7 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
     absent = CommandResult(code=1, out="", err="\n".join([*lines, "sinfo: fatal: Could not establish a source"]))
     assert found(absent) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
     target = resolve_target(ComputeConfig(gpu="A100-80GB"), SlurmSite())
-    _, (finding,) = request_type(target, ON_SLURM, SlurmSite(), None, Cluster(absent))
+    _, (finding,) = request_type(target, ON_SLURM, SlurmSite(), None, PlayedCluster(absent))
     assert len(finding.message) <= 160
     assert "sinfo" in finding.message
     assert found("", SlurmSite(gpu_type="a100")) == found("", SlurmSite(constraint="a100&80gb")) == []
@@ -282,3 +293,140 @@ def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: 
     parts = [run[key]["value"] for run in runs for key in ("evaluate_seconds", "evaluate_startup_seconds")]
     trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
     assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
+
+
+def on_a_cluster(root: Path, own: str = "") -> Path:
+    """An experiment of one run for an A100 of a cluster."""
+    folder = make_experiment(root / "tiny", ranks="[2]", n_train=48)
+    with (folder / "experiment.yaml").open("a") as stream:
+        stream.write(f"compute: {{executor: slurm, gpu: A100-80GB{own}}}\n")
+    return folder
+
+
+def scripts_times(folder: Path) -> dict[str, tuple[str, ...]]:
+    """`--time` of the scripts in each run's folder, the training's first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted(folder.glob("*/*.slurm"), key=lambda path: path.name, reverse=True):
+        time = re.search(r"^#SBATCH --time=(.+)$", path.read_text(), re.MULTILINE)
+        assert time is not None, path
+        found[path.parent.name] = (*found.get(path.parent.name, ()), time[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("own", "training", "evaluation"),
+    [
+        ("", "0:15:00", "0:15:00"),
+        (", time_limit: 90s", "0:02:00", "0:15:00"),
+        (", evaluation: {time_limit: 4min}", "0:15:00", "0:04:00"),
+        (", time_limit: 20h, evaluation: {time_limit: 1h}", "20:00:00", "1:00:00"),
+    ],
+)
+def test_limits_have_a_floor_unless_the_user_sets_them_and_scripts_have_the_plans(
+    tmp_path: Path, settings: UserConfig, own: str, training: str, evaluation: str
+) -> None:
+    """A tiny model's training takes seconds, and imports from a cold file system minutes."""
+    folder = on_a_cluster(tmp_path, own)
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
+    assert scripts_times(folder) == {"1M_rank2": (training, evaluation), "1M_base": (evaluation,)}
+
+
+def test_a_start_over_a_network_takes_half_a_minute_to_three(tmp_path: Path, settings: UserConfig) -> None:
+    """On this machine it takes some seconds, of a training and of an evaluation."""
+    folder = make_experiment(tmp_path / "tiny", ranks="[2]", n_train=48)
+    for executor, low, high in (("local", 1, 30), ("slurm", 25, 200)):
+        plan = api.plan(folder, settings, [f"compute={{executor: {executor}, gpu: A100-80GB}}"]).plan
+        run = plan.runs[0]
+        for found in (run.time_parts["start-up"], run.evaluate_startup_seconds):
+            assert isinstance(found, Quantity)
+            assert found.low is not None
+            assert found.high is not None
+            assert low <= found.low < found.high <= high
+
+
+@pytest.mark.slow
+def test_workers_are_compared_with_the_cpus_that_runs_have_when_they_share_a_node(
+    tmp_path: Path, settings: UserConfig
+) -> None:
+    """Four runs on a node of 32 CPUs have 8 each; a job of its own asks for all that its workers need."""
+    folder = on_a_cluster(tmp_path)
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("train:\n", "train:\n  dataloader_workers: 16\n"))
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
+    assert "#SBATCH --cpus-per-task=18\n" in (folder / "1M_rank2" / "finetune.slurm").read_text()
+    env = environment(settings.models_dir, settings.cache_dir)
+    for cpus, noted in (("32", True), ("128", False)):
+        done = touchline("place", str(folder), "--gpus", "4", "--cpus-per-node", cpus, env=env)
+        assert done.returncode == 0, done.stderr
+        assert ("train.dataloader_workers=7" in " ".join((done.stdout + done.stderr).split())) is noted
+
+
+SITE = SlurmSite(signal_seconds=120, partition="gpu")
+CLUSTER = Cluster(gpus=2, cpus=16)
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> LoadedPlan:
+    """Two trainings, a stage behind the first, a control; all their scripts are there."""
+    (tmp_path / "experiment.yaml").touch()
+    folder = ExperimentFolder(tmp_path)
+    plan = made_plan(machine=GPU)
+    for run in plan.runs:
+        folder.run(run.name).mkdir()
+        (folder.run(run.name) / "finetune.slurm").touch()
+        (folder.run(run.name) / "eval.slurm").touch()
+    return LoadedPlan(plan=plan, folder=folder, changed=False)
+
+
+def _placed(planned: LoadedPlan, deadline: float | None = 360) -> Placed:
+    return place_experiment(planned, SITE, PlaceRequest(cluster=CLUSTER, deadline_minutes=deadline))
+
+
+def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:
+    placed = _placed(planned)
+    path, _ = write_allocation(placed, SITE)
+    assert path.name == MEGA
+    text = path.read_text()
+    assert "#SBATCH --time=6:00:00" in text
+    assert "#SBATCH --gpus-per-node=2" in text
+    assert "#SBATCH --partition=gpu" in text
+    names = [line.split(" ")[1] for line in text.splitlines() if line.startswith("stage ") and "(" not in line]
+    ranks = {slot.id: slot.priority for slot in placed.placement.schedule}
+    in_order = sorted(ranks, key=lambda name: ranks[name])
+    assert [name.strip("'").split("'")[0] for name in names] == [name.split(" ")[0] for name in in_order]
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+    assert path.stat().st_mode & 0o111
+
+
+def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
+    placed = _placed(planned, None)
+    with pytest.raises(InputError, match="needs a time"):
+        write_allocation(placed, SITE)
+    text = write_allocation(placed, SITE, 240)[0].read_text()
+    assert "#SBATCH --time=4:00:00" in text
+    with pytest.raises(InputError, match="never start in"):
+        write_allocation(placed, SITE, 60)
+    with pytest.raises(InputError, match="whole nodes"):
+        allocation_of(Cluster(gpus=6, gpus_per_node=4), 60, needs_gpus=True)
+    assert allocation_of(Cluster(gpus=8, gpus_per_node=4), 60, needs_gpus=True).nodes == 2
+
+
+def test_what_is_not_prepared_is_not_emitted(planned: LoadedPlan) -> None:
+    (planned.folder.root / "1M_rank4" / "finetune.slurm").unlink()
+    assert "touchline prepare" in str(refusal(write_allocation, _placed(planned), SITE).hint)
+
+
+def test_a_file_that_somebody_has_changed_is_left(planned: LoadedPlan) -> None:
+    placed = _placed(planned)
+    path, _ = write_allocation(placed, SITE)
+    path.write_text("mine\n")
+    assert MEGA in write_allocation(placed, SITE)[1][0]
+    assert path.read_text() == "mine\n"
+
+
+def test_durations_of_a_processor_are_said_to_be_that(planned: LoadedPlan) -> None:
+    assert _placed(planned).notes == ()
+    plan = replace(planned.plan, machine=made_plan().machine)
+    assert len(_placed(replace(planned, plan=plan)).notes) == 1

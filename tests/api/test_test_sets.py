@@ -14,7 +14,7 @@ from random import Random
 import pytest
 from pydantic import TypeAdapter
 from tests.api.folders import command, touchline
-from tests.api.kills import kill_everything
+from tests.api.harm import kill_everything
 from tests.cases import refusal
 
 from touchline import api

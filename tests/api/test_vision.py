@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import command, environment, touchline
-from tests.api.kills import kill_first_process, training_processes, wait_for_steps
+from tests.api.harm import kill_first_process, training_processes, wait_for_steps
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 
 from tools.tiny_model import write_tiny_model
@@ -23,7 +23,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import ImageRule
 from touchline.data.user_config import UserConfig
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +269,7 @@ def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) ->
     """Other pixels in an image of the same size: no command goes on with them."""
     from PIL import Image
 
-    from touchline.evaluate.job import resolve_job
+    from touchline.evaluate.checkpoint import resolve_job
     from touchline.train.inputs import load_inputs, read_config
 
     folder = tmp_path / "replaced"

@@ -27,8 +27,9 @@ from touchline.data.packing.forecast import BatchSettings
 from touchline.estimate.evidence_memory import stack_key
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
-from touchline.experiment.experiment import ComputeConfig, LoraConfig, TrainConfig
+from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.stated import SettingSource, stated_settings
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.lint.memory import sharing
 from touchline.plan.identity import _NEWER_KEYS, _train_identity
 from touchline.plan.local.target import compiler_findings, kernel_findings

@@ -25,8 +25,8 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import plan_batches
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.read import read_experiment
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.train.schedule import learning_rate
 
 pytestmark = pytest.mark.planning

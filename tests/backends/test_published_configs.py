@@ -17,6 +17,7 @@ from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
+from touchline.backends.fields import dotted
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
@@ -24,7 +25,7 @@ from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.read import read_experiment
 from touchline.experiment.settings import value_of
-from touchline.tools.imports.carrier import dotted, leaves
+from touchline.tools.imports.carrier import leaves
 from touchline.tools.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning

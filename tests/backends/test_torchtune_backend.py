@@ -17,6 +17,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.config_table import Reason
 from touchline.backends.external import Launch
+from touchline.backends.fields import dotted
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environments, get_backend, refused_settings
 from touchline.backends.torchtune.backend import TRAINER
@@ -26,11 +27,11 @@ from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
 from touchline.plan.settings import Origin, collect_settings
-from touchline.tools.imports.carrier import dotted, leaves
+from touchline.tools.imports.carrier import leaves
 from touchline.tools.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning

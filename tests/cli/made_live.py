@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from tests.api.made_runs import STEP
 
+from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import StepRow
 from touchline.experiment.runs import RunKind
-from touchline.lint.checked import FindingRow, Severity
+from touchline.lint.checked import FindingRow
 from touchline.results.live import LiveRun
 from touchline.results.watching import Snapshot
 from touchline.slurm.job_view import JobView

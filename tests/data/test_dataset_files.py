@@ -21,7 +21,7 @@ from touchline.core.errors import HostError, InputError, PlanDriftError, install
 from touchline.core.finding import Finding, Severity
 from touchline.data import datasets, readers
 from touchline.data.datasets import cluster_faults, load_clusters, load_dataset, load_examples, load_rows
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 pytestmark = pytest.mark.planning
 

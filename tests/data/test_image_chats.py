@@ -17,7 +17,7 @@ from touchline.data.images import image_fault, image_size, load_pixels, read_ima
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import ImageRule, images_of
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 DATE = "2026-01-01"
 ANSWER = {"role": "assistant", "content": "Red"}

@@ -10,8 +10,8 @@ from tests.cases import refusal
 from touchline.core.finding import Severity
 from touchline.data.resolving import label_set
 from touchline.data.task_files import resolve_task
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationTask
-from touchline.experiment.experiment import DataConfig
 from touchline.lint.scoring import prompt_findings
 
 pytestmark = pytest.mark.planning

@@ -11,7 +11,7 @@ from tests.cases import parametrize
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
 from touchline.data.datasets import data_sha256, load_clusters, load_dataset, load_examples, load_rows
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 pytestmark = pytest.mark.planning
 

@@ -12,7 +12,7 @@ from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, create_capitalization, load_words
 from touchline.data.datasets import load_dataset
 from touchline.data.user_config import config_path, load_settings
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.value_types import SlurmSite
 
 pytestmark = pytest.mark.planning

@@ -20,7 +20,7 @@ from touchline.data.datasets import load_examples
 from touchline.data.lengths import TokenLengths, read_lengths, token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import ChatRenderer, common_prefix
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 pytestmark = pytest.mark.planning
 

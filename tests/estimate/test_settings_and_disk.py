@@ -32,7 +32,7 @@ from touchline.estimate.spreads import lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.terms import TERMS, amounts
 from touchline.estimate.what_if import what_ifs
 from touchline.estimate.work import StepWork
-from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.history.training_form import method_fact, quantization_fact
 from touchline.plan.local.lengths import read_lengths
 

@@ -20,7 +20,7 @@ from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
 from touchline.estimate.points import CostSample, TimePoint
 from touchline.estimate.work import StepWork, work_of
-from touchline.experiment.experiment import LoraConfig
+from touchline.experiment.training import LoraConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 CPU_RUNS = FOLDER / "cpu_runs.json"

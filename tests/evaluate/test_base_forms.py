@@ -14,7 +14,8 @@ from touchline.data.scores import EvaluationRecord
 from touchline.evaluate import loading, weights
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import needs_bitsandbytes, read_request
-from touchline.experiment.experiment import EvaluateConfig, LoraConfig
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.training import LoraConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"), pytest.mark.slow]

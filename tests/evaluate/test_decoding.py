@@ -28,9 +28,18 @@ from transformers import (
 )
 
 from touchline.core.errors import InputError
-from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, likeliest, write_answers
+from touchline.evaluate.decoding import (
+    Drawing,
+    Generation,
+    Sampling,
+    TokenIds,
+    common_prefix,
+    distribution,
+    likeliest,
+    write_answers,
+)
 from touchline.evaluate.engine import Decoding, Engine, Request
-from touchline.evaluate.sampling import Drawing, Sampling, distribution, stream_of
+from touchline.evaluate.own_task import stream_of
 from touchline.evaluate.weights import LOADED_ADAPTERS, ActiveAdapter, Weights, pick_device, pick_dtype
 
 CPU = torch.device("cpu")

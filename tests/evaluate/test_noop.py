@@ -18,11 +18,12 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.checkpoints import read_checkpoints
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config
 from touchline.data.scores import EvaluationRecord
-from touchline.evaluate.noop import WEIGHTS, write_no_op
+from touchline.evaluate.checkpoint import WEIGHTS_NAME, write_no_op
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import EvaluationRequest, RequestedJob, find_pending_evaluations
 from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.experiment.experiment import EvaluateConfig, LoraConfig
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.training import LoraConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
@@ -81,7 +82,7 @@ def test_its_adapter_is_like_a_trained_one(tmp_path: Path) -> None:
     """PEFT reads it; its second factor is zero, its first is not, and its shape is the experiment's."""
     experiment = make_controls(tmp_path, 10, LoraConfig(rank=5, alpha=7.0, target_modules=("q_proj", "up_proj")))
     folder = write_no_op(experiment / "tiny_noop", config_of(experiment))
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / WEIGHTS_NAME)
     assert len(weights) == 2 * 2 * 2
     for name, tensor in weights.items():
         assert tensor.dtype is torch.float32
@@ -104,7 +105,7 @@ def test_it_is_written_once_and_alike_everywhere(tmp_path: Path) -> None:
     shutil.rmtree(place)
     write_no_op(folder, config)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == {name: c for name, (_, c) in first.items()}
-    assert load_file(place / WEIGHTS).popitem()[1].dtype is torch.bfloat16
+    assert load_file(place / WEIGHTS_NAME).popitem()[1].dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("spoil", ["gone", "cut", "other plan"])
@@ -113,15 +114,15 @@ def test_a_broken_or_old_one_is_written_again(spoil: str, tmp_path: Path) -> Non
     experiment = make_controls(tmp_path, 10)
     folder, config = experiment / "tiny_noop", config_of(experiment)
     place = write_no_op(folder, config)
-    sound = (place / WEIGHTS).read_bytes()
+    sound = (place / WEIGHTS_NAME).read_bytes()
     if spoil == "gone":
-        (place / WEIGHTS).unlink()
+        (place / WEIGHTS_NAME).unlink()
     elif spoil == "cut":
-        (place / WEIGHTS).write_bytes(sound[:-1])
+        (place / WEIGHTS_NAME).write_bytes(sound[:-1])
     else:
         config = replace(config, run_digest="f" * 64)
     write_no_op(folder, config)
-    assert (place / WEIGHTS).read_bytes() == sound
+    assert (place / WEIGHTS_NAME).read_bytes() == sound
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     (found,) = read_checkpoints(folder, hashes=True)
     assert (found.complete, found.step, found.epoch) == (True, 0, None)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 
 from touchline.core.errors import InputError
 from touchline.evaluate import engine as engine_module
-from touchline.evaluate.decoding import Generation, Prefix, read_prefix, write_answers
+from touchline.evaluate.decoding import Generation, Prefix, Sampling, read_prefix, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
-from touchline.evaluate.sampling import Sampling, stream_of
+from touchline.evaluate.own_task import stream_of
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
 
 CPU = torch.device("cpu")

@@ -15,8 +15,9 @@ from touchline.core.files import sha256_file
 from touchline.data.datasets import load_dataset
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.data.models import load_model
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationConfig, PlannedModel
-from touchline.experiment.experiment import DataConfig, EvaluateConfig
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.write import to_yaml
 
 DATE = "2026-01-02"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from touchline.experiment.requests import Cluster
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.problem import Cluster, DeadlineVerdict, PlaceJob, Placement
+from touchline.plan.placement.problem import DeadlineVerdict, PlaceJob, Placement
 
 pytestmark = pytest.mark.planning
 FOLDER = Path(__file__).resolve().parents[2] / "src" / "touchline" / "examples" / "mega_job"

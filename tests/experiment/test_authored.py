@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
-from touchline.experiment.experiment import Experiment, ExperimentKeys, TrainConfig
+from touchline.experiment.experiment import Experiment, ExperimentKeys
 from touchline.experiment.read import read_experiment
+from touchline.experiment.training import TrainConfig
 
 pytestmark = pytest.mark.planning
 

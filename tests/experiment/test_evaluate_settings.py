@@ -13,7 +13,8 @@ from touchline.data.evaluations import evaluation_name, is_current, read_evaluat
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.experiment import evaluation as ev
-from touchline.experiment.experiment import DataConfig, EvaluateConfig, task_file_stem
+from touchline.experiment.data_config import DataConfig
+from touchline.experiment.experiment import EvaluateConfig, task_file_stem
 from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning

@@ -21,7 +21,7 @@ from touchline import api
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
-from touchline.lint.checked import CheckRequest
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.local import checking_experiment
 from touchline.lint.local import programs as validators
 from touchline.lint.rule import BROKEN_RULE

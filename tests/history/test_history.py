@@ -17,7 +17,8 @@ from tests.history.made import make_reading, make_record, make_source, number, w
 from touchline.core.errors import HostError, InputError
 from touchline.history import adding, index
 from touchline.history.adding import add_groups
-from touchline.history.files import FileGroup, LoggedRun, SkippedFile
+from touchline.history.files import LoggedRun, SkippedFile
+from touchline.history.grouping import FileGroup
 from touchline.history.history import Broken, contents, read_record, record_id, record_path, store_record
 from touchline.history.index import find_record, load_index
 from touchline.history.record import RunRecord

@@ -18,7 +18,8 @@ from tests.tiny_model import build_tiny_model, write_tiny_words
 from touchline.data.user_config import UserConfig
 from touchline.estimate.local.past_runs import past_runs
 from touchline.history import files
-from touchline.history.files import FileGroup, LoggedRun, SkippedFile
+from touchline.history.files import LoggedRun, SkippedFile
+from touchline.history.grouping import FileGroup
 from touchline.history.reading import EvidenceLine, RunReading, SourcedText
 from touchline.history.record import RunRecord
 

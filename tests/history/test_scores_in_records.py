@@ -20,8 +20,8 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import GIB
 from touchline.data.metrics import EndRow
 from touchline.data.user_config import UserConfig
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.history import probe as probing
 from touchline.history import scores as facts_of
 from touchline.history.files import LoggedRun, find_runs

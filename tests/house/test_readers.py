@@ -95,7 +95,7 @@ def test_the_checker_sees_every_way_to_open() -> None:
 WRITER = "cli/output.py"
 PROGRAMS = {
     *("train/parallel.py", "train/process.py", "train/leaks.py", "train/export_smollm2.py", "run/attempt.py"),
-    *("evaluate/__main__.py", "evaluate/job.py", "data/worker.py", "data/template_worker.py", "agent/work.py"),
+    *("evaluate/__main__.py", "evaluate/answering.py", "data/worker.py", "data/template_worker.py", "agent/work.py"),
     "report/local/draw_process.py",
 }
 """Programs of their own, whose output goes to a log or to the process that started them."""

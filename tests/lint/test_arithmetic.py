@@ -14,8 +14,8 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchSettings
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.stated import SettingSource, stated_settings
+from touchline.experiment.training import TrainConfig
 from touchline.lint.training import Arithmetic, Span, arithmetic, rows_of_split
 
 pytestmark = pytest.mark.planning

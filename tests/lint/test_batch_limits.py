@@ -12,13 +12,14 @@ from tests.cases import parametrize
 from tests.estimate.measured_rows import gpu_of
 from tests.lint.trainings import WHERE, found, model, named, stated, view
 
+from touchline.backends.facts import adapted
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.experiment.partial import Stated
-from touchline.lint.memory import Width, adapted, fitting, largest, setup_of, sharing, width_of
+from touchline.lint.memory import Width, fitting, largest, setup_of, sharing, width_of
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

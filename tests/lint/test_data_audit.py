@@ -15,12 +15,12 @@ from tests.tiers import examples
 from typer.testing import CliRunner
 
 from touchline.api import data_audit as audit
-from touchline.cli.auditing import audit as audit_command
+from touchline.cli.catalog import audit as audit_command
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, mojibake, nearest, normal, repaired, short
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.lint.checked import DataAudit
 from touchline.lint.data_view import DataView, data_rows, layout_of
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings

@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from touchline.plan.placement.problem import Cluster, Minutes, PlaceJob, Placement
+from touchline.experiment.requests import Cluster
+from touchline.plan.placement.problem import Minutes, PlaceJob, Placement
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:

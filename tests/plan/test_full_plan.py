@@ -20,8 +20,8 @@ from touchline.estimate import evidence_memory, points
 from touchline.estimate.disk import disk_estimate, resume_bytes
 from touchline.estimate.parts import peak_parts
 from touchline.estimate.work import StepWork, step_flops
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
 

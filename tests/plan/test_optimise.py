@@ -7,8 +7,10 @@ from tests.run.made_plans import GPU, made_plan, made_run
 
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing, Quantity
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
+from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.requests import Cluster
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, TrainConfig
 from touchline.experiment.value_types import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
@@ -24,7 +26,6 @@ from touchline.plan.optimize import (
     saving_proposals,
     share_proposals,
 )
-from touchline.plan.placement.problem import Cluster
 
 pytestmark = pytest.mark.planning
 

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.requests import Cluster
 from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.problem import Cluster, Minutes, PlaceJob
+from touchline.plan.placement.problem import Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
 
@@ -229,7 +230,7 @@ def test_what_is_no_placement_is_refused_from_python_too(
 
 
 def test_the_command_answers_in_json_and_in_words(tmp_path: Path) -> None:
-    from touchline.cli.placing import place as command
+    from touchline.cli.cluster import place as command
 
     app = typer.Typer()
     app.command()(command)

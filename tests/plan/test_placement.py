@@ -13,8 +13,9 @@ from tests.plan.made_placements import broken_rules, brute_force, chains
 from tests.tiers import examples
 
 from touchline.core.quantity import Missing
+from touchline.experiment.requests import Cluster
 from touchline.plan.placement.placing import chance_within, draw_ticks, place
-from touchline.plan.placement.problem import Cluster, DeadlineVerdict, Minutes, PlaceJob, compile_problem
+from touchline.plan.placement.problem import DeadlineVerdict, Minutes, PlaceJob, compile_problem
 
 pytestmark = pytest.mark.planning
 

@@ -9,9 +9,11 @@ from tests.run.made_plans import made_control, made_plan, made_run
 from touchline.core.estimate import PastRunsUsed
 from touchline.core.quantity import Quantity
 from touchline.core.text import escape
-from touchline.experiment.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.experiment.data_config import DataConfig
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
 from touchline.experiment.settings import DEFAULTS
+from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.experiment.validate import dotted_keys
 from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.plan.settings import Origin, RunSetting, collect_settings, leading_text, setting_cell, setting_text

@@ -18,8 +18,9 @@ from touchline.core.status import RunStatus
 from touchline.data.datasets import load_dataset
 from touchline.data.evaluations import evaluation_name, finished_evaluation, finished_task, settings_sha256
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationTask
-from touchline.experiment.experiment import DataConfig, EvaluateConfig
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.results.collect import collect_results

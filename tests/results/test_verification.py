@@ -28,9 +28,9 @@ from tests.results.made_checkpoints import (
 )
 from tests.tiers import examples
 
-from touchline.experiment.experiment import LoraConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind
+from touchline.experiment.training import LoraConfig
 from touchline.results.verification import verify_folders, verify_planned
 from touchline.results.verification_types import CheckpointKind, Verification
 

@@ -7,9 +7,11 @@ from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, Mem
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.experiment.data_config import DataConfig
+from touchline.experiment.experiment import ComputeConfig, EvaluateConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.runs import ParentLink, RunKind
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.experiment.value_types import Site, SlurmSite
 
 SITE = Site(python="/opt/env/bin/python", cache_dir="/scratch/cache", models_dir="/scratch/models")

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cases import write
 
 from touchline.core.finding import Finding, Severity
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 WORDS = [f"{a}{b}{c}ord" for a in "bdf" for b in "aeiou" for c in "mn"]
 SMART = """

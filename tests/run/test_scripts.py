@@ -20,9 +20,9 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.requests import CheckRequest
 from touchline.experiment.runs import ParentLink
 from touchline.experiment.value_types import Site, SlurmSite
-from touchline.lint.checked import CheckRequest
 from touchline.lint.local import checking
 from touchline.lint.local.programs import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.rule import check_view

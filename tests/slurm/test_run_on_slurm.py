@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.chain_folders import CHAIN, make_chain
-from tests.api.faults import plant
-from tests.api.folders import command, environment, make_experiment, touchline
+from tests.api.folders import CHAIN, command, environment, make_chain, make_experiment, touchline
+from tests.api.harm import plant
 from tests.cases import some, until
 from tests.slurm.cluster import LIMITED_QOS, Cluster
 

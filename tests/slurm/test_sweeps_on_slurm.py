@@ -6,9 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.api.faults import plant
 from tests.api.folders import make_experiment
-from tests.api.kills import training_processes
+from tests.api.harm import plant, training_processes
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, submissions, until
 from tests.strategy.stand_ins import decided
 from tests.strategy.test_for_real import make

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import command, environment, tiny_settings, touchline
-from tests.api.kills import kill_everything
+from tests.api.harm import kill_everything
 from tests.strategy.stand_ins import decided
 from tests.tiny_model import write_tiny_words
 

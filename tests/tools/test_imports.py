@@ -20,6 +20,7 @@ from tests.tiers import examples
 
 from touchline import api
 from touchline.backends.config_table import Carried, ImportedTraining, Reason
+from touchline.backends.fields import dotted
 from touchline.backends.registry import import_table
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location
@@ -30,7 +31,7 @@ from touchline.experiment.names import ModelLabel
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.settings import value_of
 from touchline.experiment.write import to_yaml
-from touchline.tools.imports.carrier import LocalPlaces, dotted, leaves, left_over
+from touchline.tools.imports.carrier import LocalPlaces, leaves, left_over
 from touchline.tools.imports.design import design_of
 from touchline.tools.imports.importing import ImportReport
 from touchline.tools.imports.training import carry_training

@@ -17,7 +17,7 @@ from touchline.core.errors import HostError, InputError, RunsFailedError, Touchl
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.tools import probing
 from touchline.tools.probing import describe, free_host_bytes, free_of_groups, probe, require_packages, try_batch

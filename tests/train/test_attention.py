@@ -18,7 +18,7 @@ from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.errors import HostError, InputError
 from touchline.data.metrics_file import read_metrics
 from touchline.data.packing.forecast import IsolationCheck
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.plan.local.packing import check_isolation
 from touchline.train import leaks
 from touchline.train.hf_inputs import require_kernels

@@ -16,7 +16,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
 from touchline.data.checkpoints import paused_step, write_pause
-from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
 
 FLOAT32 = 1e-5

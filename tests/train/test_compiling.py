@@ -18,7 +18,7 @@ from touchline.backends.peft.layout import COMPILED_WIDTH, PADDED, BatchLayout, 
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
-from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.history.probe import STEPS, ProbedModel, ProbeOutcome, ProbeRequest
 from touchline.train import compiling
 from touchline.train.machine import select_device

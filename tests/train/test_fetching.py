@@ -24,7 +24,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError, TrainingDivergedError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import machine
 from touchline.train.loop import Training
 from touchline.train.optimizers import optimizer_for

@@ -17,10 +17,10 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.core.status import EXIT_STOPPED, TrainingEnd
-from touchline.data.checkpoints import PAUSE_FILE, paused_step, read_pause, write_pause
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.data.checkpoints import PAUSE_FILE, STATE_FILE, paused_step, read_pause, write_pause
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.inputs import read_config
-from touchline.train.resume import STATE_FILE, find_resume
+from touchline.train.resume import find_resume
 from touchline.train.run import Stop, run_training
 
 ACTS = {

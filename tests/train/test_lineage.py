@@ -26,7 +26,7 @@ from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.machine import DtypeChoice
 from touchline.data.metrics_file import read_metrics
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
 from touchline.train.inherit import Factors, combine, combined_settings

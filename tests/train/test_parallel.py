@@ -21,7 +21,7 @@ from touchline.core.status import EXIT_STOPPED, RunStatus
 from touchline.data.checkpoints import write_pause
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.plan.sections import sections
 from touchline.run.folders import ExperimentFolder
 from touchline.train.parallel import ProcessLostError

@@ -25,7 +25,7 @@ from touchline.core.errors import InputError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.data.worker import prepare_worker
-from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReply, ProbeRequest
 from touchline.tools.probing import probe
 from touchline.train import probe_steps

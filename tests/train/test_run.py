@@ -21,7 +21,7 @@ from touchline.core.errors import HostError, InputError, PlanDriftError, PolicyE
 from touchline.core.files import sha256_file
 from touchline.core.quantity import Missing
 from touchline.data.metrics_file import read_metrics
-from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import isolation
 from touchline.train.__main__ import main
 from touchline.train.inputs import load_inputs

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from touchline.cli.selftesting import show_report
+from touchline.cli.cluster import show_report
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.selftest import NodeCheck, SelftestReport, StepCheck, Verdict
 from touchline.train.selftest_checks import Checks

@@ -29,7 +29,7 @@ from touchline.data.shapes import load_shape
 from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.parts import state_bytes, weight_bytes
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.inputs import load_inputs
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable

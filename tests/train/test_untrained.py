@@ -17,7 +17,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 from touchline.backends.run_config import RunConfig
 from touchline.data.metrics import ValidationRow
 from touchline.data.metrics_file import parse_row, read_metrics
-from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
 
 

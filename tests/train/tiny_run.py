@@ -14,8 +14,9 @@ from touchline.core.files import sha256_file
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model
 from touchline.data.packing.forecast import plan_batches
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import PlannedModel
-from touchline.experiment.experiment import DataConfig, LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.experiment.write import to_yaml
 
 DATE = "2026-01-02"

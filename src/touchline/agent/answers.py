@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, TouchlineError
+from touchline.core.json_text import answer_object
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import shorten
+from touchline.lint.checked import FindingRow, row_of
+
+
+def error_data(error: TouchlineError) -> dict[str, Any]:
+    """Return `{"error": ...}` with the class of an error, its words and its findings."""
+    return {
+        "error": {
+            "kind": type(error).__name__,
+            "exit_code": error.exit_code,
+            "message": error.message,
+            "expected": error.expected,
+            "hint": error.hint,
+            "findings": answer_object(list[FindingRow], [row_of(each) for each in error.findings]),
+        }
+    }
+
 
 ITEMS = 20
 """Longest list in a summary."""

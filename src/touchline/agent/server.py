@@ -21,8 +21,7 @@ from pydantic import TypeAdapter, ValidationError, validate_call
 
 from touchline import __version__
 from touchline.agent import tools
-from touchline.agent.answers import Data
-from touchline.agent.errors import error_data
+from touchline.agent.answers import Data, error_data
 from touchline.agent.tools import Work
 from touchline.core.errors import HostError, InputError, StoppedError, TouchlineError, install_hint
 from touchline.core.files import disk_errors, open_append, read_record

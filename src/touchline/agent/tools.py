@@ -6,9 +6,10 @@ A tool that executes (`EXECUTES`) starts nothing itself: it returns `Work`, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import Field
 
@@ -21,18 +22,18 @@ from touchline.core.json_text import answer, answer_object
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.text import without_controls
 from touchline.data.models import find_models
+from touchline.data.requests import EstimateRequest
 from touchline.data.user_config import load_settings
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
-from touchline.experiment.training import DEFAULT_BACKEND
+from touchline.experiment.requests import CheckRequest
 from touchline.experiment.write import with_values
 from touchline.lint.check import CheckReport
-from touchline.lint.checked import CheckRequest, DataAudit
+from touchline.lint.checked import DataAudit
 from touchline.lint.local.checking import is_task_target
 from touchline.lint.rule import RulePage, all_codes, load_page
 from touchline.plan.estimate_result import EstimateAnswer
-from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.settings import RunSetting, collect_settings
 from touchline.report.compared import ComparedExperiments
 from touchline.report.report import Report
@@ -74,17 +75,12 @@ class Work:
     """Approved work that a process of its own executes."""
 
     experiment: Path
-    """Its experiment."""
     action: Literal["run", "evaluate"]
-    """Verb."""
     run: str | None = None
-    """Only this run."""
     retry: bool = False
     """Whether runs that failed twice the same way are started again."""
     epochs: str | None = None
-    """Checkpoints to evaluate."""
     wait_seconds: float = 0.0
-    """Seconds to wait for the end."""
 
 
 # ------------------------------------------------------------------------------------------------------------- looking
@@ -98,7 +94,6 @@ def plan(
     run: Run = None,
 ) -> Data:
     """Plan an experiment and write nothing: runs, predicted time, memory and disk, and what an approval covers."""
-
     planned = api.plan(experiment, load_settings(), overrides, dry_run=True)
     full = answer(
         plan=(Plan, planned.plan),
@@ -128,7 +123,6 @@ def check(
     section: Section = None,
 ) -> Data:
     """Find mistakes in experiments, configs of any trainer, job scripts and data before anything is queued."""
-
     _refuse_code(paths)
     report, _ = api.check(paths, load_settings(), CheckRequest(gpu=gpu))
     full = answer_object(CheckReport, report)
@@ -166,35 +160,37 @@ def _page(code: str) -> Data:
     return answer(rule=(RulePage, load_page(known)))
 
 
-def estimate(
-    *,
-    model: Annotated[str, Field(description="Model name, folder or config.json.")],
-    method: Literal["lora", "qlora", "full"] = "lora",
-    rank: Annotated[int, Field(ge=0)] = 64,
-    backend: Annotated[str | None, Field(description="Trainer (default: touchline's own).")] = None,
-    micro_batch_size: Annotated[int, Field(ge=1)] = 1,
-    seq_len: Annotated[int, Field(ge=1, description="Longest sequence in tokens, which decides memory.")] = 2048,
-    mean_length: Annotated[
-        float | None, Field(ge=1, description="Mean length in tokens: time, reserved memory.")
-    ] = None,
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1,
-    gpu: Annotated[str, Field(description="A100-80GB, ... (default: the GPU here).")] = "auto",
-    gradient_checkpointing: bool = False,
-    optimizer: str = "adamw",
-    examples: Annotated[int | None, Field(ge=1, description="Sequences per epoch, for the total time.")] = None,
-    epochs: Annotated[int, Field(ge=1)] = 1,
-) -> Data:
+def estimate(**options: Any) -> Data:
     """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
-    options = {**locals()}
-
-    request = EstimateRequest(**options | {"backend": backend or DEFAULT_BACKEND})
-    found: Data = answer_object(EstimateAnswer, api.estimate(request, load_settings()))
+    found: Data = answer_object(EstimateAnswer, api.estimate(EstimateRequest(**options), load_settings()))
     return found
+
+
+def _take_fields(tool: Callable[..., Any], request: type, names: str) -> None:
+    hints = get_type_hints(request, include_extras=True)
+    defaults = {each.name: each.default for each in fields(request)}
+    parameters = []
+    for name in names.split():
+        kind, option = get_args(hints[name])
+        words = f"{option.help[:-1]}: {option.metavar}." if "|" in (option.metavar or "") else option.help
+        default = defaults[name]
+        typed = Annotated[kind, Field(description=words, ge=option.min, le=option.max)]  # type: ignore[valid-type]
+        made = Parameter.empty if default is MISSING else default
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=made, annotation=typed))
+    tool.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    tool.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": Data}
+
+
+_take_fields(
+    estimate,
+    EstimateRequest,
+    "model method rank backend micro_batch_size seq_len mean_length gradient_accumulation_steps gpu "
+    "gradient_checkpointing optimizer examples epochs",
+)
 
 
 def status(*, experiment: Experiment, run: Run = None) -> Data:
     """Show the state, progress and time left of every run, and the approved hours; `run` gives one in full."""
-
     notes: list[str] = []
     full = answer(runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)))
     found = _chosen(full, ("schema_version", "runs"), _LIVE_RUN, None, run)
@@ -210,7 +206,6 @@ def logs(
     lines: Annotated[int, Field(ge=1, le=500)] = 50,
 ) -> Data:
     """Return the last lines of a run's newest output."""
-
     found = list(api.logs(experiment, load_settings(), run=run, evaluation=evaluation, lines=lines))
     return {
         "file": next((str(each.file) for each in found if each.file is not None), None),
@@ -220,7 +215,6 @@ def logs(
 
 def results(*, experiment: Experiment, run: Run = None, section: Section = None) -> Data:
     """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
-
     full = answer_object(ResultsAnswer, api.results_answer(experiment, api.results(experiment)))
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
 
@@ -231,14 +225,12 @@ def compare(
     section: Section = None,
 ) -> Data:
     """Compare experiments: settings that differ, paired differences of scores, and what cannot be compared."""
-
     full = answer_object(ComparedExperiments, api.compare(experiments))
     return _chosen(full, ("schema_version", *_COMPARED), (), section, None)
 
 
 def models() -> Data:
     """List the base models on this machine."""
-
     settings = load_settings()
     full = answer(models=(list[ModelInfo], find_models(settings.models_dir)))
     shown = [{key: each[key] for key in _MODEL if key in each} for each in full["models"]]
@@ -247,7 +239,6 @@ def models() -> Data:
 
 def data(*, path: Annotated[Path, Field(description="JSON, JSONL, CSV, parquet, or an experiment.yaml.")]) -> Data:
     """Audit a dataset: splits, columns, duplicates, leaks between splits, labels."""
-
     full = answer_object(DataAudit, api.data_audit(path))
     return summary(full, [key for key in full if key not in ("duplicates", "labels")])
 
@@ -265,7 +256,6 @@ def init(
     output_column: Columns = None,
 ) -> Data:
     """Write a commented experiment.yaml for a dataset. Nothing is replaced."""
-
     started = api.init(
         target,
         load_settings(),
@@ -284,7 +274,6 @@ def edit(
     values: Annotated[dict[str, Any], Field(description='Value by dotted key, such as {"train.epochs": 2}.')],
 ) -> Data:
     """Set values in experiment.yaml, keeping its comments, if the result can be read."""
-
     path = ExperimentFolder(experiment).yaml
     text = with_values(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), values)
     read_experiment(text, str(path))
@@ -297,7 +286,6 @@ def fix(
     write: Annotated[bool, Field(description="Write the changes; otherwise only show them.")] = False,
 ) -> Data:
     """Show the safe fixes of what `check` finds, or apply them."""
-
     _refuse_code(paths)
     changes = api.check_fix(paths, load_settings(), CheckRequest(), write=write)
     return {"files": changes.files, "diff": changes.text, "notes": [*changes.notes], "written": write}
@@ -305,7 +293,6 @@ def fix(
 
 def report(*, experiment: Experiment, section: Section = None) -> Data:
     """Write RESULTS.md and report.html, and return the answer, claims, issues and next steps."""
-
     written = api.report(experiment, cache=load_settings().cache_dir)
     full = answer(report=(Report, written.report))
     found = _chosen(full["report"], _REPORT, (), section, None)
@@ -342,7 +329,6 @@ def evaluate(
 
 def cancel(*, experiment: Experiment, run: Run = None) -> Data:
     """Ask the jobs of a run, or of all, to save and end. Needs an approval."""
-
     require_approval(ExperimentFolder(experiment))
     return {"cancelled": api.cancel(experiment, load_settings(), only=run)}
 
@@ -376,7 +362,6 @@ def _refuse_code(paths: Sequence[Path]) -> None:
     Raises:
         PolicyError: a path names one.
     """
-
     for path in paths:
         if is_task_target(path):
             raise PolicyError(

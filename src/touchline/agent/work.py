@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline import api
-from touchline.agent.errors import error_data
+from touchline.agent.answers import error_data
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import write_atomic

@@ -35,7 +35,9 @@
     doctor    this machine, its cluster   -> what is missing
     selftest  this machine                -> checked steps
 
-Verbs take and return values and print nothing. `on_progress` receives counts, `on_message` one sentence at a time.
+Verbs take and return values and print nothing. `source` is experiment.yaml or its folder, `paths` are files and
+folders, and `settings` says where models, caches and the history are. `on_progress` receives counts, `on_message` one
+sentence at a time.
 """
 
 from __future__ import annotations
@@ -86,58 +88,12 @@ from touchline.api.sizing import (
 )
 from touchline.experiment.experiment import Experiment
 
-__all__ = [
-    "Experiment",
-    "analyses",
-    "approve",
-    "approved_budget",
-    "cancel",
-    "check",
-    "check_fix",
-    "clean",
-    "collect",
-    "compare",
-    "data_audit",
-    "demo",
-    "design",
-    "doctor",
-    "estimate",
-    "evaluate",
-    "export",
-    "failures",
-    "figures",
-    "history",
-    "history_calibration",
-    "history_export",
-    "history_import",
-    "history_list",
-    "history_read",
-    "history_rebuild",
-    "history_show",
-    "import_experiment",
-    "init",
-    "logs",
-    "optimize",
-    "pack",
-    "pack_check_isolation",
-    "pack_write",
-    "place",
-    "place_experiment",
-    "plan",
-    "prepare",
-    "probe",
-    "publish",
-    "read_experiment",
-    "report",
-    "reproduce",
-    "results",
-    "results_answer",
-    "resume",
-    "run",
-    "selftest",
-    "status",
-    "strategy_line",
-    "strategy_section",
-    "submit",
-    "write_experiment",
-]
+__all__ = ["Experiment", "import_experiment", "init", "read_experiment", "write_experiment"]
+__all__ += ["history", "history_calibration", "history_export", "history_import", "history_list", "history_read"]
+__all__ += ["history_rebuild", "history_show"]
+__all__ += ["analyses", "clean", "collect", "compare", "data_audit", "export", "failures", "figures", "logs", "publish"]
+__all__ += ["report", "results", "results_answer", "status", "strategy_line", "strategy_section"]
+__all__ += ["approve", "approved_budget", "check", "check_fix", "plan"]
+__all__ += ["cancel", "demo", "evaluate", "prepare", "reproduce", "resume", "run", "submit"]
+__all__ += ["design", "doctor", "estimate", "optimize", "pack", "pack_check_isolation", "pack_write", "place"]
+__all__ += ["place_experiment", "probe", "selftest"]

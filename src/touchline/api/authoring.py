@@ -24,9 +24,6 @@ _FILE = "experiment.yaml"
 def read_experiment(source: Path) -> Experiment:
     """Read an experiment.yaml, to change it in Python or to plan it.
 
-    Args:
-        source: experiment.yaml or its folder.
-
     Raises:
         InputError: there is no such file, or it has errors; all are listed.
     """
@@ -41,7 +38,6 @@ def write_experiment(experiment: Experiment, folder: Path | None = None) -> Path
     A file that says the same is left as it is, with its comments.
 
     Args:
-        experiment: the experiment.
         folder: where to write (default: `experiment.folder`); created if missing.
 
     Raises:
@@ -92,7 +88,6 @@ def init(
 
     Args:
         target: experiment folder (default: named after the data).
-        settings: where models, caches and the history are.
         data: dataset, as the answer `data`.
         configs: stage configs of a project; nothing else is asked then.
         input_columns: columns of the prompt, as the answer `input`.
@@ -133,8 +128,7 @@ def init(
         return Start(path=Path(imported.path), notes=stage_notes(imported))
     if not has_source and ask is None and not defaults:
         raise InputError(
-            "give either a dataset or stage configs",
-            expected="--data FILE or --from FILE, or --yes for all defaults",
+            "give either a dataset or stage configs", expected="--data FILE or --from FILE, or --yes for all defaults"
         )
     return start(target, settings, given=given, ask=ask, replace_existing=replace_existing)
 

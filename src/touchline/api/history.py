@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import NamedProgressCallback
+from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig, load_settings
+from touchline.estimate.history_points import missing_facts
+from touchline.history.history import Broken, read_record, record_path
+from touchline.history.index import Index, find_record, load_index
+from touchline.history.run_facts import FACTS, FACTS_FILE
 
 if TYPE_CHECKING:
     from touchline.estimate.local.past_runs import Calibration
     from touchline.history.adding import ImportSummary
-    from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-    from touchline.history.index import Index
+    from touchline.history.files import LoggedRun, SkippedFile
+    from touchline.history.grouping import FileGroup
     from touchline.history.listing import History
     from touchline.history.record import RunRecord
 
@@ -26,10 +31,7 @@ _OF_RUNS = frozenset({"log", "table"})
 
 
 def history_read(
-    paths: Sequence[Path],
-    *,
-    facts: Mapping[str, str] | None = None,
-    on_progress: NamedProgressCallback | None = None,
+    paths: Sequence[Path], *, facts: Mapping[str, str] | None = None, on_progress: NamedProgressCallback | None = None
 ) -> Iterator[LoggedRun | SkippedFile]:
     """Read the runs in logs, state files and folders; store nothing.
 
@@ -57,22 +59,18 @@ def history_import(
     """Add the runs in logs and folders to the history; skip unchanged files.
 
     Args:
-        paths: files and folders.
         history_dir: the history; created if missing.
         facts: facts stated by the user, by the keys of `history/run_facts.py`.
         dry_run: read, and write nothing.
-        on_progress: called as the work advances.
 
     Raises:
         InputError: paths are missing or not readable, a stated fact is wrong, or the history is not a folder.
         HostError: no space, or no permission to write.
     """
-    from touchline.estimate.history_points import missing_facts
     from touchline.history import files
     from touchline.history.adding import add_groups, readable
     from touchline.history.files import SkippedFile
     from touchline.history.grouping import role_of
-    from touchline.history.run_facts import FACTS_FILE
     from touchline.plan.local.stating import load_stating, with_dataset
 
     settings = load_settings()
@@ -109,9 +107,6 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
     Raises:
         InputError: a path or a fact is wrong, there is no run, or every run lacks facts that estimates need.
     """
-    from touchline.core.errors import InputError
-    from touchline.history.run_facts import FACTS
-
     added = history_import(paths, history_dir, facts=facts)
     lacking = tuple(dict.fromkeys(key for item in added.learned for key in item.missing_facts))
     if not added.learned and not added.unchanged_runs:
@@ -136,8 +131,6 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
 
 def history_list(history_dir: Path) -> Index:
     """Return the index of the history, updated from its records."""
-    from touchline.history.index import load_index
-
     return load_index(history_dir)
 
 
@@ -147,8 +140,6 @@ def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
     Raises:
         InputError: none or several match; close matches are listed.
     """
-    from touchline.history.index import find_record, load_index
-
     return find_record(history_dir, load_index(history_dir), wanted)
 
 
@@ -165,9 +156,6 @@ def history_calibration(history_dir: Path) -> Calibration:
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
     """Yield the ids and records by name; superseded ones only with `every`."""
-    from touchline.history.history import Broken, read_record, record_path
-    from touchline.history.index import load_index
-
     for row in load_index(history_dir).rows(every=every):
         record = read_record(record_path(history_dir, row.id))
         if not isinstance(record, Broken):
@@ -176,8 +164,6 @@ def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[
 
 def history_rebuild(history_dir: Path) -> Index:
     """Rebuild the index from the records."""
-    from touchline.history.index import load_index
-
     return load_index(history_dir, rebuild=True)
 
 

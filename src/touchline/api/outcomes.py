@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.core.errors import HostError, install_hint
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
+from touchline.results.scored import analyses as analyses_of
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.run.loaded_plan import read_started
+from touchline.run.loaded_plan import no_such_run, read_started
 
 if TYPE_CHECKING:
     import altair
@@ -70,8 +72,6 @@ def results_answer(source: Path, found: Results) -> ResultsAnswer:
 
 def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     """Return the statistical tests of the report, one analysis per task and score."""
-    from touchline.results.scored import analyses as analyses_of
-
     if not is_experiment(source):
         from touchline.report.local.gathering import collect_report_inputs
 
@@ -141,7 +141,6 @@ def figures(source: Path) -> dict[str, altair.LayerChart]:
         InputError: there is neither an experiment nor any run.
         HostError: altair is not installed.
     """
-    from touchline.core.errors import HostError, install_hint
     from touchline.report.build import build_report
     from touchline.report.charts import charts
     from touchline.report.figures import altair_chart, figures_off
@@ -204,7 +203,6 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
     """
     from touchline.results import failed_jobs
     from touchline.results.watching import status
-    from touchline.run.loaded_plan import no_such_run
 
     live = [each for each in status(source, settings) if each.name == run]
     if not live:
@@ -329,7 +327,6 @@ def collect(source: Path, settings: UserConfig) -> tuple[list[RunMetrics], list[
     """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
 
     Args:
-        source: experiment.yaml or its folder.
         settings: where the history is.
 
     Returns:

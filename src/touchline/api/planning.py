@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
+from touchline.experiment.requests import CheckRequest
 from touchline.plan.identity import RunMark
+from touchline.results.strategy import is_unfinished
+from touchline.run.budget import Approval, Budget, read_budget
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan, read_planned
 from touchline.run.plan_checks import downloads, refuse_absent, refuse_other_shapes
@@ -28,8 +31,8 @@ from touchline.run.recorded import (
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.experiment.plan import Plan
+    from touchline.experiment.requests import CheckRequest
     from touchline.lint.check import CheckReport
-    from touchline.lint.checked import CheckRequest
     from touchline.lint.local.programs import Changes
     from touchline.run.budget import Approval, Budget
 
@@ -44,8 +47,6 @@ def check(
     """Check experiments, configs, scripts and data; report all findings at once.
 
     Args:
-        paths: files and folders.
-        settings: where models and caches are.
         request: the target machine and the selected rules (default: this machine, all rules).
         on_message: receives a line before the code of a task file runs; only files named in `paths` are run. Receives
             how the file of an experiment differs from its plan on disk.
@@ -57,7 +58,6 @@ def check(
     Raises:
         InputError: a path does not exist, or an option is wrong.
     """
-    from touchline.lint.checked import CheckRequest
     from touchline.lint.local.checking import check_paths
 
     found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message, on_progress)
@@ -102,8 +102,6 @@ def plan(
     """Resolve an experiment and write its plan.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models and caches are.
         overrides: dotted `key=value`, for this plan alone.
         allow: codes of errors to ignore, apart from those that the file ignores.
         accept: re-plan started runs too; their results are moved to superseded/.
@@ -148,8 +146,6 @@ def plan_to_run(
         InputError: the file, a model or the data have errors; all are listed.
         PlanDriftError: the plan would change a started run, or lose an override that the user has not given up.
     """
-    from touchline.results.strategy import is_unfinished
-
     folder = ExperimentFolder(source)
     chosen = choose_overrides(folder, overrides, lambda: is_unfinished(read_planned(source)))
     if (old := folder.read_plan()) is not None:
@@ -159,8 +155,6 @@ def plan_to_run(
 
 def next_command(planned: LoadedPlan, source: Path, *, dry_run: bool = False) -> str:
     """Return what to type after a plan: a download, the plan itself after a dry run, the next runs, or the report."""
-    from touchline.results.strategy import is_unfinished
-
     plan_, where = planned.plan, shlex.quote(str(source))
     if absent := downloads(plan_):
         return absent
@@ -188,6 +182,4 @@ def approve(source: Path, device_hours: float) -> Approval:
 
 def approved_budget(source: Path) -> Budget:
     """Return whether the plan on disk is approved for agents, and the hours used, reserved and left."""
-    from touchline.run.budget import read_budget
-
     return read_budget(ExperimentFolder(source))

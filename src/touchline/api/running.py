@@ -16,6 +16,7 @@ from touchline.api.planning import plan_to_run
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, remove_temporaries, write_if_changed
+from touchline.data.checkpoints import training_complete
 from touchline.data.create import create_capitalization
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -25,6 +26,7 @@ from touchline.results import collecting, strategy
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
 from touchline.run import launching
+from touchline.run.budget import require_approval
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan, experiment_lock, one_run, read_planned, read_started, write_folders
 from touchline.run.plan_checks import accept_edits, refuse_absent, refuse_edits, refuse_findings, with_arrivals
@@ -193,12 +195,9 @@ def evaluate(
     """Evaluate trained checkpoints without current results.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models and caches are.
         only: one run (default: all).
         epochs: `last`, `all` or numbers from 0 (default: those of experiment.yaml).
         within_budget: start only what the approved budget covers.
-        on_progress: called as the work advances.
 
     Raises:
         PolicyError: another command works on this folder, or the plan is not approved.
@@ -234,10 +233,8 @@ def reproduce(
 
     Args:
         source: experiment.yaml, its folder, or the run's folder; only read.
-        settings: where models and caches are.
         run: the run, if `source` is not its folder.
         out: folder of the reproduction (default: reproduced/RUN in the experiment).
-        on_progress: called as the work advances.
         on_message: receives what is done after a failure.
 
     Raises:
@@ -246,7 +243,6 @@ def reproduce(
         RunsFailedError: the training or the evaluation failed.
         KeyboardInterrupt: raised after the running job has saved.
     """
-    from touchline.data.checkpoints import training_complete
     from touchline.results.reproduction import Difference, Outcome, Reproduction, compare_runs
     from touchline.tools.reproducing import REPRODUCED, changed_inputs, write_reproduction
 
@@ -349,8 +345,6 @@ def _locked(source: Path, within_budget: bool) -> Iterator[int]:
         # `status` writes it without the lock, and does without where its file is taken away.
         remove_temporaries(folder.root, ["runs_status.yaml"])
         if within_budget:
-            from touchline.run.budget import require_approval
-
             require_approval(folder)
         yield lock
 

@@ -8,24 +8,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.data.requests import EstimateRequest, PackRequest
+from touchline.data.shapes import load_config
 from touchline.data.user_config import UserConfig
+from touchline.experiment.requests import Cluster, OptimiseRequest, PlaceRequest
+from touchline.results.collect import collect_results
+from touchline.results.scored import own_item_scores
 from touchline.run.folders import ExperimentFolder
+from touchline.run.loaded_plan import read_planned, read_started, selected
+from touchline.run.plan_checks import refuse_absent
+from touchline.slurm.local.commands import RealCommands
 
 if TYPE_CHECKING:
     from touchline.core.estimate import PackingSummary
     from touchline.data.packing.assign import Handoff
     from touchline.data.packing.forecast import IsolationCheck
+    from touchline.data.requests import EstimateRequest, PackRequest
+    from touchline.experiment.requests import Cluster, OptimiseRequest, PlaceRequest
     from touchline.history.probe import ProbeReport
     from touchline.history.selftest import SelftestReport
     from touchline.plan.design import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
-    from touchline.plan.local.estimating import EstimateRequest
-    from touchline.plan.local.packing import PackRequest
-    from touchline.plan.placement.problem import Cluster, Placement
-    from touchline.run.allocation import PlaceRequest
+    from touchline.plan.placement.problem import Placement
     from touchline.slurm.site_facts import DoctorReport
-    from touchline.tools.optimising import Optimised, OptimiseRequest
+    from touchline.tools.optimising import Optimised
     from touchline.tools.selftest import ProgressRows
 
 
@@ -51,8 +58,6 @@ def probe(
     """Run real steps of a run at its longest batch on this machine: the largest micro-batch that fits, and its speed.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models, caches and the history are.
         run: the run (default: the one with the most memory).
         limit_bytes: memory limit of a try (default: most of what is free).
         on_message: receives a line per try.
@@ -62,9 +67,6 @@ def probe(
         HostError: the packages for training are not installed.
         RunsFailedError: no step succeeded.
     """
-    from touchline.core.callbacks import ignore_message
-    from touchline.run.loaded_plan import read_planned, selected
-    from touchline.run.plan_checks import refuse_absent
     from touchline.tools.probe_run import heaviest, probe_run
 
     planned = read_planned(source)
@@ -113,8 +115,6 @@ def design(
     """Find the numbers of seeds and items that show a difference, and what they cost.
 
     Args:
-        source: experiment.yaml or its folder.
-        settings: where models, caches and the history are.
         detect: difference between two levels to establish with 80% power, in points.
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
         apply: write the numbers of seeds and items into experiment.yaml.
@@ -124,8 +124,6 @@ def design(
         InputError: the experiment or an option is wrong, or there is nothing to apply.
         PolicyError: the experiment has a strategy, or runs have started that the change would alter.
     """
-    from touchline.results.collect import collect_results
-    from touchline.results.scored import own_item_scores
     from touchline.tools import designing
 
     folder = ExperimentFolder(source)
@@ -137,8 +135,8 @@ def design(
     return found.answer
 
 
-def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline.
+def place(jobs: Path, cluster: Cluster, deadline: str | float | None) -> Placement:
+    """Schedule the jobs of a file on GPUs against a deadline, such as `6h` or its minutes.
 
     Raises:
         InputError: the file, the jobs, the cluster or the deadline are wrong; all errors are listed.
@@ -146,7 +144,8 @@ def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
     from touchline.plan.local.job_list import parse_deadline, read_jobs
     from touchline.plan.placement.placing import place as place_jobs
 
-    return place_jobs(read_jobs(jobs), cluster, deadline_minutes=parse_deadline(deadline))
+    minutes = parse_deadline(deadline) if isinstance(deadline, str) else deadline
+    return place_jobs(read_jobs(jobs), cluster, deadline_minutes=minutes)
 
 
 def place_experiment(
@@ -160,9 +159,8 @@ def place_experiment(
     Raises:
         InputError: there is no plan, nothing is left, or the cluster is too small for a job.
     """
-    from touchline.api import prepare
+    from touchline.api.running import prepare
     from touchline.run.allocation import carry_out
-    from touchline.run.loaded_plan import read_started
 
     planned = read_started(source)
     if request.writes_script or not any(model.absent for model in planned.plan.models.values()):
@@ -204,7 +202,6 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
         InputError: there is no such model, or its architecture cannot be instantiated.
         HostError: the packages for training are not installed.
     """
-    from touchline.data.shapes import load_config
     from touchline.plan.local.packing import check_isolation
 
     return check_isolation(load_config(model, settings.models_dir))
@@ -212,7 +209,6 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
 
 def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
-    from touchline.slurm.local.commands import RealCommands
     from touchline.tools.doctor import run_doctor
 
     return run_doctor(settings, folder, RealCommands())

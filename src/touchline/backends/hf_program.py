@@ -23,8 +23,8 @@ from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import one_each
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.write import to_yaml
 
 _HEADER = """\

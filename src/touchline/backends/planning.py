@@ -19,8 +19,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, largest_divisor, settings_of
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary
+from touchline.experiment.training import LoraConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

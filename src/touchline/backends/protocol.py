@@ -19,8 +19,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.training import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

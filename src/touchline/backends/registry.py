@@ -23,8 +23,8 @@ from touchline.core.finding import Finding
 from touchline.core.near import RemovedKind, near_names, refuse_removed
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.training import TrainConfig
 from touchline.slurm.script import LaunchCommand
 
 if TYPE_CHECKING:

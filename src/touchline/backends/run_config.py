@@ -14,11 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.anchors import drop_unset_files, from_run_folder, placed_data
+from touchline.experiment.data_config import DataConfig, is_test
 from touchline.experiment.document import parse
 from touchline.experiment.evaluation import PlannedModel, planned_model
-from touchline.experiment.experiment import DataConfig, TrainConfig, as_written, is_test
+from touchline.experiment.experiment import as_written
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.runs import ControlKind
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.write import to_yaml
 
 FINETUNE_SCHEMA_VERSION = 1

@@ -26,9 +26,8 @@ from touchline.data.packing.forecast import BatchForecast, BatchSettings, plan_b
 from touchline.data.packing.groups import count_lengths, lower_bound
 from touchline.data.packing.simple import Filled
 from touchline.data.rendering.text import Ids, ModelText, ShownRow
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary
-from touchline.experiment.training import accumulation_steps
+from touchline.experiment.training import TrainConfig, accumulation_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

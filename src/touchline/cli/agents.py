@@ -3,12 +3,72 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from touchline.cli.commands import Source, api
 from touchline.cli.output import confirm, print_output, print_status, print_table
+from touchline.core.errors import PolicyError, quoted
+from touchline.core.files import disk_errors, read_text_bounded, write_if_changed
+from touchline.core.units import measured, plural
+from touchline.data.user_config import load_settings
+
+SKILL_FILE = "SKILL.md"
+DEFAULT_FOLDER = Path(".agents/skills")
+"""Folder that most coding agents read, from a project's root."""
+_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skill:
+    """Skill of a coding agent."""
+
+    name: str
+    description: str
+    """When an agent uses it."""
+    text: str
+
+
+def skills() -> tuple[Skill, ...]:
+    """Return all skills, in alphabetical order."""
+    folder = resources.files("touchline.agent") / "skills"
+    names = sorted(each.name for each in folder.iterdir() if (each / SKILL_FILE).is_file())
+    return tuple(_parse((folder / name / SKILL_FILE).read_text(encoding="utf-8")) for name in names)
+
+
+def _parse(text: str) -> Skill:
+    head = text.split("---\n", 2)[1]
+    fields = dict(line.split(": ", 1) for line in head.splitlines())
+    return Skill(name=fields["name"], description=fields["description"], text=text)
+
+
+def install_skills(folder: Path, *, force: bool = False) -> dict[Path, bool]:
+    """Write every skill into a folder of its own. Return the files, and whether each was written.
+
+    Args:
+        folder: folder that a coding agent reads its skills from.
+        force: whether to replace files with other content.
+
+    Raises:
+        PolicyError: a file has other content and `force` is not set; nothing is written.
+    """
+    files = {folder / skill.name / SKILL_FILE: skill.text for skill in skills()}
+    other = [path for path, text in files.items() if path.exists() and read_text_bounded(path, _LIMIT_BYTES) != text]
+    if other and not force:
+        raise PolicyError(
+            f"{', '.join(map(str, other))}: other content than this version writes",
+            expected="no such file, or one of this version",
+            hint=f"touchline skill install --dir {quoted(str(folder))} --force",
+        )
+    with disk_errors("folder", folder):
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return {path: write_if_changed(path, text) for path, text in files.items()}
+
 
 skill_app = typer.Typer(help="Install skills for coding agents.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,8 +82,6 @@ def skill_install(
     force: Annotated[bool, typer.Option("--force", help="Replace files that were edited.")] = False,
 ) -> None:
     """Write touchline's skills for a coding agent."""
-    from touchline.agent.skill_files import DEFAULT_FOLDER, install_skills
-
     written = install_skills(folder or DEFAULT_FOLDER, force=force)
     for path in written:
         print_output(str(path))
@@ -33,8 +91,6 @@ def skill_install(
 @skill_app.command("list")
 def skill_list() -> None:
     """List the skills."""
-    from touchline.agent.skill_files import skills
-
     print_table(("skill", "description"), [(skill.name, skill.description.partition(". ")[0]) for skill in skills()])
 
 
@@ -57,7 +113,7 @@ def mcp(context: typer.Context) -> None:
 
 @mcp_app.command("approve")
 def mcp_approve(
-    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    source: Source,
     hours: Annotated[
         float,
         typer.Option("--gpu-hours", metavar="HOURS", help="Budget in hours of GPUs, or of the CPU where it trains."),
@@ -67,11 +123,7 @@ def mcp_approve(
 
     Plans the experiment, shows the totals and asks. It needs a terminal.
     """
-    from touchline import api
     from touchline.api.planning import plan_to_run
-    from touchline.core.errors import PolicyError, quoted
-    from touchline.core.units import measured, plural
-    from touchline.data.user_config import load_settings
     from touchline.experiment.recorded import override_lines
 
     if not sys.stdin.isatty():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchline.cli import stating
-from touchline.cli.command_classes import with_old_commands, with_old_names
+from touchline.cli.commands import DryRun, Json, api, stated_pairs, with_old_commands, with_old_names, with_request
 from touchline.cli.output import (
     print_data,
     print_declared,
@@ -22,11 +21,17 @@ from touchline.cli.output import (
     print_status,
     print_table,
 )
+from touchline.cli.progress import progress_bar
+from touchline.core.errors import InputError
+from touchline.core.files import write_atomic
+from touchline.core.quantity import TOKEN_WORDS, Missing, Quantity
+from touchline.core.table import Column
 from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
+from touchline.data.requests import StatedFacts
+from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Missing, Quantity
     from touchline.history.adding import ImportSummary, IngestedRun
     from touchline.history.index import Index
     from touchline.history.reading import RunReading, SourcedText
@@ -40,13 +45,16 @@ history_app = typer.Typer(
 )
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with them.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 IncludeSuperseded = Annotated[
     bool, typer.Option("--include-superseded", help="Include older records of the same runs.")
 ]
 ShowMissing = Annotated[bool, typer.Option("--show-missing", help="Show a row for each missing field too.")]
 History = Annotated[
     Path | None, typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config).")
+]
+Facts = Annotated[
+    list[str] | None,
+    typer.Option("--fact", metavar="KEY=VALUE", help="Any other fact: micro_batch_size=4 (repeatable)."),
 ]
 _SHOWN = 20
 _NOTES_SHOWN = 3
@@ -57,20 +65,18 @@ def history_read(
     paths: Paths,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per run and line.")] = False,
     show_missing: ShowMissing = False,
-    facts: stating.Facts = None,
+    facts: Facts = None,
 ) -> None:
     """Read logs without storing anything.
 
     Print each number with its file and line, and each missing one with the reason.
     """
-    from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.history.files import LoggedRun
 
     runs = 0
     with progress_bar("reading logs") as on_progress:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
-        found = api.history_read(paths, facts=stating.stated_pairs(facts or []), on_progress=on_progress)
+        found = api.history_read(paths, facts=stated_pairs(facts), on_progress=on_progress)
         items = found if on_progress is None else list(found)
     for item in items:
         if isinstance(item, LoggedRun):
@@ -84,18 +90,14 @@ def history_read(
 
 
 @history_app.command("import")
+@with_request(StatedFacts)
 def history_import(
+    *,
     paths: Paths,
     history: History = None,
-    gpu: stating.Gpu = None,
-    gpus: stating.Gpus = None,
-    model: stating.Model = None,
-    dataset: stating.Dataset = None,
-    trainer: stating.Trainer = None,
-    method: stating.Method = None,
-    precision: stating.Precision = None,
-    facts: stating.Facts = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show; write nothing.")] = False,
+    request: StatedFacts,
+    facts: Facts = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Add runs from logs and folders to the history.
@@ -103,13 +105,9 @@ def history_import(
     Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
     next to the logs. They never replace measured values.
     """
-    given = {**locals()}
-    from touchline import api
-    from touchline.cli.progress import progress_bar
     from touchline.history.adding import ImportSummary
 
-    named = {key: value for key, value in given.items() if key not in ("paths", "history", "facts", "dry_run", "json")}
-    stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
+    stated = {**stated_pairs(facts), **{key: value for key, value in asdict(request).items() if value is not None}}
     with progress_bar("reading logs") as on_progress:
         added = api.history_import(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:
@@ -123,7 +121,6 @@ def history_import(
 @history_app.command("list", cls=with_old_names({"--all": "--include-superseded"}))
 def history_list(history: History = None, include_superseded: IncludeSuperseded = False, json: Json = False) -> None:
     """List the runs of the history."""
-    from touchline import api
     from touchline.history.index import HistoryRow
     from touchline.history.listing import History
 
@@ -151,7 +148,6 @@ def history_show(
     show_missing: ShowMissing = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
-    from touchline import api
     from touchline.history.flat import facts
     from touchline.history.record import RunRecord
 
@@ -178,11 +174,10 @@ def history_calibration(history: History = None, json: Json = False) -> None:
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
     from touchline import api
-    from touchline.estimate.local.past_runs import Calibration
 
     found = api.history_calibration(_folder(history))
     if json:
-        print_object(Calibration, found)
+        print_object(found)
     else:
         rows = [
             (
@@ -222,9 +217,6 @@ def history_export(
     include_superseded: IncludeSuperseded = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
-    from touchline import api
-    from touchline.core.errors import InputError
-    from touchline.core.files import write_atomic
     from touchline.history.flat import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
@@ -244,8 +236,6 @@ def history_export(
 @history_app.command("rebuild")
 def history_rebuild(history: History = None) -> None:
     """Rebuild the index from the records."""
-    from touchline import api
-
     folder = _folder(history)
     index = api.history_rebuild(folder)
     _say_broken(index)
@@ -258,7 +248,6 @@ def history_rebuild(history: History = None) -> None:
 
 
 def _folder(history: Path | None) -> Path:
-    from touchline.data.user_config import load_settings
 
     return history if history is not None else load_settings().history_dir
 
@@ -277,9 +266,6 @@ def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
 
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], show_missing: bool) -> None:
     """Print a table of known facts, and the missing ones in a line per reason or in the table."""
-    from touchline.core.quantity import Missing
-    from touchline.core.table import Column
-
     rows: list[tuple[str, str, str]] = []
     missing: dict[str, list[str]] = {}
     for name, fact in found:
@@ -302,7 +288,6 @@ def _trained(record: RunRecord) -> Iterator[str]:
 
 
 def _validations(record: RunRecord) -> Iterator[str]:
-    """Yield first, lowest and last validation loss."""
     finite = [point for point in record.validation if point.loss is not None]
     if finite:
         lowest = min(finite, key=lambda point: (point.loss, point.step))
@@ -317,7 +302,6 @@ def _show_lines(what: str, texts: Iterable[str]) -> None:
 
 
 def _show_added(added: ImportSummary, paths: list[Path], stated: dict[str, str], history: Path | None) -> None:
-    from touchline.core.table import Column
 
     if added.learned:
         wide = (Column(label, is_wide=True) for label in ("trainer", "model", "where"))
@@ -397,8 +381,6 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
 
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
-    from touchline.core.quantity import TOKEN_WORDS, Quantity
-
     if not isinstance(fact, Quantity):
         return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{TOKEN_WORDS[fact.token_unit]} tokens" if fact.token_unit else None

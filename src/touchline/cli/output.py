@@ -13,6 +13,7 @@ import typer
 
 from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
 from touchline.core.json_text import answer, answer_object, json_text
+from touchline.core.table import Column, Section, Table, Value, text_lines
 from touchline.core.text import valid_utf8, without_controls
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from touchline.core.finding import Finding
-    from touchline.core.table import Column, Section, Table, Value
 
 _COMMAND = re.compile(r" *(- )?(\w+: )?(touchline|hf|pip|make) ")
 """Beginning of a line that is a command to copy."""
@@ -116,9 +116,9 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
     print_data(json_text(answer(**{key: (kind, value)}, **beside)))
 
 
-def print_object(kind: Any, value: object) -> None:
+def print_object(value: object) -> None:
     """Print a dataclass with its own `schema_version` as one JSON object."""
-    print_data(json_text(answer_object(kind, value)))
+    print_data(json_text(answer_object(type(value), value)))
 
 
 def screen_width() -> int:
@@ -128,16 +128,12 @@ def screen_width() -> int:
 
 def print_table(header: Sequence[Column | str], rows: Sequence[Sequence[Value]], title: str | None = None) -> None:
     """Print a table on stdout: within the width of a terminal, full width elsewhere."""
-    from touchline.core.table import Column, Table
-
     columns = tuple(Column(each) if isinstance(each, str) else each for each in header)
     print_declared(Table(columns, tuple(tuple(row) for row in rows), title or ""))
 
 
 def print_declared(table: Table) -> None:
     """Print a declared table on stdout, with its title and notes."""
-    from touchline.core.table import text_lines
-
     if table.title:
         print_output(table.title)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from touchline.core.quantity import Measured, Missing, number_of
 from touchline.core.units import between, format_bytes, format_seconds, plural
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Measured
     from touchline.results.live import LiveRun
 
 HEADER = ("run", "status", "job", "step", "last loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
@@ -82,7 +82,7 @@ def steps(run: LiveRun) -> str:
 
 def loss(run: LiveRun) -> str:
     """Return the loss with four digits, or a word if it is not a number."""
-    value = _value(run.loss)
+    value = number_of(run.loss)
     if value is not None:
         return f"{value:.4g}"
     return "NaN" if any(flag.code == "RN100" for flag in run.flags) else "-"
@@ -90,13 +90,13 @@ def loss(run: LiveRun) -> str:
 
 def rate(run: LiveRun) -> str:
     """Return tokens per second."""
-    value = _value(run.tokens_per_second)
+    value = number_of(run.tokens_per_second)
     return "-" if value is None else f"{value:,.0f}"
 
 
 def memory(run: LiveRun) -> str:
     """Return the peak memory so far."""
-    value = _value(run.memory)
+    value = number_of(run.memory)
     return "-" if value is None else format_bytes(value)
 
 
@@ -107,8 +107,6 @@ def left(run: LiveRun) -> str:
 
 def with_interval(seconds: Measured, word: str) -> str:
     """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty if it is missing."""
-    from touchline.core.quantity import Missing
-
     if isinstance(seconds, Missing):
         return ""
     return f"{format_seconds(seconds.value)} {word}".rstrip() + between(seconds.low, seconds.high, format_seconds)
@@ -155,9 +153,3 @@ def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:
     for (severity, code), count in untold.items():
         lines.append((severity, f"{count} more with {severity} {code}: the column `flags` names them", ""))
     return lines
-
-
-def _value(fact: Measured) -> float | None:
-    from touchline.core.quantity import Missing
-
-    return None if isinstance(fact, Missing) else fact.value

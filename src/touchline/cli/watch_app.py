@@ -220,7 +220,6 @@ class WatchApp(App[None]):
         self.selected = run or self.selected
 
     def _run(self) -> LiveRun | None:
-        """Return the selected run."""
         self._select()
         return next((run for run in self.snapshot.runs if run.name == self.selected), None)
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchline.cli import status_text as text
-from touchline.cli.completing import complete_run
+from touchline.cli.commands import Json, Source, SourceOrRun, complete_run
 from touchline.cli.output import print_json, print_now, print_output, print_status, print_table
+from touchline.core.errors import InputError, install_hint
+from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
-    from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot, Watcher
 
@@ -31,17 +32,15 @@ BAR_SECONDS = 10.0
 
 
 def status(
-    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    source: Source,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh: a screen with keys, else lines.")] = False,
     no_queue: Annotated[bool, typer.Option("--no-queue", help="Read only the run folders, not the queue.")] = (False),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show run status: progress, speed, time left, warnings.
 
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
-    from touchline.core.errors import InputError
-    from touchline.data.user_config import load_settings
     from touchline.run.folders import is_experiment
 
     if watch and json:
@@ -88,9 +87,7 @@ def snapshots(source: Path, settings: UserConfig, *, look: bool) -> Callable[[],
 
 
 def logs(
-    source: Annotated[
-        Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
-    ],
+    source: SourceOrRun,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to show.")
     ] = None,
@@ -105,7 +102,6 @@ def logs(
     Leaving with Ctrl-C stops no run.
     """
     from touchline.api import logs as spoken
-    from touchline.data.user_config import load_settings
 
     terminal = sys.stdout.isatty()
     drawn, shown_at = False, float("-inf")
@@ -155,7 +151,6 @@ def _table(snapshot: Snapshot) -> None:
 
 def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
     """Show the screen with keys and curves; without a terminal or textual, print lines until no job is active."""
-    from touchline.core.errors import install_hint
     from touchline.results.watching import Watcher
 
     watcher = Watcher(source, settings, look=look)

@@ -11,7 +11,7 @@ from touchline.core.catalog import IMAGE_PLACE, Message
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.rendering.text import ROLES, role_and_content
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.

@@ -13,7 +13,7 @@ from typing import Literal
 from touchline.core.json_text import parse_json
 from touchline.data.candidates import COLUMNS as CANDIDATE_COLUMNS
 from touchline.data.rendering.text import ROLES
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 Values = Mapping[str, object]
 Kind = Literal["chat", "columns", "text"]

@@ -28,7 +28,7 @@ from touchline.data.images import read_image_rule
 from touchline.data.models import load_renderer
 from touchline.data.rendering.chat import ImageRule, common_prefix, images_of
 from touchline.data.tokenizer import read_chat_template
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 _VERSION = 5
 """Version of the cache; it changes if the same rows would render differently or the format changes."""

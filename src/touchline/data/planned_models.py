@@ -26,7 +26,7 @@ from touchline.data.public import PublicModel, how_to_get, is_hub_id, is_stored_
 from touchline.data.shapes import shape_of_config, shape_of_folder
 from touchline.data.tokenizer import TOKENIZER
 from touchline.data.weights import has_pickles
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.names import label_of
 
 _ENDS = (0.72, 1.4)

@@ -22,8 +22,8 @@ from touchline.data.models import load_renderer
 from touchline.data.readers import read_rows
 from touchline.data.rendering.chat import images_of
 from touchline.experiment.anchors import from_run_folder
+from touchline.experiment.data_config import DataConfig, is_test
 from touchline.experiment.evaluation import EvaluationConfig, LabelSet
-from touchline.experiment.experiment import DataConfig, is_test
 from touchline.experiment.plan import ShownExample
 from touchline.experiment.tasks.classification import indistinct, label_key, merge_spellings
 

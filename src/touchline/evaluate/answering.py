@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,21 +26,36 @@ from touchline.data.evaluations import (
     settings_sha256,
 )
 from touchline.data.resolving import require_test_images
+from touchline.evaluate.checkpoint import EvaluationJob
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.inspect_task import (
-    evaluation_metadata,
-    evaluation_task,
-    generate_config,
-    write_items,
-)
-from touchline.evaluate.job import EvaluationJob, EvaluationProgress
+from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config, write_items
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
-from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
+from touchline.evaluate.records import log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
 from touchline.experiment.answer_batches import shares_batches
 from touchline.experiment.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.experiment.experiment import EvaluateConfig
+
+
+class EvaluationProgress:
+    """Counter of a job's answers; called from the engine's thread."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        """Add completed answers."""
+        self._done = min(self._total, self._done + count)
+        say(f"{self._name}: {self._done}/{self._total}")
+
+
+def say(text: str) -> None:
+    """Write one line to stderr immediately."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
@@ -52,11 +68,9 @@ class Asked:
     """Checkpoint with one of its tasks."""
 
     job: EvaluationJob
-    """Job of the checkpoint."""
     task: EvaluationTask | None
     """Further task; None for the run's own."""
     own: OwnTask
-    """Task ready for evaluation."""
 
     @property
     def name(self) -> str:
@@ -139,7 +153,6 @@ def answered(group: Sequence[Asked], engine: Engine, dtype: str, scratch: Path) 
 
 
 def _with_model(asked: Asked, engine: Engine, dtype: str, connections: int) -> Task:
-    """Return the task with its model and all that is recorded."""
     job, own = asked.job, asked.own
     evaluate, base = job.config.evaluate, own.task
     own.config.max_connections = connections
@@ -181,11 +194,7 @@ def _own(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
         return own_task(asked, config, generate_config(config), data=lambda: write_items(config, job.folder, task))
     built = evaluation_task(config, task)
     return OwnTask(
-        task=built,
-        items=len(built.dataset),
-        repeats=config.evaluate.repeats,
-        config=built.config,
-        folder=Path.cwd(),
+        task=built, items=len(built.dataset), repeats=config.evaluate.repeats, config=built.config, folder=Path.cwd()
     )
 
 
@@ -226,22 +235,14 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
     """
     job, own, evaluate = asked.job, asked.own, asked.job.config.evaluate
     require_scores(log, evaluate.max_error_rate, asked.answers)
-    evaluated = Evaluated(
-        config=job.config,
-        task=asked.task,
-        checkpoint=job.name,
-        adapter_sha256=job.adapter_sha256,
-        decoding=decoding_text(
-            _effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None)
-        ),
-        repeats=own.repeats,
-        seconds=seconds,
-    )
+    decoding = decoding_text(_effective(evaluate, own), engine.weights.dtype.dtype, max(engine.batches, default=None))
     folder = inside(job.folder, EVALUATIONS_FOLDER)
     made = log_file(log)
-    name = _free_name(folder, job, evaluated)
+    name = _free_name(folder, job, asked.task)
     target, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
-    record = make_record(evaluated, log, made, target.name)
+    record = make_record(
+        job, asked.task, log, made, target.name, decoding=decoding, repeats=own.repeats, seconds=seconds
+    )
     with disk_errors("folder", folder):
         folder.mkdir(exist_ok=True)
         # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
@@ -250,10 +251,10 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
     write_atomic(scores, scores_json(record))
 
 
-def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
+def _free_name(folder: Path, job: EvaluationJob, task: EvaluationTask | None) -> str:
     """Return `task_epoch_0`, with a hash suffix if another evaluation has that name."""
-    name = evaluation_name(evaluated.name, job.name, evaluated.config.set_of(evaluated.task))
-    settings = settings_sha256(job.config, evaluated.task)
+    name = evaluation_name(job.task_name(task), job.name, job.config.set_of(task))
+    settings = settings_sha256(job.config, task)
     log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     if not log.exists() and not scores.exists():
         return name

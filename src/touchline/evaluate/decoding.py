@@ -6,8 +6,10 @@ is left-padded: padding lies between the shared prefix and each prompt's rest, i
 that several batches share can be given with its keys and values. Rows may belong to different variants of the model
 (adapters), each with its own prefix; before each forward pass a function gets the variant of each row.
 
-A function picks the next tokens, so sampled answers (`touchline.evaluate.sampling`) use the same loop. Not supported:
-beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).
+A function picks the next tokens, so sampled answers use the same loop. Each has its own random stream, whatever its
+batch and model: models are compared with common random numbers. Each token takes one number, looked up in the
+cumulative probabilities, most likely token first. Not supported: beams, encoder-decoder models, models whose cache
+cannot be indexed by row (state-space models).
 """
 
 from __future__ import annotations
@@ -18,9 +20,61 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Sampling settings."""
+
+    temperature: float
+    """Divisor of the logits; above 0."""
+    top_p: float = 1.0
+    """Cumulative probability of the candidate tokens; above 0, at most 1."""
+
+
+class Drawing:
+    """Sampler of the next tokens of a batch; create one per batch.
+
+    Args:
+        streams: stream of each prompt, in order.
+    """
+
+    def __init__(self, sampling: Sampling, streams: Sequence[int]) -> None:
+        self._sampling = sampling
+        self._generators = [np.random.Generator(np.random.Philox(key=stream)) for stream in streams]
+
+    def __call__(self, logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return (rows,) tokens.
+
+        Args:
+            logits: (rows, vocabulary) of the last position.
+            places: prompt index of each row.
+        """
+        numbers = [self._generators[place].random() for place in places]
+        probabilities, tokens = distribution(logits, self._sampling)
+        reached = probabilities.cumsum(dim=-1)
+        # Of what the cumulated sum reaches, so that rounding never leaves the last token out.
+        wanted = torch.tensor(numbers, dtype=reached.dtype, device=reached.device)[:, None] * reached[:, -1:]
+        index = torch.searchsorted(reached, wanted, right=True).clamp(max=reached.shape[-1] - 1)
+        return tokens.gather(-1, index).squeeze(-1)
+
+
+def distribution(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (probabilities, tokens), both (rows, vocabulary), most likely first; 0 for excluded tokens.
+
+    The candidates are those of transformers' temperature and top-p: the smallest set that reaches `top_p`.
+    """
+    scaled = logits.to(torch.float64) / sampling.temperature
+    probabilities, tokens = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_p < 1:
+        before = probabilities.cumsum(dim=-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    return probabilities, tokens
+
 
 TokenIds = tuple[int, ...]
 Pixels = Mapping[str, torch.Tensor]
@@ -52,7 +106,6 @@ class Prefix:
     """First tokens of prompts, with their keys and values."""
 
     ids: TokenIds
-    """Tokens."""
     cache: DynamicCache
     """Keys and values, one row for each variant of the model."""
 
@@ -70,7 +123,6 @@ class _Rows:
     tokens: torch.Tensor
     """(rows,) last generated token."""
     pick: Pick
-    """Function that picks the next tokens."""
 
 
 def likeliest(logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
@@ -254,7 +306,6 @@ def _prefill_with_images(
 
 
 def _step(model: PreTrainedModel, rows: _Rows) -> None:
-    """Generate one more token for each row."""
     rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.places), 1))], dim=1)
     output = model(
         input_ids=rows.tokens[:, None],
@@ -275,7 +326,6 @@ def _select_rows(cache: DynamicCache, index: torch.Tensor) -> None:
 
 
 def _keep(rows: _Rows, alive: list[int]) -> None:
-    """Drop the finished rows."""
     index = torch.tensor(alive, device=rows.mask.device)
     _select_rows(rows.cache, index)
     rows.mask, rows.positions, rows.tokens = rows.mask[index], rows.positions[index], rows.tokens[index]

@@ -25,9 +25,11 @@ from touchline.core.errors import HostError, InputError
 from touchline.data.images import load_pixels
 from touchline.data.rendering.chat import ImageRule
 from touchline.evaluate.decoding import (
+    Drawing,
     Generation,
     Pixels,
     Prefix,
+    Sampling,
     TokenIds,
     common_prefix,
     likeliest,
@@ -35,7 +37,6 @@ from touchline.evaluate.decoding import (
     shared_prefix,
     write_answers,
 )
-from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize, shares_batches
 
@@ -54,11 +55,9 @@ class Decoding:
     """Decoding settings."""
 
     max_new_tokens: int
-    """Maximum answer length in tokens."""
     stop_ids: frozenset[int]
     """Tokens that end an answer."""
     pad_id: int
-    """Padding token; masked."""
     batch_size: BatchSize
     """Maximum number of prompts per batch; `auto`: as many as the device computes well."""
     sampling: Sampling | None = None
@@ -72,17 +71,13 @@ class Request:
     worn: ActiveAdapter | None
     """Adapter; None for the base."""
     prompt: TokenIds
-    """Tokens of the prompt."""
     images: tuple[str, ...] = ()
     """Files of its images."""
     image_rule: ImageRule | None = None
     """Rule of the model's image processor; None for a model of text."""
     decoding: Decoding
-    """Decoding settings."""
     stream: int = 0
-    """Random stream for sampling."""
     future: Future[Generation] = field(default_factory=Future)
-    """Future of the answer or error."""
 
 
 Worn = tuple[ActiveAdapter | None, ...]
@@ -228,8 +223,7 @@ class Engine:
         batches: list[_Batch] = []
         for key in order:
             requests = sorted(
-                groups[key],
-                key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream, str(each.worn)),
+                groups[key], key=lambda each: (-len(each.prompt), each.prompt, each.images, each.stream, str(each.worn))
             )
             prompts, most = [each.prompt for each in requests], key[1].max_new_tokens
             prefix = 0 if key[2] or not prompts[-1] else shared_prefix(self.weights.model, prompts, most)

@@ -46,9 +46,8 @@ from touchline.data.evaluations import (
     settings_sha256,
 )
 from touchline.data.resolving import require_test_images
-from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
-from touchline.evaluate.own_task import own_task
+from touchline.evaluate.own_task import note_item, own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, DATE_KEY, GPUS_KEY, QUANTIZATION_KEY, connections_of
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask, asked_items
 from touchline.experiment.tasks.classification import canonical_label

@@ -43,9 +43,7 @@ class BaseForm:
     """Form of a base in memory."""
 
     quantization: Quantization = "none"
-    """`evaluate.quantization`."""
     gpus: int = 1
-    """`compute.evaluation.gpus`."""
 
 
 def class_of(config: PretrainedConfig) -> Any:

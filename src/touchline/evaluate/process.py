@@ -18,9 +18,9 @@ from pathlib import Path
 from touchline.core.errors import HostError, PolicyError, RunsFailedError, TouchlineError
 from touchline.core.files import disk_errors, inside, try_lock
 from touchline.data.evaluations import finished_task
-from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said
+from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said, say
+from touchline.evaluate.checkpoint import EvaluationJob, resolve_job
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.provider import release_engines, shared_engine
 from touchline.evaluate.records import seconds_of
@@ -150,7 +150,6 @@ def _noting(failed: _Failed, *places: _Place) -> Iterator[None]:
 
 
 def _unfinished(experiment: Path, wanted: RequestedJob) -> tuple[EvaluationJob, list[EvaluationTask | None]]:
-    """Return a job and its unfinished tasks."""
     folder = inside(experiment, wanted.run)
     job = resolve_job(folder, wanted.checkpoint)
     tasks = [
@@ -164,7 +163,6 @@ def _unfinished(experiment: Path, wanted: RequestedJob) -> tuple[EvaluationJob, 
 
 
 def _lock(parent: Path, run: str) -> int:
-    """Return the lock of a run's evaluation."""
     lock = try_lock(inside(parent, f"{run}.job"))
     if lock is None:
         raise PolicyError(f"{run} is being evaluated by another process", hint="wait until that process has ended")

@@ -40,12 +40,11 @@ from touchline.core.files import write_atomic
 from touchline.core.quantity import Missing
 from touchline.data.models import load_renderer
 from touchline.data.rendering.chat import ChatRenderer, images_of
-from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
-from touchline.evaluate.decoding import Generation
+from touchline.evaluate.decoding import Generation, Sampling
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.loading import BaseForm
-from touchline.evaluate.sampling import Sampling
+from touchline.evaluate.own_task import next_stream
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
 from touchline.experiment.answer_batches import BatchSize
 from touchline.experiment.value_types import Quantization

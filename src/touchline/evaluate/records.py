@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -21,6 +21,7 @@ from touchline.data.datasets import load_examples
 from touchline.data.evaluations import question_of, settings_sha256
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
 from touchline.data.worker import stack_versions
+from touchline.evaluate.checkpoint import EvaluationJob
 from touchline.evaluate.inspect_task import LABEL_KEY, PARSED_KEY, planned_items
 from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of, task_metrics
 from touchline.evaluate.provider import PROMPT_KEY
@@ -30,31 +31,6 @@ from touchline.experiment.tasks.ready_made import get_task
 _CANCELLATIONS = ("CancelledError", "Cancelled")
 """Classes of the exceptions that end a cancelled sample: of asyncio and trio."""
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "inspect_ai")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluated:
-    """Evaluated checkpoint and settings."""
-
-    config: EvaluationConfig
-    """Content of eval.yaml."""
-    task: EvaluationTask | None
-    """Further task; None for the run's own."""
-    checkpoint: str
-    """Checkpoint name."""
-    adapter_sha256: str | None
-    """Hash of the adapter weights."""
-    decoding: str
-    """Decoding settings in words."""
-    repeats: int
-    """Answers per item."""
-    seconds: float
-    """Wall-clock time, or its share of that of evaluations answered together."""
-
-    @property
-    def name(self) -> str:
-        """Task name."""
-        return self.config.task if self.task is None else self.task.name
 
 
 def log_file(log: EvalLog) -> Path:
@@ -104,22 +80,37 @@ def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, sto
     )
 
 
-def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> EvaluationScores:
+def make_record(
+    job: EvaluationJob,
+    task: EvaluationTask | None,
+    log: EvalLog,
+    path: Path,
+    name: str,
+    *,
+    decoding: str,
+    repeats: int,
+    seconds: float,
+) -> EvaluationScores:
     """Return the scores of a finished log; items in dataset order, repeats of an item together.
 
     Args:
-        evaluated: evaluated checkpoint and settings.
+        job: evaluated checkpoint.
+        task: further task; None for the run's own.
+        log: what Inspect wrote.
         path: current path of the file.
         name: final file name.
+        decoding: decoding settings in words.
+        repeats: answers per item.
+        seconds: wall-clock time, or its share of that of evaluations answered together.
 
     Raises:
         RunsFailedError: the log does not hold exactly the planned items, or too many scores are not numbers.
     """
-    config, task = evaluated.config, evaluated.task
+    config = job.config
     asked = config.resolved(task)
     own = asked.is_file
     planned = None if own else [example.id for example in planned_items(config.on(task))]
-    ordered = _in_order(log, planned, evaluated.repeats, name)
+    ordered = _in_order(log, planned, repeats, name)
     if own:
         score, samples = scored(ordered, config.evaluate.metric if config.asks_as_trained(task) else None)
         data_sha256 = items_sha256(ordered)
@@ -136,19 +127,19 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
     return EvaluationScores(
         experiment=config.experiment,
         run=config.run,
-        task=evaluated.name,
-        checkpoint=evaluated.checkpoint,
+        task=job.task_name(task),
+        checkpoint=job.name,
         log=name,
         log_sha256=sha256_file(path),
-        adapter_sha256=evaluated.adapter_sha256,
+        adapter_sha256=job.adapter_sha256,
         base_sha256=config.model.weights_sha256,
         data_sha256=data_sha256,
         settings_sha256=settings_sha256(config, task),
-        decoding=evaluated.decoding,
-        seconds=evaluated.seconds,
+        decoding=decoding,
+        seconds=seconds,
         samples=samples,
         score=score,
-        repeats=evaluated.repeats,
+        repeats=repeats,
         asked=_asked(ordered),
         metrics=task_metrics(log) if own else (),
         labels=() if own or get_task(asked.name).with_labels is None else config.labels,
@@ -330,7 +321,6 @@ def _text_difference(one: str, other: str) -> str:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return the common prefix of texts."""
     first, last = min(texts), max(texts)
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 

@@ -53,7 +53,7 @@ def self_test(target: str) -> SelfTestResult:
         if function is not None:
             answer.scorers.append(_function(module, function, path))
         else:
-            from touchline.evaluate.selftest_inspect import try_tasks
+            from touchline.evaluate.own_task import try_tasks
 
             answer.scorers += try_tasks(module, task, path)
     except TaskFailedError as fault:

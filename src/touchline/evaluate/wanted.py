@@ -32,7 +32,6 @@ class RequestedJob:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     run: str
-    """Run name."""
     checkpoint: str
     """`epoch_0`, or `base` for a control."""
 
@@ -46,7 +45,6 @@ class EvaluationRequest:
     jobs: tuple[RequestedJob, ...]
     """Checkpoints, in order."""
     dtype: str = "auto"
-    """Dtype: auto, float32 or bfloat16."""
 
 
 def read_request(path: Path) -> EvaluationRequest:

@@ -58,7 +58,6 @@ class ActiveAdapter:
     """Adapter and its application mode."""
 
     folder: Path
-    """Absolute folder of the adapter."""
     merged: bool
     """Whether it is merged into the weights; otherwise computed next to them."""
 
@@ -313,7 +312,6 @@ class Weights:
                 self._pristine[name] = weight.clone()
 
     def _targets(self) -> dict[str, torch.Tensor]:
-        """Return the weights under adapters by layer name."""
         return {
             name: module.get_base_layer().weight.data
             for name, module in self.model.named_modules()

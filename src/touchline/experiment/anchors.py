@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from touchline.core.catalog import DatasetInfo
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.plan import Plan, PlannedRun
 
 

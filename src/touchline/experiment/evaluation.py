@@ -10,7 +10,9 @@ from typing import ClassVar, Literal
 
 from touchline.core.catalog import DatasetInfo, ModelInfo, SplitInfo
 from touchline.core.units import plural
-from touchline.experiment.experiment import DataConfig, EvaluateConfig, LoraConfig, task_file_stem
+from touchline.experiment.data_config import DataConfig
+from touchline.experiment.experiment import EvaluateConfig, task_file_stem
+from touchline.experiment.training import LoraConfig
 
 EVALUATION_SCHEMA_VERSION = 1
 BASE_CHECKPOINT = "base"

@@ -10,8 +10,9 @@ from dataclasses import replace
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.core.levels import SEEDS, STAGE, Level, level_text
+from touchline.experiment.data_config import TRAINING_KEYS, DataConfig
 from touchline.experiment.document import Path, YamlDocument, error
-from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, with_fields
+from touchline.experiment.experiment import Experiment, StageConfig, with_fields
 from touchline.experiment.names import Condition, ModelLabel, control_names, refuse_taken, run_names, stage_run_names
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind, RunSpec
 from touchline.experiment.settings import value_of

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from touchline.core.errors import InputError
 from touchline.core.shape import split_name
+from touchline.experiment.data_config import DATASET_KEYS
 from touchline.experiment.document import YamlDocument, error
-from touchline.experiment.experiment import DATASET_KEYS, Experiment, TrainConfig
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.runs import RUN_NAME, Phase, RunSpec
 from touchline.experiment.settings import LEADING, SETTING, value_of
+from touchline.experiment.training import TrainConfig
 
 _IN_PATTERNS = (*LEADING, "train.lora.dropout", "train.method", "train.packed")
 """Settings that a pattern may name in any experiment."""

@@ -12,10 +12,12 @@ from touchline.core.estimate import MemoryEstimate, PackingSummary, PastRunsUsed
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationTask, LabelSet
-from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.experiment.experiment import ComputeConfig, EvaluateConfig
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind
 from touchline.experiment.strategy import PlannedStrategy
+from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.statistics.closed_forms import SpreadInput
 
 PLAN_SCHEMA_VERSION = 2

@@ -16,9 +16,10 @@ from touchline.core.errors import InputError, error_count, with_notes
 from touchline.core.finding import Finding, Location
 from touchline.core.near import drop_removed
 from touchline.core.units import parse_duration, plural
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.document import Key, YamlDocument, error, parse, parse_value, single_fault
 from touchline.experiment.expand import FACTOR_ROOTS
-from touchline.experiment.experiment import ComputeConfig, DataConfig, Experiment, with_fields
+from touchline.experiment.experiment import ComputeConfig, Experiment, with_fields
 from touchline.experiment.runs import RUN_NAME
 from touchline.experiment.settings import value_of
 from touchline.experiment.stages import stage_faults, stage_settings

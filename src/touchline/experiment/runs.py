@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Literal
 
 from touchline.core.levels import Level
-from touchline.experiment.experiment import DataConfig, EvaluateConfig, TrainConfig
-from touchline.experiment.training import RuleRate
+from touchline.experiment.data_config import DataConfig
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.training import RuleRate, TrainConfig
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""

@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeVar
 
 from touchline.core.finding import Location
 from touchline.core.levels import STAGE, level_text
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.document import Path, YamlDocument
-from touchline.experiment.experiment import CheckpointInterval, DataConfig, TrainConfig
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.experiment.runs import RunSpec
 from touchline.experiment.settings import SETTINGS, value_of
 from touchline.experiment.stages import stage_places
-from touchline.experiment.training import accumulation_steps
+from touchline.experiment.training import CheckpointInterval, TrainConfig, accumulation_steps
 
 T = TypeVar("T")
 _BITS = {"nf4": 4, "int8": 8}

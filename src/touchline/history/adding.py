@@ -19,7 +19,8 @@ from touchline.core.files import open_regular, read_bytes, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics_file import METRICS, read_metrics_file
-from touchline.history.files import FileGroup, LoggedRun, SkippedFile
+from touchline.history.files import LoggedRun, SkippedFile
+from touchline.history.grouping import FileGroup
 from touchline.history.history import contents, record_id, store_record
 from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths

@@ -9,7 +9,7 @@ from touchline.backends.logtext.parts import not_a_number, to_gib
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, StepRow, ValidationRow
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.history.segments import FileSegmenter
 
 OWN_TRAINER: Final[str] = TrainConfig().backend

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from touchline.core.estimate import MicroBatch
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 STEPS = 3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from touchline.core.quantity import Measured, Missing
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.history.reading import OptionalText, SourcedText
 
 

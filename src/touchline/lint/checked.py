@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.requests import CheckRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,22 +42,6 @@ def row_of(finding: Finding) -> FindingRow:
         message=finding.message,
         hint=finding.hint,
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckRequest:
-    """Targets of a check, and the findings that count."""
-
-    gpu: str = "auto"
-    """GPU of the trainings; `auto` is the GPU of this machine, if there is one."""
-    cpus: int | None = None
-    """CPU cores of a job; None: those of this machine, or of the job's script."""
-    select: tuple[str, ...] = ()
-    """Codes or prefixes of codes that are reported; empty: all."""
-    ignore: tuple[str, ...] = ()
-    """Codes or prefixes of codes that are not reported."""
-    allow: tuple[str, ...] = ()
-    """Codes whose errors are reported as information."""
 
 
 def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:

@@ -18,8 +18,9 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.experiment.document import Path, YamlDocument
 from touchline.experiment.evaluation import asked_items
-from touchline.experiment.experiment import Experiment, TrainConfig
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.validate import adapter
 from touchline.lint.rule import Violation, rule
 from touchline.statistics.closed_forms import (

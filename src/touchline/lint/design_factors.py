@@ -11,7 +11,7 @@ from touchline.core.finding import Severity
 from touchline.core.levels import level_text
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
-from touchline.experiment.experiment import DATASET_KEYS
+from touchline.experiment.data_config import DATASET_KEYS
 from touchline.experiment.runs import ParentLink, RunSpec
 from touchline.lint.design import (
     MODEL,

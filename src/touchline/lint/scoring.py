@@ -14,8 +14,8 @@ from pathlib import PurePath
 from typing import Literal
 
 from touchline.core.finding import Finding, Location, Severity
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationTask
-from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.protocol import MetricField, Task
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import Violation, rule

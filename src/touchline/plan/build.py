@@ -17,12 +17,14 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
 from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import EvaluationTask, LabelSet
-from touchline.experiment.experiment import DataConfig, Experiment, TrainConfig
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
 from touchline.experiment.settings import SETTINGS, value_of
 from touchline.experiment.strategy import PlannedStrategy
+from touchline.experiment.training import TrainConfig
 from touchline.plan.at_once import SideBySide, SlotChoice, choose_slots, plan_cohorts
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver

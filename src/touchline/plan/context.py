@@ -19,7 +19,7 @@ from touchline.estimate.history_points import PastRun
 from touchline.estimate.memory import cpu_memory_estimate, memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.estimate.spreads import ONE_SIZE
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.value_types import SlurmSite
 
 

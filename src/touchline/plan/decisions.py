@@ -19,9 +19,10 @@ from touchline.estimate.spreads import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.estimate.totals import collect_evidence
 from touchline.experiment.evaluation import answers_per_checkpoint, logs_per_checkpoint
-from touchline.experiment.experiment import EvaluateConfig, TrainConfig
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
 from touchline.experiment.settings import FREE, with_defaults
+from touchline.experiment.training import TrainConfig
 from touchline.plan.at_once import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.fitting import LargestStep, MicroBatchChoice, choose_micro_batch, remedies

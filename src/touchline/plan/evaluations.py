@@ -19,9 +19,9 @@ from touchline.core.shape import ModelShape
 from touchline.estimate.evaluation_memory import EvaluationWork, evaluation_memory
 from touchline.experiment.answer_batches import SHARING_EVALUATIONS
 from touchline.experiment.evaluation import asked_items, further_sets
-from touchline.experiment.experiment import ComputeConfig, EvaluateConfig, LoraConfig
+from touchline.experiment.experiment import ComputeConfig, EvaluateConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.training import DEFAULT_BACKEND
+from touchline.experiment.training import DEFAULT_BACKEND, LoraConfig
 from touchline.experiment.value_types import Quantization
 from touchline.plan.context import PlanningContext
 from touchline.plan.times import count_evaluations, count_validations, spanning_memory

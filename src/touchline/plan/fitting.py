@@ -19,8 +19,7 @@ from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import step_curve
 from touchline.estimate.work import StepWork, work_of
-from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.training import MICRO_BATCH_TOKENS
+from touchline.experiment.training import MICRO_BATCH_TOKENS, TrainConfig
 from touchline.plan.context import PlanningContext
 
 _APART = 1.5

@@ -14,11 +14,12 @@ from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.near import drop_removed
 from touchline.experiment.anchors import relative_datasets
-from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, LoraConfig, TrainConfig, is_test
+from touchline.experiment.data_config import TRAINING_KEYS, DataConfig, is_test
 from touchline.experiment.plan import PLAN_SCHEMA_VERSION, Plan, PlannedRun, Revision
 from touchline.experiment.read import settings_digest
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.settings import SETTINGS, SINCE_0_1
+from touchline.experiment.training import LoraConfig, TrainConfig
 
 _DATA = TypeAdapter(DataConfig)
 _TRAIN = TypeAdapter(TrainConfig)

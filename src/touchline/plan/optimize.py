@@ -16,11 +16,12 @@ from touchline.core.estimate import EvidenceLevel, MemoryVerdict
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, minutes_to_seconds, plural
 from touchline.estimate.totals import sum_quantities
-from touchline.experiment.experiment import CheckpointConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.requests import Cluster
+from touchline.experiment.training import CheckpointConfig, TrainConfig
 from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import group_by_reason
-from touchline.plan.placement.problem import Cluster, Placement
+from touchline.plan.placement.problem import Placement
 
 OPTIMIZATION_SCHEMA_VERSION = 1
 

@@ -14,7 +14,7 @@ from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.table import Column, Table, table_of
 from touchline.experiment.anchors import drop_unset_files
-from touchline.experiment.experiment import TRAINING_KEYS
+from touchline.experiment.data_config import TRAINING_KEYS
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.settings import DEFAULTS, LEADING, SETTING, SETTINGS, Setting
 from touchline.experiment.validate import adapter

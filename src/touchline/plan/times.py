@@ -34,7 +34,8 @@ from touchline.estimate.run_time import (
 from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.experiment.answer_batches import batch_limits, shares_batches
-from touchline.experiment.experiment import EvaluateConfig, TrainConfig
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.value_types import SlurmSite
 from touchline.slurm.resources import GRAIN
 

@@ -19,11 +19,11 @@ from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.evaluation import EvaluationConfig
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.experiment.tasks.classification import canonical_label
 from touchline.experiment.tasks.ready_made import get_task
+from touchline.experiment.training import TrainConfig
 from touchline.history.reading import RunReading
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import NOT_EVALUATED, AttemptResult, LossPoint, RunResult, StepCurves

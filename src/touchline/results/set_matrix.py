@@ -16,7 +16,7 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Table, Value, present, table_of
 from touchline.core.units import Scale, between, plural
-from touchline.experiment.experiment import TRAINING_KEYS
+from touchline.experiment.data_config import TRAINING_KEYS
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
 from touchline.results.scored import scale_of_runs

@@ -9,10 +9,11 @@ from pathlib import Path
 from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
 from touchline.experiment.plan import Plan
+from touchline.experiment.requests import Cluster, PlaceRequest
 from touchline.experiment.value_types import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes, with_planned_type
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.problem import Cluster, PlaceJob, Placement
+from touchline.plan.placement.problem import PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
@@ -30,20 +31,6 @@ class Placed:
     cluster: Cluster
     placement: Placement
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlaceRequest:
-    """Settings of a placement."""
-
-    cluster: Cluster
-    deadline_minutes: float | None = None
-    """Deadline; that of the experiment if None."""
-    evaluation_minutes: float | None = None
-    """Minutes per evaluation given by the user; predicted if None."""
-    writes_script: bool = False
-    time_minutes: float | None = None
-    """Time limit of the allocation; the deadline if None."""
 
 
 def carry_out(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> tuple[Placement, list[Path], list[str]]:

@@ -14,6 +14,7 @@ from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.recorded import unused_override_lines
+from touchline.experiment.requests import OptimiseRequest
 from touchline.experiment.write import with_values
 from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
 from touchline.plan.build import build_plan
@@ -32,22 +33,11 @@ from touchline.plan.optimize import (
     written_value,
 )
 from touchline.plan.placement.placing import place
-from touchline.plan.placement.problem import Cluster, Placement
+from touchline.plan.placement.problem import Placement
 from touchline.run.allocation import deadline_minutes, jobs_left
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.planning import decided_by, plan_in_folder
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiseRequest:
-    """Settings of an optimization."""
-
-    cluster: Cluster
-    deadline_minutes: float | None = None
-    """Deadline; that of the experiment if None."""
-    evaluation_minutes: float | None = None
-    """Minutes per evaluation given by the user, if it has no estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ from touchline.backends.peft.layout import BatchLayout, arrange, shape_of
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, InputError
 from touchline.core.units import plural
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.train.log import LOG
 from touchline.train.model import base_of
 from touchline.train.target_loss import LossFunction, add_gradient

@@ -23,7 +23,7 @@ from touchline.core.quantity import NO_EVIDENCE, Measured
 from touchline.data.checkpoints import RESUME_FOLDER, ResumeState
 from touchline.data.images import load_pixels
 from touchline.data.rendering.chat import ImageRule
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.train.compiling import require_compiler
 from touchline.train.folders import remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into

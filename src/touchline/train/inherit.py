@@ -25,7 +25,7 @@ from touchline.core.errors import LineageError
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.experiment.experiment import LoraConfig
+from touchline.experiment.training import LoraConfig
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE
 from touchline.train.parent import ParentCheckpoint
 

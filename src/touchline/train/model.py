@@ -21,8 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from touchline.backends.peft.layout import plain_attention
 from touchline.core.errors import InputError
 from touchline.data.worker import keep_trainable_layout, require_bitsandbytes
-from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.training import VISION_TOWERS
+from touchline.experiment.training import VISION_TOWERS, TrainConfig
 from touchline.experiment.value_types import bitsandbytes_settings
 from touchline.train.inherit import CHANGES_BASE
 from touchline.train.machine import Machine, torch_dtype

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
 from touchline.data.worker import require_bitsandbytes
-from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import TrainConfig
 
 OPTIMIZER_NAMES: Final = {
     "adamw": "AdamW, fused",

@@ -24,7 +24,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import GIB, plural
 from touchline.data.machine import visible_gpus
 from touchline.data.metrics_file import METRICS, read_metrics
-from touchline.experiment.experiment import LoraConfig
+from touchline.experiment.training import LoraConfig
 from touchline.history.selftest import NodeCheck, StepCheck, Verdict
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE

@@ -21,8 +21,9 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.files import sha256_file
 from touchline.data.models import load_model
 from touchline.data.packing.forecast import plan_batches
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.evaluation import planned_model
-from touchline.experiment.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
+from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
 from touchline.train.machine import Machine, select_device
 from touchline.train.model import attach_adapter, attention_for, load_base, trainable

@@ -25,8 +25,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.training import TrainConfig
 
 _FEWEST_TOKENS = 2
 """Minimum tokens of an example: one prompt token and one answer token."""

@@ -15,11 +15,12 @@ from touchline.backends.run_config import read_run_config
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
-from touchline.experiment.experiment import DataConfig, TrainConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.experiment.read import read_settings
 from touchline.experiment.stated import SettingSource, document_places, stated_settings
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.validate import build
 
 _OURS = frozenset({"schema_version", "run_digest", "batches", "data_sha256"})

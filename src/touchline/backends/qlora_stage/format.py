@@ -29,8 +29,8 @@ from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, wh
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
+from touchline.experiment.data_config import DATASET_KEYS
 from touchline.experiment.document import Key
-from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
 

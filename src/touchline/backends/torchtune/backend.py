@@ -42,8 +42,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import Batching
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.write import to_yaml
 
 ENVIRONMENT = Environment(

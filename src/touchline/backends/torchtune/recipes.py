@@ -19,8 +19,8 @@ from touchline.backends.external import RECIPE_MODULE, package_text
 from touchline.backends.protocol import error
 from touchline.core.catalog import Dimensions, ModelInfo
 from touchline.core.finding import Finding
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.training import LoraConfig, TrainConfig
 
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj": "output_proj"}
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")

@@ -31,9 +31,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import Batching
-from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
-from touchline.experiment.training import VISION_TOWERS
+from touchline.experiment.training import VISION_TOWERS, LoraConfig, TrainConfig
 from touchline.experiment.value_types import bitsandbytes_settings
 from touchline.experiment.write import to_yaml
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.estimate import MicroBatch
-from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.training import accumulation_steps, optimizer_steps
+from touchline.experiment.training import TrainConfig, accumulation_steps, optimizer_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
 from touchline.data.readers import FORMATS, WHOLE, separator_hint
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.tasks.classification import merge_spellings
 from touchline.experiment.tasks.ready_made import TASKS

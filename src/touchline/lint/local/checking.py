@@ -22,8 +22,9 @@ from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.experiment.partial import StatedTraining
+from touchline.experiment.requests import CheckRequest
 from touchline.lint.check import CheckReport, agrees, stated_alike, summary_of
-from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
+from touchline.lint.checked import chosen, in_order, row_of
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_experiment import surroundings_of
 from touchline.lint.local.dataset_files import PLANS, DatasetFiles, FoundFile, find_files, is_dataset, unfinished

@@ -23,14 +23,14 @@ from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.data.weights import read_shards
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.data_config import DataConfig, is_test
 from touchline.experiment.document import Path as KeyPath
 from touchline.experiment.document import error
-from touchline.experiment.experiment import DataConfig, TrainConfig, is_test
 from touchline.experiment.plan import data_parallel_size
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.experiment.stated import SettingSource, stated_of_run
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.experiment.training import LORA_TARGET_MODULES
+from touchline.experiment.training import LORA_TARGET_MODULES, TrainConfig
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.local.audit import config_findings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, labels_of_spec, of_runs

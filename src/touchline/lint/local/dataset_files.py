@@ -18,7 +18,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.columns import column_counts, find_layout
 from touchline.data.readers import FORMATS, SPLIT_NAMES, WHOLE
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 _HEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(?:^|(?<=[_\-.]))(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[_\-.])", re.I)

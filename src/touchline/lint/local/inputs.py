@@ -18,10 +18,11 @@ from touchline.data.resolving import image_hashes, label_set, shown_example, wit
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import portable_dataset, portable_path
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.document import error
 from touchline.experiment.evaluation import EvaluationTask, LabelSet, labels_of
 from touchline.experiment.expand import expand
-from touchline.experiment.experiment import DataConfig, task_file_stem, with_fields
+from touchline.experiment.experiment import task_file_stem, with_fields
 from touchline.experiment.names import ModelLabel, label_of
 from touchline.experiment.plan import PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.read import LoadedExperiment

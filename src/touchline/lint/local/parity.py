@@ -21,7 +21,7 @@ from touchline.data.readers import WHOLE
 from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.text import ModelText, ShownRow, shown_row
 from touchline.data.tokenizer import IsolatedTemplate, read_tokenizer
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.foreign import ForeignFileError, parse_foreign
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.experiment.training import DEFAULT_BACKEND

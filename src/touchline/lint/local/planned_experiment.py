@@ -26,11 +26,12 @@ from touchline.experiment.document import SIZE_LIMIT_BYTES, YamlDocument
 from touchline.experiment.experiment import with_fields
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.requests import CheckRequest
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.experiment.stated import places_of_run
 from touchline.experiment.strategy import PlannedStrategy
 from touchline.lint.check import CheckedConfig, summary_of
-from touchline.lint.checked import CheckRequest, chosen, in_order
+from touchline.lint.checked import chosen, in_order
 from touchline.lint.local.checking_experiment import (
     devices_of,
     kinds_of,

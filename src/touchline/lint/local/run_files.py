@@ -19,11 +19,11 @@ from touchline.data.data_files import WITHOUT_TEST
 from touchline.data.task_files import local_modules, parsed_file
 from touchline.experiment.anchors import portable_path
 from touchline.experiment.document import error
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import RecipeFile
 from touchline.experiment.read import LoadedExperiment
 from touchline.experiment.runs import RunKind, RunSpec
 from touchline.experiment.stages import stage_places
+from touchline.experiment.training import TrainConfig
 
 
 def place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:

@@ -19,7 +19,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.task_files import is_task_file
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, TaskFault, TaskFileView, probes_of

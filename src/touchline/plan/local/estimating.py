@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -31,6 +30,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
+from touchline.data.requests import EstimateRequest
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients import VARIANT_BYTES
@@ -44,74 +44,13 @@ from touchline.estimate.run_time import run_seconds
 from touchline.estimate.spreads import widths_of
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
-from touchline.experiment.experiment import TrainConfig
-from touchline.experiment.training import DEFAULT_BACKEND
+from touchline.experiment.training import DEFAULT_BACKEND, TrainConfig
 from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
 
-_AUTO = "auto"
 _ASIDE = (*ENDS, "output", "embed_out")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EstimateRequest:
-    """Options of `touchline estimate`, as written."""
-
-    model: str
-    """Model name, model folder, or config.json."""
-    method: str = "lora"
-    """Training method: lora, qlora or full."""
-    rank: int = 64
-    """Rank of the adapter."""
-    target_modules: tuple[str, ...] | None = None
-    """Layers with an adapter. None for all linear layers of a block."""
-    adapter: str = "lora"
-    """Adapter type, as named by PEFT."""
-    lora_dropout: float | None = None
-    """Dropout on the adapter's input. None for the trainer's default."""
-    backend: str = DEFAULT_BACKEND
-    """The trainer."""
-    release: str | None = None
-    """Version of the trainer. None for the oldest that a plan takes."""
-    micro_batch_size: int = 1
-    """Sequences per forward pass."""
-    seq_len: int = 2048
-    """Tokens of the longest sequence, including padding; determines memory."""
-    mean_length: float | None = None
-    """Mean tokens per sequence, including padding; determines time, and what the allocator keeps."""
-    lengths: str | None = None
-    """Lengths of the examples in tokens instead: a file of numbers, or `A,B,C`."""
-    label_fraction: float = 1.0
-    """Fraction of tokens that are labels, 0 to 1."""
-    image_tokens: int = 0
-    """Image tokens per sequence."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches per optimizer step."""
-    gpu: str = _AUTO
-    """GPU name; `auto` for the GPU of this machine."""
-    gradient_checkpointing: bool = False
-    """Whether activations are recomputed in the backward pass."""
-    base_dtype: str | None = None
-    """Dtype of the base model. None for bfloat16, or float16 on a GPU without it."""
-    adapter_dtype: str | None = None
-    """Dtype of the adapter. None for the trainer's default."""
-    optimizer: str = "adamw"
-    loss: str | None = None
-    """Loss implementation. None for the trainer's default."""
-    attention: str = "fused"
-    """Attention kernel."""
-    compiled: bool = False
-    """Whether the model is compiled."""
-    examples: int | None = None
-    """Sequences per epoch."""
-    epochs: int = 1
-    """Passes over the examples."""
-    evidence: tuple[Path, ...] = ()
-    """Logs of past runs."""
-    evidence_facts: Mapping[str, str] = field(default_factory=dict)
-    """Facts stated about these logs, by the keys of `history/run_facts.py`."""
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:

@@ -17,7 +17,7 @@ from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.planned_models import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
 from touchline.estimate.spreads import NOT_TOLD, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 
 
 def read_lengths(text: str) -> NDArray[np.int64] | str:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,48 +29,12 @@ from touchline.data.packing.advice import compare as side_by_side
 from touchline.data.packing.assign import Handoff, OurBatching, hand_off, pack
 from touchline.data.packing.forecast import Batching, BatchSettings, IsolationCheck
 from touchline.data.planned_models import load_planned_model
+from touchline.data.requests import OURS, PackRequest
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.data.worker import told_faults
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.plan.local.lengths import training_lengths
-
-OURS = "touchline"
-"""touchline's own packer over the whole split, for trainers that accept prepared packed sequences."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackRequest:
-    """Options of `touchline pack`."""
-
-    dataset: Path | None = None
-    """Dataset. None if lengths are given."""
-    tokenizer: str | None = None
-    """Model whose tokenizer counts the tokens."""
-    lengths: Path | None = None
-    """File of token lengths."""
-    max_seq_len: int
-    """Maximum tokens per sequence."""
-    backend: str = OURS
-    """Trainer whose batching is simulated."""
-    micro_batch: int = 16
-    """Sequences per forward pass."""
-    accumulation: int = 1
-    """Micro-batches per optimizer step."""
-    devices: int = 1
-    """Data-parallel devices."""
-    epochs: int = 1
-    """Passes over the data."""
-    seed: int = 1
-    """Random seed for packing."""
-    prompt: str | None = None
-    """User turn."""
-    input_column: str | None = None
-    """Input column. None to find it by name."""
-    output_column: str | None = None
-    """Answer column. None to find it by name."""
-    messages: str | None = None
-    """Column of whole chats."""
 
 
 def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> ExampleLengths:

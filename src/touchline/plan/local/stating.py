@@ -18,13 +18,15 @@ from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.public import known_name
+from touchline.data.requests import PackRequest
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
 from touchline.history import files
 from touchline.history.adding import readable, record_of_run
-from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
+from touchline.history.files import LoggedRun, SkippedFile
+from touchline.history.grouping import FileGroup, group_files
 from touchline.history.padding import DatasetLengths
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord
@@ -32,7 +34,7 @@ from touchline.history.records import model_name
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import agree
 from touchline.history.stating import CODE, Stating
-from touchline.plan.local.packing import PackRequest, load_lengths
+from touchline.plan.local.packing import load_lengths
 
 
 def read_stated(

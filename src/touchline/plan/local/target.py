@@ -24,8 +24,9 @@ from touchline.core.units import plural
 from touchline.data.machine import machine_here
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, similar_gpus
 from touchline.estimate.terms import place
-from touchline.experiment.experiment import CPU, ComputeConfig, TrainConfig
+from touchline.experiment.experiment import CPU, ComputeConfig
 from touchline.experiment.plan import Plan
+from touchline.experiment.training import TrainConfig
 from touchline.experiment.value_types import SlurmSite
 from touchline.slurm.local.commands import Commands, RealCommands, ask_partitions
 from touchline.slurm.site_facts import gpus_offered

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from touchline.core.quantity import Missing
 from touchline.core.units import format_minutes, plural
+from touchline.experiment.requests import Cluster
 from touchline.plan.placement.problem import (
     TICKS,
     Bound,
-    Cluster,
     DeadlineVerdict,
     Minutes,
     PlaceJob,

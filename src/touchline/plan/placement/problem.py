@@ -14,13 +14,14 @@ from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
+from touchline.experiment.requests import Cluster
 from touchline.experiment.value_types import Text
 
 PLACEMENT_SCHEMA_VERSION = 1
@@ -60,20 +61,6 @@ class PlaceJob:
     """Duration."""
     pin: int | None = None
     """GPU that it must run on, if given. Plans made by touchline have none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cluster:
-    """Resources to place jobs on."""
-
-    gpus: Annotated[int, Ge(1)]
-    """Total GPUs."""
-    gpus_per_node: Annotated[int, Ge(1)] | None = None
-    """GPUs per node; jobs never span nodes. None for one node with all GPUs."""
-    cpus: Annotated[int, Gt(0)] | None = None
-    """CPUs per node. None if they are not limited."""
-    memory_gb: Annotated[float, Gt(0)] | None = None
-    """Host memory per node, in GiB. None if it is not limited."""
 
 
 class DeadlineVerdict(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from touchline.core.levels import SEEDS, STAGE, factor_words
 from touchline.core.quantity import Quantity, finite
 from touchline.core.text import join_names
-from touchline.experiment.experiment import DATASET_KEYS
+from touchline.experiment.data_config import DATASET_KEYS
 from touchline.experiment.settings import CHANGING, COLLECTED_AS
 from touchline.report.facts import is_asked_about
 from touchline.report.formatting import level_of

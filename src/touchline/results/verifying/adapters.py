@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.data.weights import Tensor
-from touchline.experiment.experiment import CheckpointKind, LoraConfig
+from touchline.experiment.experiment import CheckpointKind
+from touchline.experiment.training import LoraConfig
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
 from touchline.results.verifying.weights import listed

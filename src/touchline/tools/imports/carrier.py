@@ -22,8 +22,9 @@ from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError
 from touchline.core.files import read_json_object
 from touchline.core.finding import Location
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.document import Key, YamlDocument, parse_value
-from touchline.experiment.experiment import DataConfig, Experiment, with_fields
+from touchline.experiment.experiment import Experiment, with_fields
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated
 from touchline.experiment.validate import adapter, with_settings

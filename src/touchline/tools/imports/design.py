@@ -16,7 +16,8 @@ from typing import TypeVar
 from touchline.backends.config_table import ALL_ROWS, MODEL, SEED, Carried, ImportedTraining, NotCarried, nested
 from touchline.core.errors import TouchlineError
 from touchline.data.readers import FORMATS, WHOLE, read_rows
-from touchline.experiment.experiment import DATASET_KEYS, Experiment
+from touchline.experiment.data_config import DATASET_KEYS
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.settings import value_of
 from touchline.experiment.training import LORA_ALPHA_PER_RANK
 from touchline.experiment.validate import adapter, dotted_keys

@@ -133,7 +133,7 @@ def _setting_key(name: str) -> str:
     Raises:
         InputError: there is none, or the answer to another question decides it.
     """
-    from touchline.experiment.experiment import TrainConfig
+    from touchline.experiment.training import TrainConfig
     from touchline.experiment.validate import dotted_keys
 
     known = dotted_keys(TrainConfig, "train.")

@@ -31,7 +31,7 @@ from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import similar_gpus
-from touchline.experiment.experiment import DataConfig
+from touchline.experiment.data_config import DataConfig
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.experiment.value_types import SlurmSite
