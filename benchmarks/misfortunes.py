@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.api.folders import command, environment, make_experiment  # noqa: E402 (the path above)
-from tests.api.test_whole_way import VICTIMS, _alive, _kill
+from tests.api.test_whole_way import VICTIMS, _alive, _kill  # noqa: E402
 from tests.forking import server  # noqa: E402
 from tests.slurm import settings as packages  # noqa: E402
 from tests.slurm.cluster import Cluster  # noqa: E402

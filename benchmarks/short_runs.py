@@ -36,7 +36,7 @@ from tests.train.tiny_run import make_config, write_config  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
 from touchline.data.machine import cpu_name  # noqa: E402
-from touchline.experiment.training import LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig  # noqa: E402
 
 RANK = 8
 VOCABULARY = 8192

@@ -39,7 +39,7 @@ from touchline.data.rendering.chat import variables_of  # noqa: E402
 from touchline.data.rendering.sandbox import ChatTemplate  # noqa: E402
 from touchline.data.tokenizer import read_tokenizer  # noqa: E402
 from touchline.data.user_config import load_settings  # noqa: E402
-from touchline.experiment.data_config import DataConfig
+from touchline.experiment.data_config import DataConfig  # noqa: E402
 
 DATE = "2026-01-02"
 PROMPT = "Capitalize the word: {input}"

@@ -59,7 +59,7 @@ from touchline.core.catalog import RenderedExample  # noqa: E402
 from touchline.data.create import load_words  # noqa: E402
 from touchline.data.machine import choose_base_dtype  # noqa: E402
 from touchline.data.user_config import load_settings  # noqa: E402
-from touchline.experiment.training import LoraConfig, TrainConfig
+from touchline.experiment.training import LoraConfig, TrainConfig  # noqa: E402
 from touchline.train.inputs import Inputs, load_inputs  # noqa: E402
 from touchline.train.setup import Session, build_session  # noqa: E402
 
