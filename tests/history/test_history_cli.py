@@ -15,11 +15,12 @@ from tests.history.made import make_reading, number, write_log
 from tests.history.made_torchtune import write_torchtune_log
 from tests.tiny_model import build_tiny_model, write_tiny_words
 
+from tools.docs import reading_form
 from touchline.data.user_config import UserConfig
 from touchline.estimate.local.past_runs import past_runs
 from touchline.history import files
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-from touchline.history.reading import EvidenceLine, RunReading, SourcedText
+from touchline.history.reading import EvidenceLine, SourcedText
 from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
@@ -37,7 +38,6 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
         LoggedRun(
             reading=make_reading(
                 group.key if len(lines) == 1 else f"{group.key}#{place}",
-                files=tuple(file.name for file in group.files),
                 trainer=SourcedText(value="trl", where=f"{log.name}:1"),
                 model=SourcedText(value=line.removeprefix("run "), where=f"{log.name}:{place}"),
                 steps_done=number(60, "1", f"{log.name}:{place}"),
@@ -50,6 +50,7 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
                 notes=("3 lines were cut",),
             ),
             sources=group.files,
+            files=tuple(file.name for file in group.files),
         )
         for place, line in enumerate(lines, 1)
     ]
@@ -77,7 +78,7 @@ def test_read_gives_one_object_a_run_and_line(call: Call, logs: Path, tmp_path: 
     """Strictly of the form that the schema tells; what is no run is talk; nothing is stored."""
     code, told, talk = call("read", logs, "--json")
     lines = told.splitlines()
-    readings = [TypeAdapter(RunReading).validate_json(line, strict=True, extra="forbid") for line in lines]
+    readings = [TypeAdapter(reading_form()).validate_json(line, strict=True, extra="forbid") for line in lines]
     assert code == 0
     assert [reading.name for reading in readings] == ["night_shift", "pair#1", "pair#2"]
     first = json.loads(lines[0])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.cases import parametrize
-from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
+from tests.history.made import READINGS, TEXT, WORDS_OF_A_RUN, make_reading, make_record, make_source, number
 from tests.history.sound import assert_sound
 
 from touchline.core.errors import InputError
@@ -16,10 +16,11 @@ from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing
 from touchline.data.metrics_file import read_metrics_file
 from touchline.history import records as stored
+from touchline.history.facts import RUN_FACTS
 from touchline.history.flat import facts, known
 from touchline.history.own_metrics import own_events
-from touchline.history.reading import EvidenceLine, Outcome, RunReading, Segment, SourcedText
-from touchline.history.record import RECORD_SCHEMA_VERSION
+from touchline.history.reading import EvidenceLine, Outcome, Segment, SourcedText
+from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord
 from touchline.history.record_versions import growth
 
 pytestmark = pytest.mark.planning
@@ -41,7 +42,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @given(READINGS)
-def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
+def test_a_record_goes_through_json_and_back(reading: RunRecord) -> None:
     """Whatever a reading holds: the bytes read back as the same record, strictly, and that gives the same bytes."""
     record = stored.record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
     data = stored.to_json(record)
@@ -242,9 +243,10 @@ def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> N
 
 def test_every_fact_of_a_reading_reaches_its_record() -> None:
     """What is read and not kept would be lost without a word."""
-    texts = {name for name, hint in RunReading.__annotations__.items() if hint == "OptionalText"}
-    names = [name for name, fact in facts(make_reading()) if isinstance(fact, Missing)]
-    given = {name: SourcedText(value=name) if name in texts else number(n + 0.25) for n, name in enumerate(names)}
+    names = [name for name in RUN_FACTS if name != "outcome"]
+    given = {
+        name: SourcedText(value=name) if name in WORDS_OF_A_RUN else number(n + 0.25) for n, name in enumerate(names)
+    }
     record = make_record(**given)
     kept = [fact for _, fact in facts(record) if not isinstance(fact, Missing)]
     # The outcome is one more; how many segments there are is what the segments themselves tell.

@@ -28,8 +28,9 @@ from touchline.core.units import bare, between, format_bytes, percent
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
     from touchline.history.adding import ImportSummary, IngestedRun
+    from touchline.history.files import LoggedRun
     from touchline.history.index import Index
-    from touchline.history.reading import RunReading, SourcedText
+    from touchline.history.reading import SourcedText
     from touchline.history.record import RunRecord
 
 history_app = typer.Typer(
@@ -75,7 +76,7 @@ def history_read(
     for item in items:
         if isinstance(item, LoggedRun):
             runs += 1
-            _show_reading(item.reading, json, show_missing)
+            _show_run(item, json, show_missing)
         else:
             print_status(f"{item.path}: no run: {item.reason}")
     if not runs:
@@ -263,15 +264,17 @@ def _folder(history: Path | None) -> Path:
     return history if history is not None else load_settings().history_dir
 
 
-def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
-    from touchline.history.flat import facts, line_of
+def _show_run(run: LoggedRun, json: bool, show_missing: bool) -> None:
+    from touchline.history.facts import read_facts
+    from touchline.history.flat import line_of
 
     if json:
-        print_data(line_of(reading))
+        print_data(line_of(run))
         return
-    _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), show_missing)
-    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
-    _show_lines("note", reading.notes)
+    record = run.reading
+    _show_facts(f"{record.name}  ({', '.join(run.files)})", read_facts(record), show_missing)
+    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
+    _show_lines("note", record.notes)
     print_output("")
 
 

@@ -25,7 +25,7 @@ from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
-from touchline.history.record import RunRecord, SourceFile
+from touchline.history.record import RunRecord, SourceFile, first
 from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
 from touchline.history.records import model_name, record_of, source_names
 
@@ -298,19 +298,20 @@ def source_of(path: Path, name: str) -> SourceFile:
 
 def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:
     reading = found.reading
+    course, costs = reading.course, reading.costs
     return IngestedRun(
         id=id_,
         new=new,
         name=reading.name,
-        trainer=reading.trainer,
-        model=model_name(reading.model),
+        trainer=reading.stack.trainer,
+        model=model_name(reading.model.name),
         to_measure=found.to_measure,
-        dataset=reading.dataset.value if isinstance(reading.dataset, SourcedText) else "",
-        steps_done=_followed(reading.steps_done, found.sources),
-        steps_total=_followed(reading.steps_total, found.sources),
-        seconds_per_step=_followed(reading.seconds_per_step, found.sources),
-        peak_memory=_followed(reading.peak_memory, found.sources),
-        outcome=_followed(reading.outcome, found.sources),
+        dataset=reading.dataset.name.value if isinstance(reading.dataset.name, SourcedText) else "",
+        steps_done=_followed(course.steps_done, found.sources),
+        steps_total=_followed(course.steps_total, found.sources),
+        seconds_per_step=_followed(costs.seconds_per_step, found.sources),
+        peak_memory=_followed(first(costs.peak_memory), found.sources),
+        outcome=_followed(course.outcome, found.sources),
         files=tuple(map(str, found.sources)),
         notes=reading.notes,
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.facts import RUN_FACTS, Fact, RunFact, record_from
 from touchline.history.file_segment import Losses, SegmentStart
 from touchline.history.outcome import Ending, ending_of
-from touchline.history.reading import OptionalText, RunReading, Segment, SourcedText
+from touchline.history.reading import OptionalText, Segment, SourcedText
+from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
 from touchline.history.steps import Steps, bar_count, steps_of
@@ -27,24 +30,11 @@ _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
 
-_NOT_LOGGED = "not in the log"
-_WORDS: tuple[ObservationName, ...] = (
-    *("method", "target_modules", "dtype", "adapter_dtype", "quantization", "compiled", "optimizer"),
-    *("gradient_checkpointing", "attention", "grouped_by_length"),
-)
-"""Settings that are texts, under the same names in a reading."""
-_COUNTS: dict[ObservationName, str] = {
-    **dict.fromkeys(("micro_batch_size", "gradient_accumulation_steps", "trainable_parameters", "lora_rank"), "1"),
-    **dict.fromkeys(("lora_alpha", "dropout", "gpu_memory_total", "total_parameters"), "1"),
-    **dict.fromkeys(("max_seq_len", "mean_tokens", "longest_tokens"), "tokens"),
-}
-"""Settings that are numbers, with the units of those whose lines state none."""
-
 LOSS_NOT_A_NUMBER = Missing(missing="the loss is not a number")
 """Last loss of a run whose loss became NaN or infinite."""
 
 
-def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
+def reading_of(name: str, view: RunView, notes: Sequence[str]) -> RunRecord:
     """Return everything that one run's files show."""
     trainer = _trainer(view)
     kind = trainer.value if isinstance(trainer, SourcedText) else None
@@ -53,54 +43,50 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     finished = bool(view.documents.all("train_seconds"))
     endings = [_ending(view, segment, kind, finished and segment is final) for segment in view.segments]
     remarks = [*notes, *_contradictions(view)]
-    packed = view.word("packed", "no line states whether examples are packed")
+    known: dict[str, Any] = {key: _read(view, key, fact) for key, fact in RUN_FACTS.items() if fact.read is not None}
+    packed = known["packed"]
     examples, sequences, density = _packing(view, packed)
     epochs = _epochs(view, steps)
     validation = validation_of(view, steps, epochs, remarks)
-    return RunReading(
-        **{name: view.word(name, _NOT_LOGGED) for name in _WORDS},  # type: ignore[arg-type]
-        **{name: view.count(name, _NOT_LOGGED, unit) for name, unit in _COUNTS.items()},  # type: ignore[arg-type]
-        name=name,
-        files=tuple(files),
-        trainer=trainer,
-        model=view.word("model", "no line names the model"),
-        steps_done=steps.done,
-        steps_total=steps.total,
-        epochs=epochs,
-        global_batch_size=_global_batch(view),
-        gpus=_gpus(view),
-        last_loss=_last_loss(view),
-        mean_train_loss=_mean_loss(view, steps, remarks),
-        eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
-        train_seconds=_train_seconds(view, kind, steps),
-        seconds_per_step=steps.seconds,
-        seconds_per_step_without_pauses=steps.pace,
-        tokens_per_second=_tokens_per_second(view),
-        peak_memory=_peak_memory(view),
-        total_examples=examples,
-        total_sequences=sequences,
-        packing_density=density,
-        packing_efficiency=_last(view, "packing_efficiency", "not in the log"),
-        examples_per_second=_examples_per_second(view, packed, steps, remarks),
-        outcome=_outcome(endings[-1], final),
-        segments=Quantity(value=len(view.segments), unit="segments"),
-        learning_rate=view.count("learning_rate", "the configured one is not in the log"),
-        packed=packed,
-        gpu=view.word("gpu", "no line names the GPU"),
-        memory_after_init=_memory_after_init(view),
-        mean_memory=_last(view, "mean_memory", "not sampled"),
-        gpu_utilization_percent=_last(view, "gpu_utilization_percent", "not sampled"),
-        evaluate_seconds=_sum(view, "eval_seconds", "no evaluation was timed"),
-        save_seconds=_sum(view, "save_seconds", "no saving was timed"),
-        checkpoint_size=_last(view, "checkpoint_size", "not in the log"),
-        exit=endings[-1].exit,
-        versions=_versions(view),
-        segment_list=tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
-        proofs=endings[-1].proofs,
-        notes=tuple(remarks),
-        dataset=view.word("dataset", "no line names the dataset"),
-        validation=validation,
-    )
+    known |= {
+        "trainer": trainer,
+        "steps_done": steps.done,
+        "steps_total": steps.total,
+        "epochs": epochs,
+        "global_batch_size": _global_batch(view),
+        "gpus": _gpus(view),
+        "last_loss": _last_loss(view),
+        "mean_train_loss": _mean_loss(view, steps, remarks),
+        "train_seconds": _train_seconds(view, kind, steps),
+        "seconds_per_step": steps.seconds,
+        "seconds_per_step_without_pauses": steps.pace,
+        "tokens_per_second": _tokens_per_second(view),
+        "peak_memory": _peak_memory(view),
+        "total_examples": examples,
+        "total_sequences": sequences,
+        "packing_density": density,
+        "examples_per_second": _examples_per_second(view, packed, steps, remarks),
+        "outcome": _outcome(endings[-1], final),
+        "memory_after_init": _memory_after_init(view),
+        "exit": endings[-1].exit,
+        "versions": _versions(view),
+        "segment_list": tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
+        "proofs": endings[-1].proofs,
+    }
+    return record_from(name, known, notes=remarks, validation=validation)
+
+
+def _read(view: RunView, key: str, fact: RunFact) -> Fact:
+    name: ObservationName = fact.line or key  # type: ignore[assignment]
+    match fact.read:
+        case "word":
+            return view.word(name, fact.missing)
+        case "number":
+            return view.count(name, fact.missing, fact.unit)
+        case "sum":
+            return _sum(view, name, fact.missing)
+        case _:
+            return _last(view, name, fact.missing)
 
 
 def _contradictions(view: RunView) -> Iterator[str]:

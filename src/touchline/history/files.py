@@ -27,7 +27,7 @@ from touchline.history.loops.reader import DictRowParser
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
-from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.scan import Scan
 from touchline.history.segments import FileSegmenter
@@ -45,9 +45,12 @@ _JSON_LIMIT_BYTES = 256 << 20
 class LoggedRun:
     """Run with the files that report it."""
 
-    reading: RunReading
+    reading: RunRecord
+    """Its record without sources; names and paths are as the log has them."""
     sources: tuple[Path, ...]
     """Every file that was read: logs, state files, configs, files of facts."""
+    files: tuple[str, ...] = ()
+    """Names of those without the files of facts."""
     stated: StatedFacts = NOTHING_STATED
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
@@ -112,8 +115,8 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
-        reading = reading_of(name, files, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
-        found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
+        reading = reading_of(name, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
+        found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), files=files, stated=stated))
     if not found and not refused:
         reason = "an evaluation or a prediction, and no lines of a training run" if others else ""
         refused = [SkippedFile(path=path, reason=reason or _nothing(path)) for path in group.files[:1]]

@@ -7,14 +7,17 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.reading import RunReading, SourcedText
+from touchline.history.facts import Fact, read_facts
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord, SourceFile
 from touchline.history.records import plain
 from touchline.history.scores import ScoreFacts
 
-Fact = Quantity | SourcedText | Missing
+if TYPE_CHECKING:
+    from touchline.history.files import LoggedRun
 
 
 def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
@@ -58,9 +61,24 @@ def jsonl_text(records: Iterable[tuple[str, RunRecord]]) -> str:
     return "".join(json.dumps({"id": id_, **plain(record)}, separators=(",", ":")) + "\n" for id_, record in records)
 
 
-def line_of(reading: RunReading) -> str:
-    """Return a reading as JSON on one line, in ASCII, so that any terminal, pipe and file name can hold it."""
-    return json.dumps(plain(reading), separators=(",", ":"))
+def line_of(run: LoggedRun) -> str:
+    """Return a run that was read as JSON on one line, in ASCII, which any terminal, pipe and file name can hold."""
+    record = run.reading
+    known = dict(read_facts(record))
+    last = list(known).index("dataset")
+    members = {
+        "schema_version": 1,
+        "name": record.name,
+        "files": run.files,
+        **dict(list(known.items())[:last]),
+        "versions": record.stack.versions,
+        "segment_list": record.course.segments,
+        "proofs": record.course.proofs,
+        "notes": record.notes,
+        **dict(list(known.items())[last:]),
+        "validation": record.validation,
+    }
+    return json.dumps({name: plain(each) for name, each in members.items()}, separators=(",", ":"))
 
 
 def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:

@@ -24,6 +24,11 @@ Quantities = tuple[Quantity, ...] | Missing
 """The same thing measured in several ways, each with its kind or unit; or why there is none."""
 
 
+def first(quantities: Quantities) -> Measured:
+    """Return the first of several measurements of one thing."""
+    return quantities if isinstance(quantities, Missing) else quantities[0]
+
+
 _NOT_LOGGED = Missing(missing="not in any log")
 
 

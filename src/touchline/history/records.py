@@ -22,32 +22,9 @@ from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import valid_utf8, without_controls
-from touchline.history.reading import OptionalText, RunReading, SourcedText
-from touchline.history.record import (
-    RECORD_SCHEMA_VERSION,
-    BatchFacts,
-    CostFacts,
-    CourseFacts,
-    DatasetFacts,
-    LossFacts,
-    MachineFacts,
-    ModelFacts,
-    PackingFacts,
-    RunRecord,
-    SourceFile,
-    StackFacts,
-    TrainingFacts,
-)
+from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord, SourceFile
 
-_UNSAID = Missing(missing="not stated in the files")
-_SHAPE = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocab_size")
-_RENAMED = {
-    **{"rank": "lora_rank", "alpha": "lora_alpha", "base_dtype": "dtype", "segments": "segment_list"},
-    **{"examples": "total_examples", "sequences": "total_sequences"},
-    **{"density": "packing_density", "efficiency": "packing_efficiency"},
-}
-"""Names of a record's facts that differ from the reading's."""
-_OF_SEVERAL = ("tokens_per_second", "peak_memory")
 _NO_NUMBER = Missing(missing="not a finite number")
 _RECORD = TypeAdapter(RunRecord)
 _PART = r"[^\s/'\"`:,;()\[\]{}<>|=]+"
@@ -80,7 +57,7 @@ def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
 
 
 def record_of(
-    reading: RunReading, sources: Mapping[str, SourceFile], *, reader_version: int, part: int = 0
+    reading: RunRecord, sources: Mapping[str, SourceFile], *, reader_version: int, part: int = 0
 ) -> RunRecord:
     """Return the record of an imported run.
 
@@ -89,36 +66,16 @@ def record_of(
         reader_version: `READERS_VERSION` of the readers that read it.
         part: which of the runs in these files it is, from 0.
     """
-    r = reading
-    record = RunRecord(
+    record = dataclasses.replace(
+        reading,
         reader_version=reader_version,
-        origin="imported",
-        name=r.name,
         part=part,
-        model=ModelFacts(name=model_name(r.model), parameters=r.total_parameters, **dict.fromkeys(_SHAPE, _UNSAID)),
-        training=TrainingFacts(**_named(r, TrainingFacts)),
-        stack=StackFacts(trainer=r.trainer, versions=tuple(sorted(set(r.versions)))),
-        machine=MachineFacts(gpu=r.gpu, gpu_memory=r.gpu_memory_total, gpus=r.gpus),
-        batching=BatchFacts(**_named(r, BatchFacts)),
-        packing=PackingFacts(**_named(r, PackingFacts)),
-        costs=CostFacts(**_named(r, CostFacts)),
-        losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
-        validation=r.validation,
-        course=CourseFacts(**_named(r, CourseFacts)),
-        dataset=DatasetFacts(name=model_name(r.dataset)),
-        fingerprint="",
-        fingerprint_unknown=(),
+        model=dataclasses.replace(reading.model, name=model_name(reading.model.name)),
+        dataset=dataclasses.replace(reading.dataset, name=model_name(reading.dataset.name)),
+        stack=dataclasses.replace(reading.stack, versions=tuple(sorted(set(reading.stack.versions)))),
         sources=tuple(sorted(sources.values(), key=lambda source: (source.name, source.sha256))),
-        notes=r.notes,
     )
     return sealed(_placed(record, {path: source.name for path, source in sources.items()}))
-
-
-def _named(reading: RunReading, group: type) -> dict[str, Any]:
-    """Return the members of a group of facts, which have the names of the reading or those of `_RENAMED`."""
-    names = (member.name for member in dataclasses.fields(group))
-    facts = {name: getattr(reading, _RENAMED.get(name, name)) for name in names}
-    return {name: _several(fact) if name in _OF_SEVERAL else fact for name, fact in facts.items()}
 
 
 def sealed(record: RunRecord) -> RunRecord:
@@ -177,10 +134,6 @@ def redact_paths(text: str) -> str:
     """Return a copied line without absolute paths and control characters: `…/last_part` stays of a path."""
     text = _QUOTED.sub(r"\1…/\2\1", valid_utf8(without_controls(text).replace("\n", "")))
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
-
-
-def _several(value: Measured) -> tuple[Quantity, ...] | Missing:
-    return value if isinstance(value, Missing) else (value,)
 
 
 def _word(value: OptionalText) -> str | None:

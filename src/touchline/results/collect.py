@@ -25,7 +25,7 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.experiment.tasks.classification import canonical_label
 from touchline.experiment.tasks.ready_made import get_task
-from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import NOT_EVALUATED, AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
@@ -50,7 +50,7 @@ class _Evidence:
     """Contents of one run folder."""
 
     metrics: Metrics
-    log: RunReading | None
+    log: RunRecord | None
     """The run in the log of another trainer, if there are no metrics."""
     marker: TrainingMarker | None
     checkpoints: tuple[CheckpointInfo, ...]
@@ -192,7 +192,7 @@ def _result(
     )
 
 
-def _logged(folder: Path) -> RunReading | None:
+def _logged(folder: Path) -> RunRecord | None:
     """Return the newest run in the job output of another trainer."""
     logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
     if not logs:

@@ -12,8 +12,8 @@ from touchline.core.units import in_unit, seconds_to_minutes
 from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, token_rate
 from touchline.data.metrics_file import METRICS
 from touchline.experiment.plan import PlannedRun
-from touchline.history.reading import RunReading, SourcedText
-from touchline.history.record import PackingFacts
+from touchline.history.reading import SourcedText
+from touchline.history.record import PackingFacts, RunRecord, first
 from touchline.results.run_result import ON_CPU, EpochMetrics, RunFigures, Setting
 
 _LAST_STEPS = 10
@@ -66,32 +66,33 @@ def no_figures(nothing: Missing) -> RunFigures:
 # ---- from a log ------------------------------------------------------------------------------------------------------
 
 
-def figures_of_log(reading: RunReading, placed: Callable[[Measured], Measured] = lambda value: value) -> RunFigures:
+def figures_of_log(record: RunRecord, placed: Callable[[Measured], Measured] = lambda value: value) -> RunFigures:
     """Return the figures that the log of another trainer holds.
 
     Args:
         placed: gives a figure's place in the log as the user should see it.
     """
+    costs, packing = record.costs, record.packing
     return RunFigures(
-        train_seconds=placed(reading.train_seconds),
-        validation_seconds=placed(reading.evaluate_seconds),
-        saving_seconds=placed(reading.save_seconds),
-        final_train_loss=_logged_loss(placed(reading.last_loss)),
-        final_val_loss=_logged_loss(placed(reading.eval_loss)),
-        tokens_per_second=_logged_rate(placed(reading.tokens_per_second)),
-        examples_per_second=placed(reading.examples_per_second),
-        seconds_per_step=placed(reading.seconds_per_step_without_pauses),
-        peak_memory=in_unit(placed(reading.peak_memory), "B"),
-        mean_memory=in_unit(placed(reading.mean_memory), "B"),
-        gpu_utilization=placed(reading.gpu_utilization_percent),
+        train_seconds=placed(costs.train_seconds),
+        validation_seconds=placed(costs.evaluate_seconds),
+        saving_seconds=placed(costs.save_seconds),
+        final_train_loss=_logged_loss(placed(record.losses.last)),
+        final_val_loss=_logged_loss(placed(record.losses.evaluation)),
+        tokens_per_second=_logged_rate(placed(first(costs.tokens_per_second))),
+        examples_per_second=placed(costs.examples_per_second),
+        seconds_per_step=placed(costs.seconds_per_step_without_pauses),
+        peak_memory=in_unit(placed(first(costs.peak_memory)), "B"),
+        mean_memory=in_unit(placed(costs.mean_memory), "B"),
+        gpu_utilization=placed(costs.gpu_utilization_percent),
         packing=PackingFacts(
-            packed=reading.packed,
-            examples=placed(reading.total_examples),
-            sequences=placed(reading.total_sequences),
-            density=placed(reading.packing_density),
-            efficiency=placed(reading.packing_efficiency),
+            packed=packing.packed,
+            examples=placed(packing.examples),
+            sequences=placed(packing.sequences),
+            density=placed(packing.density),
+            efficiency=placed(packing.efficiency),
         ),
-        versions=_printed_versions(reading),
+        versions=_printed_versions(record.stack.versions),
     )
 
 
@@ -117,8 +118,8 @@ def _train_seconds(metrics: Metrics) -> Quantity:
     return replace(whole, value=own, method="its share of the cohort's time")
 
 
-def _printed_versions(reading: RunReading) -> dict[str, str]:
-    pairs = (each.partition("=") for each in reading.versions)
+def _printed_versions(versions: Sequence[str]) -> dict[str, str]:
+    pairs = (each.partition("=") for each in versions)
     return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
 
 

@@ -167,7 +167,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
 def _apart(root: Path, read: _Read) -> list[_Read]:
     """Return the runs of a folder that holds only logs: one per log if several runs finished, else one."""
     folder = read.folder
-    finished = sum(job.reading.outcome.value == Outcome.COMPLETED for job in read.jobs)
+    finished = sum(job.reading.course.outcome.value == Outcome.COMPLETED for job in read.jobs)
     if folder.checkpoints or folder.documents or folder.evaluations or finished < 2:
         return [read]
     prefix = "" if folder.path == root else f"{folder.name}/"

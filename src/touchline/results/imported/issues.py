@@ -32,7 +32,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
     if job is None or (run.outcome is TrainingOutcome.COMPLETE and run.state in (None, JobState.COMPLETED)):
         return
     lines = tuple(sign.text for sign in job.failed_commands[-3:])
-    ending = job.reading.exit
+    ending = job.reading.course.exit
     if run.outcome is TrainingOutcome.COMPLETE:
         yield Issue(
             weight=Severity.WARNING,
@@ -53,7 +53,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
             where=below(root, job.path),
         )
     else:
-        proofs = job.reading.proofs
+        proofs = job.reading.course.proofs
         yield Issue(
             weight=Severity.ERROR,
             subject=run.folder.name,
@@ -91,7 +91,7 @@ def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
 
 
 def _progress(job: JobLog) -> str:
-    done, total = job.reading.steps_done, job.reading.steps_total
+    done, total = job.reading.course.steps_done, job.reading.course.steps_total
     if isinstance(done, Quantity) and isinstance(total, Quantity):
         return f" ({done.value:,.0f} of {total.value:,.0f} steps)"
     return f" ({done.value:,.0f} steps)" if isinstance(done, Quantity) else ""
@@ -108,13 +108,13 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
                 text=f"{clean_line(note)}.",
                 where=below(root, job.path),
             )
-        if job.reading.outcome.value == Outcome.DIVERGED_NAN.value and job.is_complete:
+        if job.reading.course.outcome.value == Outcome.DIVERGED_NAN.value and job.is_complete:
             yield Issue(
                 weight=Severity.ERROR,
                 subject=run.folder.name,
                 title="the loss is not finite",
                 text="The run ended, but its last losses are not finite, so its weights are not usable.",
-                lines=tuple(clean_line(proof.text) for proof in job.reading.proofs[-1:]),
+                lines=tuple(clean_line(proof.text) for proof in job.reading.course.proofs[-1:]),
                 where=below(root, job.path),
             )
     if run.job is None and not run.is_control:

@@ -137,8 +137,8 @@ def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunR
         completed=_iso(job.ended_unix) if job is not None and complete else None,
         dataset=run.settings.dataset or "",
         settings={"model": run.settings.model or UNKNOWN_MODEL, **run.settings.values},
-        steps_done=_whole(None if reading is None else reading.steps_done),
-        steps_planned=_whole(None if reading is None else reading.steps_total),
+        steps_done=_whole(None if reading is None else reading.course.steps_done),
+        steps_planned=_whole(None if reading is None else reading.course.steps_total),
         exact_match=_share(last),
         match=_share(last),
         difference=None,
@@ -160,7 +160,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
     for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
         began = job.started_unix if job.started_unix is not None else changed_unix(job.path)
         name = job.job or job.path.name
-        for number, segment in enumerate(job.reading.segment_list[:-1]):
+        for number, segment in enumerate(job.reading.course.segments[:-1]):
             rows.append(
                 AttemptResult(
                     job_id=name,
@@ -175,11 +175,11 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
         rows.append(
             AttemptResult(
                 job_id=name,
-                restart=max(len(job.reading.segment_list) - 1, 0),
+                restart=max(len(job.reading.course.segments) - 1, 0),
                 state=job.state or JobState.UNKNOWN,
                 reason=reason_of(job),
                 started_unix=began,
-                seconds=_placed(job.reading.train_seconds, job),
+                seconds=_placed(job.reading.costs.train_seconds, job),
                 superseded=False,
             )
         )
@@ -188,10 +188,10 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
 
 def reason_of(job: JobLog) -> str:
     """Return the end of a job in words."""
-    words = _WORDS[Outcome(job.reading.outcome.value)]
+    words = _WORDS[Outcome(job.reading.course.outcome.value)]
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
-    ending = job.reading.exit
+    ending = job.reading.course.exit
     return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}, {_exit_words(ending)}"
 
 

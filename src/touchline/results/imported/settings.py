@@ -14,8 +14,10 @@ from touchline.backends.registry import all_traits
 from touchline.core.finding import Severity
 from touchline.core.levels import Level
 from touchline.core.model_size import size_text
-from touchline.core.quantity import Measured, Quantity
-from touchline.history.reading import OptionalText, RunReading, SourcedText
+from touchline.core.quantity import Quantity
+from touchline.history.facts import fact_of
+from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.record import RunRecord
 from touchline.results.imported.logs import SideFile
 from touchline.results.imported.text import clean_text
 from touchline.results.report_inputs import Issue
@@ -78,7 +80,7 @@ class ImportedSettings:
     """Settings under the keys of run_metrics.yaml, plus `gpus`."""
 
 
-def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[SideFile]) -> ImportedSettings:
+def settings_of(name: str, readings: Sequence[RunRecord], documents: Sequence[SideFile]) -> ImportedSettings:
     """Return the settings of one run.
 
     Args:
@@ -105,13 +107,13 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
     )
 
 
-def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
+def _of_reading(reading: RunRecord) -> Iterator[tuple[str, Setting]]:
     for key, field in _MEASURED.items():
-        measured: Measured = getattr(reading, field)
+        measured = fact_of(reading, field)
         if isinstance(measured, Quantity):
             yield key, _plain(key, measured.value)
-    if isinstance(reading.packed, SourcedText):
-        yield "packed", reading.packed.value == "true"
+    if isinstance(reading.packing.packed, SourcedText):
+        yield "packed", reading.packing.packed.value == "true"
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
@@ -133,7 +135,7 @@ def _of_name(name: str) -> Iterator[tuple[str, Setting]]:
 
 
 def _model(
-    name: str, readings: Sequence[RunReading], configs: Sequence[tuple[Path, Mapping[str, object]]]
+    name: str, readings: Sequence[RunRecord], configs: Sequence[tuple[Path, Mapping[str, object]]]
 ) -> tuple[str | None, str | None]:
     """Return the base model name and its source; a user-chosen name comes before a model builder."""
     for path, data in configs:
@@ -149,7 +151,7 @@ def _model(
             if isinstance(candidate, str) and "${" not in candidate and (last := _last(candidate)):
                 return last, path.name
     for reading in readings:
-        said: OptionalText = reading.model
+        said: OptionalText = reading.model.name
         if isinstance(said, SourcedText) and (last := _last(said.value)):
             return last, said.where
     size = size_text(name)
