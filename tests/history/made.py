@@ -7,8 +7,9 @@ from typing import Any, get_type_hints
 from hypothesis import strategies as st
 
 from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import Outcome
 from touchline.history.facts import RUN_FACTS, record_from
-from touchline.history.reading import EvidenceLine, OptionalText, Outcome, Segment, SourcedText
+from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
 from touchline.history.record import RunRecord, SourceFile
 from touchline.history.record_versions import growth
 from touchline.history.records import record_of

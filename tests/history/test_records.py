@@ -14,12 +14,13 @@ from tests.history.sound import assert_sound
 from touchline.core.errors import InputError
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing
+from touchline.core.status import Outcome
 from touchline.data.metrics_file import read_metrics_file
 from touchline.history import records as stored
 from touchline.history.facts import RUN_FACTS
 from touchline.history.flat import facts, known
 from touchline.history.own_metrics import own_events
-from touchline.history.reading import EvidenceLine, Outcome, Segment, SourcedText
+from touchline.history.reading import EvidenceLine, Segment, SourcedText
 from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord
 from touchline.history.record_versions import growth
 

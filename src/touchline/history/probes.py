@@ -10,10 +10,11 @@ from typing import Any
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.shape import ModelShape
+from touchline.core.status import Outcome
 from touchline.core.units import GIB, format_bytes
 from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.readers import READERS_VERSION
-from touchline.history.reading import EvidenceLine, Outcome, SourcedText
+from touchline.history.reading import EvidenceLine, SourcedText
 from touchline.history.record import (
     BatchFacts,
     CostFacts,

@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from touchline.core.quantity import Missing
-
-
-class Outcome(StrEnum):
-    """Outcome of a run, by the evidence."""
-
-    COMPLETED = "completed"
-    RUNNING_OR_TRUNCATED = "running_or_truncated"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    PREEMPTED = "preempted"
-    HOST_OOM = "host_oom"
-    GPU_OOM = "gpu_oom"
-    DISK_QUOTA = "disk_quota"
-    CRASH_START = "crash_start"
-    CRASH_MID = "crash_mid"
-    CRASH_EVAL = "crash_eval"
-    CRASH_EXPORT = "crash_export"
-    DIVERGED_NAN = "diverged_nan"
+from touchline.core.status import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

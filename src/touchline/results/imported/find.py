@@ -15,10 +15,10 @@ from touchline.core.finding import Severity
 from touchline.core.model_size import size_text
 from touchline.core.notes import Note
 from touchline.core.quantity import Quantity
+from touchline.core.status import Outcome
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
-from touchline.history.reading import Outcome
 from touchline.history.run_view import refines
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
 from touchline.results.imported.folders import RunFolder, walk, with_loose

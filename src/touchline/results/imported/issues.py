@@ -8,10 +8,9 @@ from pathlib import Path
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.status import JobState, Outcome, TrainingOutcome
 from touchline.core.text import capital
 from touchline.core.units import plural
-from touchline.history.reading import Outcome
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.result import ImportedRun, reason_of, relocated
 from touchline.results.imported.text import below, clean_line

@@ -9,12 +9,12 @@ from pathlib import Path
 from touchline.core.errors import InputError
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.status import JobState
+from touchline.core.status import JobState, Outcome
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment, SegmentStart
 from touchline.history.files import read_document, refusal, runs_in, scan_log, shows_training
 from touchline.history.lines import NotTextError
-from touchline.history.reading import Outcome, SourcedText, exit_code
+from touchline.history.reading import SourcedText, exit_code
 from touchline.history.record import RunRecord
 from touchline.history.run_view import RunView
 from touchline.history.segments import FileSegmenter

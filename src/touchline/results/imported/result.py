@@ -10,10 +10,10 @@ from pathlib import Path
 from touchline.core.levels import Level
 from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.status import JobState, Outcome, RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
+from touchline.history.reading import SourcedText, exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder, changed_unix
 from touchline.results.imported.logs import JobLog
