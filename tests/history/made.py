@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import Outcome
 from touchline.history.facts import RUN_FACTS, record_from
-from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
+from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText, ValidationPoint
 from touchline.history.record import RunRecord, SourceFile
-from touchline.history.record_versions import growth
-from touchline.history.records import record_of
-from touchline.history.scores import ValidationPoint
+from touchline.history.records import growth, record_of
 
 _HINTS = get_type_hints(RunRecord)
 

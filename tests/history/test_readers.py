@@ -22,11 +22,11 @@ from touchline.core.observation import Observation, Sign, SignKind, Stamp
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.facts import fact_of, read_facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.lines import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 from touchline.history.readers import PackingLines, WandbLines, read_metadata, read_summary
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.run_view import GUESS
+from touchline.history.scan import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 
 pytestmark = pytest.mark.planning
 

@@ -17,12 +17,11 @@ from touchline.core.quantity import Missing
 from touchline.core.status import Outcome
 from touchline.data.metrics_file import read_metrics_file
 from touchline.history import records as stored
-from touchline.history.facts import RUN_FACTS
-from touchline.history.flat import facts, known
+from touchline.history.facts import RUN_FACTS, facts, known
 from touchline.history.own_metrics import own_events
 from touchline.history.reading import EvidenceLine, Segment, SourcedText
 from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord
-from touchline.history.record_versions import growth
+from touchline.history.records import growth
 
 pytestmark = pytest.mark.planning
 

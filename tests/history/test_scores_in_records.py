@@ -23,12 +23,11 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Plan
 from touchline.history import probe as probing
-from touchline.history import scores as facts_of
+from touchline.history import reading as facts_of
+from touchline.history.facts import csv_text, facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.flat import csv_text, facts
 from touchline.history.history import contents, read_record, store_record
-from touchline.history.index import load_index
-from touchline.history.listing import History
+from touchline.history.index import History, load_index
 from touchline.history.probes import probe_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord

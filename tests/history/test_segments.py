@@ -9,11 +9,11 @@ from tests.cases import parametrize, write_files
 
 from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.core.status import Outcome
+from touchline.history.file_segment import Track, is_training_label
 from touchline.history.grouping import group_files, key_of
 from touchline.history.outcome import ending_of
 from touchline.history.run_view import RunSegment, align, runs_of
 from touchline.history.segments import FileSegmenter
-from touchline.history.tracks import Track, is_training_label
 
 pytestmark = pytest.mark.planning
 

@@ -19,7 +19,7 @@ from tests.tiers import examples
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.history import lines
+from touchline.history import scan as lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report

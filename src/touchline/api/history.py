@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
     from touchline.history.adding import ImportSummary
     from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-    from touchline.history.index import Index
-    from touchline.history.listing import History
+    from touchline.history.index import History, Index
     from touchline.history.record import RunRecord
 
 _OF_RUNS = frozenset({"log", "table"})
@@ -191,6 +190,6 @@ def history(settings: UserConfig, history_dir: Path | None = None) -> History:
     Raises:
         InputError: the history is not a folder.
     """
-    from touchline.history.listing import History
+    from touchline.history.index import History
 
     return History(history_list(settings.history_dir if history_dir is None else history_dir).rows())

@@ -125,8 +125,7 @@ def history_import(
 def history_list(history: History = None, include_superseded: IncludeSuperseded = False, json: Json = False) -> None:
     """List the runs of the history."""
     from touchline import api
-    from touchline.history.index import HistoryRow
-    from touchline.history.listing import History
+    from touchline.history.index import History, HistoryRow
 
     folder = _folder(history)
     index = api.history_list(folder)
@@ -153,7 +152,7 @@ def history_show(
 ) -> None:
     """Show one record, each fact with its file and line."""
     from touchline import api
-    from touchline.history.flat import facts
+    from touchline.history.facts import facts
     from touchline.history.record import RunRecord
 
     id_, record = api.history_show(_folder(history), wanted)
@@ -226,7 +225,7 @@ def history_export(
     from touchline import api
     from touchline.core.errors import InputError
     from touchline.core.files import write_atomic
-    from touchline.history.flat import csv_text, jsonl_text
+    from touchline.history.facts import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
         raise InputError(
@@ -265,11 +264,10 @@ def _folder(history: Path | None) -> Path:
 
 
 def _show_run(run: LoggedRun, json: bool, show_missing: bool) -> None:
-    from touchline.history.facts import read_facts
-    from touchline.history.flat import line_of
+    from touchline.history.facts import line_of, read_facts
 
     if json:
-        print_data(line_of(run))
+        print_data(line_of(run.reading, run.files))
         return
     record = run.reading
     _show_facts(f"{record.name}  ({', '.join(run.files)})", read_facts(record), show_missing)
@@ -382,7 +380,7 @@ def _here(name: str, paths: list[Path]) -> str:
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:
-    from touchline.history.listing import short, steps_text
+    from touchline.history.index import short, steps_text
 
     facts = (item.seconds_per_step, item.peak_memory, item.outcome)
     places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)

@@ -26,8 +26,15 @@ from touchline.history.padding import with_lengths
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord, SourceFile, first
-from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
-from touchline.history.records import model_name, record_of, source_names
+from touchline.history.records import (
+    DOCUMENT_LIMIT_BYTES,
+    HEAD_BYTES,
+    growth,
+    is_document,
+    model_name,
+    record_of,
+    source_names,
+)
 
 _CHUNK_BYTES = 1 << 20
 Fact = TypeVar("Fact", bound=Quantity | SourcedText | Missing)

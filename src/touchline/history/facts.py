@@ -5,13 +5,19 @@ A record is built from this table, and `history read` shows a run by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_type_hints
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
 
 from touchline.core.observation import ObservationName
-from touchline.core.quantity import Missing, Quantity
-from touchline.history.reading import SourcedText
-from touchline.history.record import RunRecord
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.experiment.experiment import TrainConfig
+from touchline.history.reading import OptionalText, ScoreFacts, SourcedText
+from touchline.history.record import RunRecord, SourceFile
+from touchline.history.records import plain
 
 Fact = Quantity | SourcedText | Missing
 
@@ -132,3 +138,148 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, Fact]]:
         yield name, fact_of(record, name)
         if name == "outcome":
             yield "segments", Quantity(value=len(record.course.segments), unit="segments")
+
+
+def method_fact(train: TrainConfig, where: str | None = None) -> SourcedText:
+    """Return the method; another kind of adapter than LoRA is named in its place, as PEFT names it."""
+    if train.method == "full":
+        return SourcedText(value="full", where=where)
+    plain = "qlora" if train.quantization == "nf4" else "lora"
+    return SourcedText(value="dora" if train.lora.dora else plain, where=where)
+
+
+class StatedFacts(TypedDict):
+    """Facts that follow from the settings; those of an adapter are missing if all weights are trained."""
+
+    method: SourcedText
+    rank: Measured
+    alpha: Measured
+    target_modules: OptionalText
+    adapter_dtype: OptionalText
+    dropout: Measured
+    quantization: OptionalText
+    compiled: SourcedText
+    learning_rate: Measured
+
+
+def facts_of_settings(
+    train: TrainConfig, number: Callable[[float, str], Measured], where: str | None = None
+) -> StatedFacts:
+    """Return the facts that follow from the settings.
+
+    Args:
+        number: makes a fact of a number and its unit.
+        where: place of the words.
+    """
+    lora, none = train.lora, Missing(missing="all weights are trained")
+    modules = SourcedText(value=",".join(sorted(lora.target_modules)), where=where)
+    return StatedFacts(
+        method=method_fact(train, where),
+        rank=none if train.trains_all else number(lora.rank, "1"),
+        alpha=none if train.trains_all else number(lora.resolved_alpha, "1"),
+        target_modules=none if train.trains_all else modules,
+        adapter_dtype=SourcedText(value=train.trained_dtype, where=where),
+        dropout=none if train.trains_all else number(lora.dropout, "1"),
+        quantization=quantization_fact(train, where),
+        compiled=SourcedText(value=str(train.compile).lower(), where=where),
+        learning_rate=number(train.peak_learning_rate, "1"),
+    )
+
+
+def quantization_fact(train: TrainConfig, where: str | None = None) -> OptionalText:
+    """Return the quantization of the base."""
+    if train.quantization == "none":
+        return Missing(missing="the base is not quantized")
+    return SourcedText(value=train.quantization, where=where)
+
+
+def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
+    """Return every fact under its dotted name, in the order of the fields.
+
+    Of several measurements of one thing each has the name of its kind or unit: `costs.peak_memory.allocated`.
+    """
+    assert dataclasses.is_dataclass(value)
+    for field in dataclasses.fields(value):
+        name, part = f"{prefix}{field.name}", getattr(value, field.name)
+        if isinstance(part, Quantity | SourcedText | Missing):
+            yield name, part
+        elif isinstance(part, tuple) and part and all(isinstance(inner, Quantity) for inner in part):
+            yield from (
+                (f"{name}.{inner.kind or inner.token_unit or number}", inner) for number, inner in enumerate(part)
+            )
+        elif isinstance(part, tuple) and part and all(isinstance(inner, ScoreFacts) for inner in part):
+            yield from ((f"{name}.{inner.task}.{inner.score}", inner.value) for inner in part)
+        elif dataclasses.is_dataclass(part) and not isinstance(part, SourceFile):
+            yield from facts(part, f"{name}.")
+
+
+def known(record: RunRecord) -> int:
+    """Return the number of facts that are not missing, validation losses included."""
+    return sum(not isinstance(fact, Missing) for _, fact in facts(record)) + len(record.validation)
+
+
+def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
+    """Return a table with one record per row: each fact in its own column, next to its unit and place."""
+    rows = [_cells(id_, record) for id_, record in records]
+    header = list(dict.fromkeys(["id", *(name for row in rows for name in row)]))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _harmless(cell) for name, cell in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def jsonl_text(records: Iterable[tuple[str, RunRecord]]) -> str:
+    """Return whole records, one per line, each with its id."""
+    return "".join(json.dumps({"id": id_, **plain(record)}, separators=(",", ":")) + "\n" for id_, record in records)
+
+
+def line_of(record: RunRecord, files: Sequence[str]) -> str:
+    """Return a run that was read as JSON on one line, in ASCII, which any terminal, pipe and file name can hold."""
+    known = dict(read_facts(record))
+    last = list(known).index("dataset")
+    members = {
+        "schema_version": 1,
+        "name": record.name,
+        "files": files,
+        **dict(list(known.items())[:last]),
+        "versions": record.stack.versions,
+        "segment_list": record.course.segments,
+        "proofs": record.course.proofs,
+        "notes": record.notes,
+        **dict(list(known.items())[last:]),
+        "validation": record.validation,
+    }
+    return json.dumps({name: plain(each) for name, each in members.items()}, separators=(",", ":"))
+
+
+def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
+    row: dict[str, str | float] = {
+        "id": id_,
+        "name": record.name,
+        "origin": record.origin,
+        "experiment": record.experiment or "",
+        "run": record.run or "",
+        "task": record.task or "",
+        "control": record.control or "",
+        "seed": "" if record.seed is None else record.seed,
+        "condition": record.condition or "",
+        "validations": len(record.validation),
+        "fingerprint": record.fingerprint,
+        "versions": " ".join(record.stack.versions),
+        "sources": " ".join(source.name for source in record.sources),
+    }
+    for name, fact in facts(record):
+        match fact:
+            case Quantity():
+                row |= {name: fact.value, f"{name}.unit": fact.unit, f"{name}.where": fact.where or ""}
+            case SourcedText():
+                row[name] = fact.value
+            case Missing():
+                row[name] = ""
+    return row
+
+
+def _harmless(cell: str | float) -> str | float:
+    """Return the text, with a quote before it if a spreadsheet would take it for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -16,8 +16,7 @@ from touchline.history.reading import OptionalText, Segment, SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
-from touchline.history.steps import Steps, bar_count, steps_of
-from touchline.history.validation import validation_of
+from touchline.history.steps import Steps, bar_count, steps_of, validation_of
 
 _LOOP_PRECEDENCE = -1
 _USUAL_PRECEDENCE = 2

@@ -22,14 +22,13 @@ from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
-from touchline.history.lines import LineFile, NotTextError
-from touchline.history.loops.reader import DictRowParser
+from touchline.history.loop_lines import DictRowParser
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
 from touchline.history.record import RunRecord
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
-from touchline.history.scan import Scan
+from touchline.history.scan import LineFile, NotTextError, Scan
 from touchline.history.segments import FileSegmenter
 from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
 from touchline.slurm.resources import read_sbatch

@@ -12,6 +12,7 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.status import Outcome
 from touchline.core.units import GIB, format_bytes
+from touchline.history.facts import facts_of_settings
 from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import EvidenceLine, SourcedText
@@ -29,7 +30,6 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.history.training_form import facts_of_settings
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""

@@ -14,8 +14,8 @@ from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.backends.registry import document_readers, log_readers
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
-from touchline.history.failures.reader import Faults
-from touchline.history.loops.reader import TrainingLines
+from touchline.history.faults import Faults
+from touchline.history.loop_lines import TrainingLines
 from touchline.history.slurm_lines import SlurmLines
 
 READERS_VERSION = 9

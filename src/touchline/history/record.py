@@ -12,8 +12,7 @@ from typing import Literal
 from touchline.core.machine import cpu_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.experiment.runs import ControlKind
-from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
-from touchline.history.scores import ScoreFacts, ValidationPoint
+from touchline.history.reading import EvidenceLine, OptionalText, ScoreFacts, Segment, SourcedText, ValidationPoint
 
 RECORD_SCHEMA_VERSION = 1
 

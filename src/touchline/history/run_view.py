@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.file_segment import FileSegment, SegmentStart
+from touchline.history.file_segment import FileSegment, SegmentStart, Track, is_training_label
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.run_facts import DTYPES, STATED
-from touchline.history.tracks import Track, is_training_label
 
 GUESS = "guessed from a line that any program could print"
 """Mark of a value from a line that is not a trainer's own."""

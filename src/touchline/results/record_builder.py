@@ -16,11 +16,10 @@ from touchline.data.metrics import Metrics, steady_steps
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.history.adding import record_of_run
+from touchline.history.facts import facts_of_settings
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.reading import SourcedText
+from touchline.history.reading import ScoreFacts, SourcedText, pack_item_scores, pack_outcomes, validation_points
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.history.scores import ScoreFacts, pack_item_scores, pack_outcomes, validation_points
-from touchline.history.training_form import facts_of_settings
 from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
 from touchline.results.scored import SEED, last_of_each, scored_run

@@ -18,8 +18,8 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import Outcome
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
-from touchline.history.lines import NotTextError
 from touchline.history.run_view import refines
+from touchline.history.scan import NotTextError
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
 from touchline.results.imported.folders import RunFolder, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself

@@ -13,10 +13,10 @@ from touchline.core.status import JobState, Outcome
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment, SegmentStart
 from touchline.history.files import read_document, refusal, runs_in, scan_log, shows_training
-from touchline.history.lines import NotTextError
 from touchline.history.reading import SourcedText, exit_code
 from touchline.history.record import RunRecord
 from touchline.history.run_view import RunView
+from touchline.history.scan import NotTextError
 from touchline.history.segments import FileSegmenter
 from touchline.results.imported.folders import CHECKPOINT, job_id
 from touchline.results.imported.text import clean_line

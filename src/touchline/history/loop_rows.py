@@ -15,7 +15,7 @@ from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.vocabulary import Concept, Split
 from touchline.core.observation import Event
-from touchline.history.loops.grammar import Item, Line, parse
+from touchline.history.loop_facts import Item, Line, parse
 
 _OTHERS_OWN = re.compile(
     r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:"

@@ -16,11 +16,10 @@ from touchline.backends.logtext.reader import Row
 from touchline.backends.logtext.vocabulary import EPOCH_WORDS, LOSS_WORDS, Concept, Split, meaning_of
 from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
-from touchline.history.loops.facts import WORDS as FACT_WORDS
-from touchline.history.loops.facts import FactReader
-from touchline.history.loops.grammar import parse
-from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
-from touchline.history.tracks import is_training_label
+from touchline.history.file_segment import is_training_label
+from touchline.history.loop_facts import WORDS as FACT_WORDS
+from touchline.history.loop_facts import FactReader, parse
+from touchline.history.loop_rows import HELD_OUT_WORDS, LoopReader
 
 _OTHERS_OWN = frozenset(
     {
