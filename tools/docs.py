@@ -59,7 +59,7 @@ FORMATS = (
     Format(schema="approval", type="run.budget:Approval", what=".touchline/approval.json, what an agent may run"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
     Format(schema="doctor", type="slurm.doctor:DoctorReport", what="what `touchline doctor --json` prints"),
-    Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
+    Format(schema="selftest", type="history.probe:SelftestReport", what="what `touchline selftest --json` prints"),
     Format(schema="placement", type="plan.placement.types:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="lint.audited:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
@@ -134,7 +134,7 @@ FORMATS = (
     ),
     Format(
         schema="answer-status",
-        type="results.live:LiveRun",
+        type="results.live_status:LiveRun",
         what="touchline status --json",
         answer="runs",
         many=True,
@@ -202,12 +202,12 @@ FORMATS = (
     ),
     Format(
         schema="collected",
-        type="results.collected:RunMetrics",
+        type="results.collecting:RunMetrics",
         what="a run as touchline collect --json gives it, and runs_status.yaml and run_metrics.yaml are made from it",
     ),
     Format(
         schema="answer-collected",
-        type="results.collected:RunMetrics",
+        type="results.collecting:RunMetrics",
         what="touchline collect --json",
         answer="collected",
         many=True,

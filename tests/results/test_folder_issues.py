@@ -12,9 +12,9 @@ from touchline.core.finding import Severity
 from touchline.core.status import JobState
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.results import folder_issues as module
-from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.imported import find
+from touchline.results.imported import issues as module
+from touchline.results.imported.issues import folder_issues, no_op_issues
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 

@@ -13,8 +13,8 @@ from touchline.core.estimate import TrainingSetup
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import in_unit
 from touchline.estimate.disk import disk_estimate
+from touchline.results.checkpoint_files import tree_bytes
 from touchline.results.verification import verify_folders, verify_planned
-from touchline.results.verifying.files import tree_bytes
 
 pytestmark = pytest.mark.planning
 

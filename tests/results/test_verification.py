@@ -283,7 +283,7 @@ def test_what_may_not_be_read_is_told(trained: Trained, monkeypatch: pytest.Monk
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("touchline.results.verifying.weights.read_shard", refuse)
+    monkeypatch.setattr("touchline.results.checkpoint_weights.read_shard", refuse)
     found = verify_planned(trained.plan, trained.root)
     assert {fault.code for item in found.checkpoints for fault in item.faults} == {"unreadable"}
     assert "Permission denied" in found.checkpoints[0].faults[0].message

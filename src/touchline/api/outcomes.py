@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.results import collecting
 from touchline.results.collect import collect_results
-from touchline.results.collected import RunMetrics
+from touchline.results.collecting import RunMetrics
 from touchline.results.frame import Results
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.planning import read_started
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exporting import Export
     from touchline.results.cleaning import Cleaned
-    from touchline.results.failed_jobs import FailedJob
-    from touchline.results.following import OutputLine
-    from touchline.results.live import LiveRun
+    from touchline.results.following import FailedJob, OutputLine
+    from touchline.results.live_status import LiveRun
     from touchline.results.report_inputs import ResultsAnswer
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis
@@ -202,7 +201,7 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
     Raises:
         InputError: there is no plan or no such run.
     """
-    from touchline.results import failed_jobs
+    from touchline.results import following as failed_jobs
     from touchline.results.watching import status
     from touchline.run.selection import no_such_run
 

@@ -43,7 +43,7 @@ class SourceFile:
     """Hash of its content."""
     growth: str
     """Cumulative digests of a file that only grows, eight hex digits each: of its first line, its first two, and so on
-    (`history/record_versions.py`). A grown file begins with the digests it had. Empty for files rewritten as a whole.
+    (`history/records.py`). A grown file begins with the digests it had. Empty for files rewritten as a whole.
     """
 
 

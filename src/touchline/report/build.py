@@ -36,7 +36,7 @@ from touchline.report.formatting import scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
-from touchline.results.collected import run_metrics
+from touchline.results.collecting import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of

@@ -15,10 +15,10 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_errors
 from touchline.experiment.plan import Plan
+from touchline.results.checkpoint_files import LEFTOVER
 from touchline.results.storage import is_lost
 from touchline.results.verification import verify_planned
 from touchline.results.verification_types import Deletable, Depth, Verification
-from touchline.results.verifying.markers import LEFTOVER
 from touchline.run.folders import ExperimentFolder
 from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
 from touchline.run.selection import experiment_lock

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import in_unit
+from touchline.results.checkpoint_files import LEFTOVER, numbered, role_of, tree_bytes
+from touchline.results.checkpoint_folder import ADAPTER_FILE, verify_folder
+from touchline.results.checkpoint_weights import BaseTensors, Expected
 from touchline.results.verification_types import AdapterSize, Deletable, RunStorage, StorageSummary, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_FILE, Expected
-from touchline.results.verifying.bases import BaseTensors
-from touchline.results.verifying.files import role_of, tree_bytes
-from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import LEFTOVER, numbered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

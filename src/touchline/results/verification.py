@@ -18,12 +18,18 @@ from touchline.estimate.disk import adapter_file_bytes
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
+from touchline.results.checkpoint_files import missing_of, numbered
+from touchline.results.checkpoint_folder import ADAPTER_CONFIG, verify_folder
+from touchline.results.checkpoint_weights import (
+    CONFIG_FILE,
+    BaseTensors,
+    Expected,
+    planned_base,
+    read_base,
+    read_object,
+)
 from touchline.results.storage import RunLocation, deletable_of, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, Expected
-from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
-from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import missing_of, numbered
 from touchline.run.folders import cut_runs
 
 _NOTHING_PLANNED = Missing(missing="no plan")

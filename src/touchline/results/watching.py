@@ -17,8 +17,7 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.results.live import LiveRun
-from touchline.results.live_status import glances, jobs_to_ask, live
+from touchline.results.live_status import LiveRun, glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
 from touchline.results.runs_status import keep_current
 from touchline.run.executors import executor_for

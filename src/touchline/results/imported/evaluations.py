@@ -22,8 +22,7 @@ from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.evaluations import question_of
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
-from touchline.results.imported.folders import RunFolder, named_run
-from touchline.results.imported.text import below, clean_text
+from touchline.results.imported.folders import RunFolder, below, clean_text, named_run
 from touchline.results.report_inputs import Issue
 
 _LIMITS_BYTES = {"header.json": 32 << 20, "summaries.json": 256 << 20}

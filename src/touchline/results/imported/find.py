@@ -21,12 +21,11 @@ from touchline.data.scores import EvaluationScores
 from touchline.history.run_view import refines
 from touchline.history.scan import NotTextError
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
-from touchline.results.imported.folders import RunFolder, walk, with_loose
+from touchline.results.imported.folders import RunFolder, below, clean_text, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_documents, read_job
 from touchline.results.imported.result import ImportedRun, result_of
 from touchline.results.imported.settings import NAMED, Design, ImportedSettings, design_of, settings_of, together_issues
-from touchline.results.imported.text import below, clean_text
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.verification import verify_folders
 from touchline.results.verification_types import MissingCheckpoint, Verification

@@ -18,8 +18,7 @@ from touchline.history.record import RunRecord
 from touchline.history.run_view import RunView
 from touchline.history.scan import NotTextError
 from touchline.history.segments import FileSegmenter
-from touchline.results.imported.folders import CHECKPOINT, job_id
-from touchline.results.imported.text import clean_line
+from touchline.results.imported.folders import CHECKPOINT, clean_line, job_id
 from touchline.results.run_result import LossPoint
 
 _MOST_POINTS = 20_000

@@ -15,10 +15,9 @@ from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.history.reading import SourcedText, exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
-from touchline.results.imported.folders import RunFolder, changed_unix
+from touchline.results.imported.folders import RunFolder, below, changed_unix, clean_line
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.settings import ImportedSettings
-from touchline.results.imported.text import below, clean_line
 from touchline.results.run_result import AttemptResult, RunFigures, RunResult
 from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint

@@ -18,8 +18,8 @@ from touchline.core.quantity import Quantity
 from touchline.history.facts import fact_of
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord
+from touchline.results.imported.folders import clean_text
 from touchline.results.imported.logs import SideFile
-from touchline.results.imported.text import clean_text
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import Setting
 
