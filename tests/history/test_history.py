@@ -18,10 +18,18 @@ from touchline.core.errors import HostError, InputError
 from touchline.history import adding, index
 from touchline.history.adding import add_groups
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-from touchline.history.history import Broken, contents, read_record, record_id, record_path, store_record
 from touchline.history.index import find_record, load_index
 from touchline.history.record import RunRecord
-from touchline.history.records import record_of, to_json
+from touchline.history.records import (
+    Broken,
+    contents,
+    read_record,
+    record_id,
+    record_of,
+    record_path,
+    store_record,
+    to_json,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -96,7 +104,7 @@ def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_pat
 WRITER = """\
 import sys
 from pathlib import Path
-from touchline.history.history import store_record
+from touchline.history.records import store_record
 from touchline.history.index import load_index
 from touchline.history.records import from_json
 history, *sources = map(Path, sys.argv[1:])

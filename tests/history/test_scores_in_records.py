@@ -26,12 +26,11 @@ from touchline.history import probe as probing
 from touchline.history import reading as facts_of
 from touchline.history.facts import csv_text, facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.history import contents, read_record, store_record
 from touchline.history.index import History, load_index
 from touchline.history.probes import probe_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
-from touchline.history.records import from_json, plain, record_of, sealed, to_json
+from touchline.history.records import contents, from_json, plain, read_record, record_of, sealed, store_record, to_json
 from touchline.plan.identity import condition_digest
 
 pytestmark = pytest.mark.planning

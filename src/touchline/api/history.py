@@ -164,8 +164,8 @@ def history_calibration(history_dir: Path) -> Calibration:
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
     """Yield the ids and records by name; superseded ones only with `every`."""
-    from touchline.history.history import Broken, read_record, record_path
     from touchline.history.index import load_index
+    from touchline.history.records import Broken, read_record, record_path
 
     for row in load_index(history_dir).rows(every=every):
         record = read_record(record_path(history_dir, row.id))

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from touchline.report.local.publishing import Published
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exporting import Export
-    from touchline.results.cleaning import Cleaned
     from touchline.results.following import FailedJob, OutputLine
     from touchline.results.live_status import LiveRun
     from touchline.results.report_inputs import ResultsAnswer
     from touchline.results.run_result import RunResult
+    from touchline.results.verification import Cleaned
     from touchline.statistics.conclusions import Analysis
 
 
@@ -296,7 +296,7 @@ def clean(
         InputError: there is no plan.
         PolicyError: runs or another command are active.
     """
-    from touchline.results.cleaning import clean as clean_up
+    from touchline.results.verification import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
 

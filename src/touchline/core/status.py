@@ -119,7 +119,7 @@ class TrainingOutcome(StrEnum):
 
 
 class Outcome(StrEnum):
-    """Outcome of a training by its log."""
+    """Outcome of a run, by the evidence."""
 
     COMPLETED = "completed"
     RUNNING_OR_TRUNCATED = "running_or_truncated"

@@ -20,7 +20,6 @@ from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics_file import METRICS, read_metrics_file
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-from touchline.history.history import contents, record_id, store_record
 from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths
 from touchline.history.readers import READERS_VERSION
@@ -29,11 +28,14 @@ from touchline.history.record import RunRecord, SourceFile, first
 from touchline.history.records import (
     DOCUMENT_LIMIT_BYTES,
     HEAD_BYTES,
+    contents,
     growth,
     is_document,
     model_name,
+    record_id,
     record_of,
     source_names,
+    store_record,
 )
 
 _CHUNK_BYTES = 1 << 20
@@ -108,8 +110,6 @@ class ImportSummary:
 
 @dataclass(slots=True)
 class _Tally:
-    """Result so far."""
-
     learned: list[IngestedRun] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
     unchanged_files: int = 0
@@ -354,8 +354,6 @@ class CachedGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cache:
-    """The file's content."""
-
     form: int
     reader_version: int
     groups: dict[str, CachedGroup]

@@ -222,7 +222,6 @@ class Faults:
     )
 
     def __init__(self) -> None:
-        """Begin a file."""
         self._tracebacks = Tracebacks()
         self._fault_line = -_GUESS_LINES
 

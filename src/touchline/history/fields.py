@@ -337,7 +337,6 @@ def _memory_after_init(view: RunView) -> Measured:
 
 
 def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, Measured]:
-    """Return examples, sequences after packing, and examples per sequence."""
     is_packed = isinstance(packed, SourcedText) and packed.value == "true"
     rows = view.setting("train_examples")
     examples = view.setting("total_examples") or (None if is_packed else rows)

@@ -200,7 +200,6 @@ class HeadTailBuffer(Generic[T]):
     __slots__ = ("_first", "_last", "count")
 
     def __init__(self) -> None:
-        """Start empty."""
         self._first: list[T] = []
         self._last: deque[T] = deque(maxlen=KEPT)
         self.count = 0

@@ -123,7 +123,6 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
 
 
 def _is_table(path: Path) -> bool:
-    """Return True if a log is a table of metrics, whatever its name."""
     if role_of(path) != "log" or path.suffix.lower() == ".gz":
         return False
     return _HEADER.match(read_head(path, _HEADER_BYTES).decode("utf-8", "replace")) is not None
@@ -235,7 +234,6 @@ def shows_training(parts: Sequence[FileSegment]) -> bool:
 
 
 def _is_run(segment: RunSegment) -> bool:
-    """Return True if a segment has a value that only a run has."""
     # An evaluation alone is no training.
     progressed = any(
         part.has_progress or part.kinds - {SignKind.EVALUATING} or (len(part.seen) > 1 and not _is_other_work(part))

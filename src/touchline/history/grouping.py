@@ -175,7 +175,6 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
 
 
 def _folder_name(path: Path) -> str:
-    """Return the name of a file's folder, also of a file that is named from inside it."""
     return path.absolute().parent.name or path.stem
 
 

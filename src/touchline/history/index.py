@@ -26,10 +26,9 @@ from touchline.core.table import Column, Section, Table, present, table_of
 from touchline.core.text import first_of
 from touchline.core.units import bare, in_unit, plural
 from touchline.history.facts import known
-from touchline.history.history import Broken, contents, read_record, record_path
 from touchline.history.reading import OptionalText, ScoreFacts, SourcedText
 from touchline.history.record import Origin, Quantities, RunRecord, SourceFile
-from touchline.history.records import plain
+from touchline.history.records import Broken, contents, plain, read_record, record_path
 
 if TYPE_CHECKING:
     import pandas

@@ -281,7 +281,6 @@ class FactReader:
     """Reader of one file's facts."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
         self._of_epochs = False
 

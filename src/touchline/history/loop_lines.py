@@ -39,7 +39,6 @@ class DictRowParser:
     """Parser of one file's rows."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -122,7 +121,6 @@ class LossBarReader:
     """Reader of one file's bars with losses."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -182,7 +180,6 @@ class TrainingLines:
     )
 
     def __init__(self) -> None:
-        """Start a file."""
         self._emitter = EventEmitter()
         self._forms = tuple(made(self._emitter) for made in form_readers())
         self._bars = LossBarReader(self._emitter)

@@ -58,7 +58,6 @@ class StepCounter:
     """Converter of counters of steps and epochs into steps of the run and epochs done."""
 
     def __init__(self) -> None:
-        """Start a file."""
         self._first_epoch: int | None = None
         self._epoch: float | None = None
         self._last = -1
@@ -115,7 +114,6 @@ class LoopReader:
     """Reader of one file's loops."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
         self._counter = StepCounter()
         self._epoch: float | None = None

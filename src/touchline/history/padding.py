@@ -65,7 +65,6 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
 
 
 def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measured]:
-    """Return the tokens that an epoch computes with and without packing, where trainer and settings are known."""
     limit, micro = _number(record.batching.max_seq_len), _number(record.batching.micro_batch_size)
     trainer = record.stack.trainer
     if limit is None or micro is None or micro < 1 or isinstance(trainer, Missing):
@@ -93,7 +92,6 @@ def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measu
 
 
 def _other_size(record: RunRecord, lengths: DatasetLengths) -> Iterator[str]:
-    """Yield a note if the log counts other examples than the dataset has."""
     logged, there = record.packing.examples, len(lengths.total)
     if isinstance(logged, Quantity) and logged.value != there:
         logged_text = f"the log has {logged.value:,.0f} examples ({logged.where})"

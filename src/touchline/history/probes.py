@@ -161,7 +161,6 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
 
 
 def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFacts:
-    """Return the work; every micro-batch of a probe is the same."""
     batch, times = one.batch, request.micro_batches_per_step
     answer = one.answer
     setup = None if answer is None else answer.setup_seconds

@@ -95,7 +95,6 @@ class PackingLines:
     )
 
     def __init__(self) -> None:
-        """Start a file."""
         self._loaded = False
 
     def line(self, text: str, number: int) -> Iterable[Event]:
@@ -220,7 +219,6 @@ class WandbLines:
     words: ClassVar[frozenset[str]] = frozenset({"wandb", "mwandb"})
 
     def __init__(self) -> None:
-        """Start a file."""
         self._block: dict[str, tuple[str, int]] | None = None
         self._cut = False
 

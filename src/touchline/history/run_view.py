@@ -256,7 +256,6 @@ def runs_of(segments: Iterable[RunSegment]) -> list[list[RunSegment]]:
 
 
 def _differs(before: RunSegment, after: RunSegment) -> bool:
-    """Return True if two segments cannot be attempts at the same run."""
     for name in ("model", "trainable_parameters"):
         old = [each.seen.value for each in before.all(name) if each.seen.certain]
         new = [each.seen.value for each in after.all(name) if each.seen.certain]

@@ -176,7 +176,6 @@ class Scan:
     """Pass over one file."""
 
     def __init__(self, path: Path, segmenter: FileSegmenter) -> None:
-        """Start a file, whose events the segmenter takes."""
         self.file = LineFile(path=path)
         self.segmenter = segmenter
         self._by_word: dict[bytes, list[LogReader]] = {}
@@ -354,7 +353,6 @@ def _digits_at_end(line: bytes) -> int:
 
 
 def _goes_on(part: bytes, cut: int) -> bool:
-    """Return True if a bar is not full, and nothing was printed behind it."""
     return part[-1:] == b"]" and part[cut - 3 : cut] != b"100"
 
 

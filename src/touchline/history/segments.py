@@ -38,7 +38,6 @@ class FileSegmenter:
     """Cutter of a file's events, in order, into segments."""
 
     def __init__(self, file: str) -> None:
-        """Start a file."""
         self.file = file
         self.parts = [FileSegment(file)]
         self.part = self.parts[0]

@@ -174,7 +174,6 @@ class Tracebacks:
     """Follows all tracebacks of a file, those of each rank apart."""
 
     def __init__(self) -> None:
-        """Begin a file."""
         self._open: dict[str, _Open] = {}
         self._ended: dict[str, TracebackEnd] = {}
         self._chains: dict[str, TracebackEnd] = {}
@@ -277,7 +276,6 @@ class Tracebacks:
         return fault
 
     def _drop_old(self, number: int) -> None:
-        """Drop old states, so that memory stays bounded."""
         for key in [key for key, state in self._open.items() if number - state.last_line >= _PATIENCE_LINES]:
             del self._open[key]
         for states in (self._open, self._ended, self._chains):

@@ -126,7 +126,6 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
 def _configured(
     flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: LoraConfig | None
 ) -> Iterator[CheckpointFault]:
-    """Yield problems of the configuration: another rank or scale changes the model."""
     for layer, (a, _) in sorted(flat.items()):
         rank = _rank_by_config(layer, config)
         if rank is not None and rank != a.shape[0]:

@@ -47,8 +47,6 @@ from touchline.statistics.labels import LabelReport, label_report
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evidence:
-    """Contents of one run folder."""
-
     metrics: Metrics
     log: RunRecord | None
     """The run in the log of another trainer, if there are no metrics."""
@@ -193,7 +191,6 @@ def _result(
 
 
 def _logged(folder: Path) -> RunRecord | None:
-    """Return the newest run in the job output of another trainer."""
     logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
     if not logs:
         return None
@@ -364,7 +361,6 @@ def labels_of_record(record: EvaluationRecord) -> LabelReport | None:
 
 
 def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> EvaluationRecord | None:
-    """Return the record with another score; None if it has no such score."""
     if config.own is None:
         try:
             name, field = get_task(config.task).metric(metric)

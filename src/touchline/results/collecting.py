@@ -247,9 +247,9 @@ def store_finished_runs(
     """
     # The readers of every trainer's logs are loaded when there is something to learn, and not before.
     from touchline.history.adding import as_latest
-    from touchline.history.history import store_record
     from touchline.history.index import load_index
     from touchline.history.record import RunRecord
+    from touchline.history.records import store_record
     from touchline.results.record_builder import record_of_own
 
     kept: list[Path] = []

@@ -48,8 +48,6 @@ class OutputLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Output:
-    """Output to show and its job."""
-
     plan: Plan
     folder: ExperimentFolder
     run: PlannedRun

@@ -95,8 +95,6 @@ class Opened(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evaluating:
-    """Evaluation process shared by several runs."""
-
     view: JobView
     runs: frozenset[str]
     output: bytes
@@ -313,7 +311,6 @@ def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
 
 
 def _memory(found: RunFolderState) -> Measured:
-    """Return the trainer's peak memory, else the sampler's: GPU before process tree."""
     own = found.recent.peak_memory
     if isinstance(own, Quantity) or not found.attempts:
         return own

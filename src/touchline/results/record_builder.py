@@ -52,7 +52,6 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
 
 
 def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
-    """Add the scores of the last checkpoint, and the time of its evaluation."""
     record = replace(record, scores=tuple(score_facts(result)))
     if isinstance(result.evaluate_seconds, Missing) or not result.evaluations:
         return record
@@ -62,7 +61,6 @@ def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
 
 
 def _epoch_tokens(run: PlannedRun, *, packed: bool) -> Measured:
-    """Return the tokens that an epoch computes, as planned."""
     if isinstance(run.packing, Missing):
         return run.packing
     side = run.packing.packed if packed else run.packing.unpacked

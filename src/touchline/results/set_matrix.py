@@ -81,7 +81,6 @@ def _training_set(result: RunResult, factor: str | None) -> str:
 
 
 def _items(results: Iterable[RunResult]) -> dict[str, int]:
-    """Return the smallest number of items that a run answered of each set."""
     found: dict[str, int] = {}
     for result in results:
         for record in (*result.evaluations, *result.other_evaluations):

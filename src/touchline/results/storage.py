@@ -189,7 +189,6 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
 
 
 def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
-    """Yield files that killed attempts left next to the checkpoints."""
     sound = {item.name for item in own if item.sound}
     for path in sorted(place.folder.iterdir()):
         if path.is_symlink():

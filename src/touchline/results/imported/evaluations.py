@@ -231,7 +231,6 @@ def _test_set(evaluation: Mapping[str, object]) -> str | None:
 
 
 def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:
-    """Return the name of the primary score: the first in the log's results."""
     scores = _dict(header.get("results")).get("scores")
     if isinstance(scores, list) and scores and isinstance(scores[0], dict):
         return clean_text(str(scores[0].get("name") or scores[0].get("scorer") or "score"))[:100]

@@ -38,8 +38,6 @@ _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slur
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """Run before checkpoint verification."""
-
     folder: RunFolder
     jobs: tuple[JobLog, ...]
     settings: ImportedSettings
@@ -203,7 +201,6 @@ def _step(checkpoint: str) -> int:
 
 
 def _is_run(read: _Read) -> bool:
-    """Return True if the folder holds a run and not only unrelated logs."""
     return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
 
 
@@ -259,7 +256,6 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 
 
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
-    """Add epochs that a run trained without a checkpoint."""
     known = {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
     missing: list[MissingCheckpoint] = []
     for run in runs:

@@ -87,8 +87,6 @@ class RunFolder:
 
 @dataclass(kw_only=True, slots=True)
 class _Seen:
-    """Entries of one folder by kind, and the folders below it."""
-
     path: Path
     logs: list[Path] = field(default_factory=list)
     documents: list[Path] = field(default_factory=list)
@@ -262,7 +260,6 @@ def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
 
 
 def _flat(seen: _Seen) -> _Seen:
-    """Merge a folder with all folders below it."""
     for each in seen.below:
         _take(seen, _flat(each))
     return seen

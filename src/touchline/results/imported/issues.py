@@ -147,7 +147,6 @@ def _issues(run: RunResult, runs: Sequence[RunResult]) -> Iterator[Issue]:
 
 
 def _differing(one: EvaluationRecord, other: EvaluationRecord) -> list[tuple[str, str, str]]:
-    """Return (item, answer, base answer) of every item answered differently."""
     there = {(sample.id, sample.repeat): sample.output for sample in other.samples}
     return [
         (sample.id, sample.output, there[sample.id, sample.repeat])

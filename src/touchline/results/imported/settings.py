@@ -170,7 +170,6 @@ def _last(path: str) -> str:
 
 
 def _dataset(data: Mapping[str, object]) -> str | None:
-    """Return the training data as named in a config."""
     section = data.get("dataset")
     if isinstance(section, Mapping):
         for key in ("data_files", "data_dir", "path", "source"):
@@ -187,7 +186,6 @@ def _dataset(data: Mapping[str, object]) -> str | None:
 
 
 def _completed(values: dict[str, Setting]) -> dict[str, Setting]:
-    """Add the effective batch size if all its factors are known."""
     micro, accumulation, gpus = (values.get(key) for key in ("batch_size", "gradient_accumulation_steps", "gpus"))
     if "effective_batch_size" not in values and isinstance(micro, int) and isinstance(accumulation, int):
         values["effective_batch_size"] = micro * accumulation * (gpus if isinstance(gpus, int) else 1)
