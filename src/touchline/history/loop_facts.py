@@ -1,7 +1,7 @@
-"""Facts that people print from their scripts: `Batch size: 4`, `Total steps: 500`, `16,266 training examples`.
+"""Grammar of a loop's lines, and facts that scripts print: `Batch size: 4`, `16,266 training examples`.
 
-Each is a guess that gives way to what a trainer says of itself. A line must begin with a capital or be several words,
-and hold exactly a known name, a colon and one value: dumped configurations do not.
+Each fact is a guess that gives way to what a trainer says of itself. A line must begin with a capital or be several
+words, and hold exactly a known name, a colon and one value: dumped configurations do not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A probe: a few real optimizer steps on the machine at hand, to see what fits and how long it takes.
+"""Requests and answers of a probe, a few real optimizer steps, and the result of `touchline selftest`.
 
-A request and its reply are one JSON object each; `launch.probing` writes the one, `trainer.probe` the other.
+A request and its reply are one JSON object each; `run.probing` writes the one, `train.probe` the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words that logs state, the lines that prove them, and the segments of a run."""
+"""Words that logs state, the lines that prove them, segments of a run, and scores as a record keeps them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,14 @@
-"""A reading becomes a record, and a record becomes bytes: the same reading of the same files gives the same bytes.
+"""A reading becomes a record, a record bytes, and bytes a file of the history: the same reading, the same bytes.
 
-Nothing here looks at a disk or a clock. What identifies the reader or the machine is taken out: files are named from
-the folder that they have in common, absolute paths in copied lines keep only their last part, secrets are redacted.
+What identifies the reader or the machine is taken out: files are named from the folder that they have in common,
+absolute paths in copied lines keep only their last part, secrets are redacted.
+
+history/records/ab/abcdef....json    a record, named by the hash of its content, written once, never changed
+history/index.jsonl                  the rows of `list`; made from the records, again when it is lost or stale
+history/.cache/                      which files were read before (`adding.py`); may be lost at any time
+
+Equal records have equal names, so writers on any number of nodes need no lock, and two histories are merged by copying
+one over the other. A file that is no record is named and skipped; it never keeps the others from being read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metadata next to weights, touchline.json or the Trainer's trainer_state.json; and what is missing by a plan."""
+"""Files of a checkpoint folder, the metadata next to weights, and what is missing by a plan."""
 
 from __future__ import annotations
 

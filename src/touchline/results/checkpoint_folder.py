@@ -1,4 +1,4 @@
-"""Verification of one checkpoint folder by all applicable checks."""
+"""Verification of one checkpoint folder, and of its adapter against its configuration, its base and the plan."""
 
 from __future__ import annotations
 

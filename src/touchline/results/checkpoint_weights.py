@@ -1,4 +1,4 @@
-"""Check of one file of weights: headers and sizes, and in deep mode every value."""
+"""Check of one file of weights, in deep mode of every value; and the base model that checkpoints are compared with."""
 
 from __future__ import annotations
 

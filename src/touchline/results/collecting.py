@@ -1,4 +1,4 @@
-"""What `collect` writes: runs_status.yaml per experiment, run_metrics.yaml per run, and records of the history.
+"""Files of `collect`: runs_status.yaml of an experiment, run_metrics.yaml of each run, and records of the history.
 
 The keys are those of earlier tools. A key that does not apply (GPU memory of a run on a CPU) stays empty with a reason,
 and the measured value has a key of its own.

@@ -47,20 +47,10 @@ def own_fields(figures: RunFigures) -> dict[str, Any]:
 
 def no_figures(nothing: Missing) -> RunFigures:
     """Return the figures of a run of which nothing was measured, each with this reason."""
-    return RunFigures(
-        train_seconds=nothing,
-        validation_seconds=nothing,
-        saving_seconds=nothing,
-        final_train_loss=nothing,
-        final_val_loss=nothing,
-        tokens_per_second=nothing,
-        examples_per_second=nothing,
-        seconds_per_step=nothing,
-        peak_memory=nothing,
-        mean_memory=nothing,
-        gpu_utilization=nothing,
-        packing=PackingFacts(packed=nothing, examples=nothing, sequences=nothing, density=nothing, efficiency=nothing),
-    )
+    packing = PackingFacts(**dict.fromkeys((each.name for each in fields(PackingFacts)), nothing))
+    names = (each.name for each in fields(RunFigures) if each.type == "Measured" and each.name != "data_wait")
+    figures: dict[str, Any] = dict.fromkeys(names, nothing)
+    return RunFigures(**figures, packing=packing)
 
 
 # ---- from a log ------------------------------------------------------------------------------------------------------

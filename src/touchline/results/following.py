@@ -1,4 +1,4 @@
-"""Command `logs`: newest output of a run, optionally followed across attempts until the run ends."""
+"""Command `logs`: newest output of a run, optionally followed across attempts; and why its jobs failed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Verification of every checkpoint of an experiment: contents, problems, missing checkpoints, disk usage.
+"""Verification of every checkpoint of an experiment, and `clean`, which deletes what may go without loss.
 
-`verifying.folder` verifies one checkpoint, `verifying.markers` compares with the plan, `storage` covers disk usage. By
-default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
+By default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
 value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
 """
 

@@ -1,4 +1,4 @@
-"""Commands `status` and `status --watch`: one or repeated reads of folders and queue.
+"""Commands `status` and `status --watch`: one or repeated reads of folders and queue; they keep runs_status.yaml.
 
 Imports are light because a thousand runs should be shown within a second.
 """

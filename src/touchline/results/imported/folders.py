@@ -1,8 +1,7 @@
 """Search for run folders by file names; no file is opened.
 
 A run folder holds checkpoints (`epoch_0`, `checkpoint-500`), job output (`slurm-12.out`), a trainer state or a trainer
-config. Job output next to several such folders belongs to one of them, identified by its text. Symbolic links are not
-followed: they may lead to another run or form a cycle.
+config. Job output next to several such folders belongs to one of them, identified by its text. Links are not followed.
 """
 
 from __future__ import annotations

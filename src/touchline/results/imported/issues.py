@@ -1,4 +1,4 @@
-"""Issues of imported runs, with the log lines that show them."""
+"""Issues of run folders, imported and our own, with the log lines and files that show them."""
 
 from __future__ import annotations
 
