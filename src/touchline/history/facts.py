@@ -125,6 +125,11 @@ def record_from(name: str, known: Mapping[str, Any], *, notes: Sequence[str] = (
     )
 
 
+def fact_at(place: str) -> str:
+    """Return the name of the fact at a place of a record."""
+    return next(name for name, fact in RUN_FACTS.items() if fact.stored == place)
+
+
 def fact_of(record: RunRecord, name: str) -> Fact:
     """Return a fact by its name in `RUN_FACTS`; of several measurements of one thing the first."""
     group, _, member = RUN_FACTS[name].stored.partition(".")
