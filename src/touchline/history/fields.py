@@ -8,7 +8,7 @@ from typing import Any
 from touchline.backends.logtext.reader import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.history.facts import RUN_FACTS, Fact, RunFact, record_from
 from touchline.history.file_segment import Losses, SegmentStart
 from touchline.history.outcome import Ending, ending_of
@@ -47,6 +47,7 @@ def reading_of(name: str, view: RunView, notes: Sequence[str]) -> RunRecord:
     examples, sequences, density = _packing(view, packed)
     epochs = _epochs(view, steps)
     validation = validation_of(view, steps, epochs, remarks)
+    sources = (*view.segments, view.documents)
     known |= {
         "trainer": trainer,
         "steps_done": steps.done,
@@ -68,8 +69,10 @@ def reading_of(name: str, view: RunView, notes: Sequence[str]) -> RunRecord:
         "outcome": _outcome(endings[-1], final),
         "memory_after_init": _memory_after_init(view),
         "exit": endings[-1].exit,
-        "versions": _versions(view),
-        "segment_list": tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
+        "versions": tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version"))),
+        "segment_list": tuple(
+            _segment(view, each, ending, kind) for each, ending in zip(view.segments, endings, strict=True)
+        ),
         "proofs": endings[-1].proofs,
     }
     return record_from(name, known, notes=remarks, validation=validation)
@@ -122,18 +125,14 @@ def _precedence(trainer: str) -> int:
 
 def _ending(view: RunView, segment: RunSegment, trainer: str | None, is_document: bool) -> Ending:
     steps = steps_of(view, segment, trainer)
-    done = steps.done.value if isinstance(steps.done, Quantity) else None
-    total = steps.total.value if isinstance(steps.total, Quantity) else None
+    done = number_of(steps.done)
+    total = number_of(steps.total)
     if done is None and total is None and bar_count(trainer) is not BarCount.RUN_STEPS:
         # Loops that tell their epochs only: the last loss says how many are done.
         loss, planned = segment.last_loss(), view.setting("epochs")
         done = loss.seen.epoch if loss is not None and loss.seen.step is None else None
         total = planned.number if planned is not None and done is not None else None
     return ending_of(segment, steps_done=done, steps_total=total, is_document=is_document)
-
-
-def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[RunSegment, Ending]]:
-    return list(zip(view.segments, endings, strict=True))
 
 
 def _segment(view: RunView, segment: RunSegment, ending: Ending, trainer: str | None) -> Segment:
@@ -374,8 +373,3 @@ def _sum(view: RunView, name: ObservationName, reason: str) -> Measured:
         return Missing(missing=reason)
     total = sum(each.number or 0.0 for each in found)
     return found[-1].quantity(value=total, unit="s", aggregation="sum", method=f"{len(found)} of them")
-
-
-def _versions(view: RunView) -> tuple[str, ...]:
-    sources = (*view.segments, view.documents)
-    return tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version")))

@@ -242,15 +242,13 @@ def _write(path: Path, lines: Mapping[str, IndexLine]) -> None:
     """Write it whole; a read-only history keeps its old index, which does no harm."""
     if not path.parent.is_dir():
         return
-    texts = [_HEAD, *map(_line_text, lines.values())]
+    texts = [_HEAD]
+    for line in lines.values():
+        texts.append(json.dumps(plain(line), ensure_ascii=False, sort_keys=True, separators=(",", ":")))
     try:
         write_atomic(path, "\n".join(texts) + "\n")
     except HostError:
         return
-
-
-def _line_text(line: IndexLine) -> str:
-    return json.dumps(plain(line), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 # ---- newer readings of the same run ----------------------------------------------------------------------------------

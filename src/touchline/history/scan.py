@@ -224,7 +224,8 @@ class Scan:
         for number, line in enumerate(lines, first):
             for part in line.split(b"\r") if b"\r" in line else (line,):
                 cut = part.find(b"%|")
-                if cut > 2 and total in part and part[: cut - 3] == label and _goes_on(part, cut):
+                goes_on = part[-1:] == b"]" and part[cut - 3 : cut] != b"100"
+                if cut > 2 and total in part and part[: cut - 3] == label and goes_on:
                     # The same bar once more: there are more of these than of anything else.
                     self._passed += 1
                     if self._passed % READ_EVERY:
@@ -350,10 +351,6 @@ def _order(reader: LogReader) -> tuple[bool, str]:
 
 def _digits_at_end(line: bytes) -> int:
     return len(line) - len(line.rstrip(b"0123456789"))
-
-
-def _goes_on(part: bytes, cut: int) -> bool:
-    return part[-1:] == b"]" and part[cut - 3 : cut] != b"100"
 
 
 def _is_prose(part: bytes, words: list[bytes], rare: frozenset[bytes], triggers: frozenset[bytes]) -> bool:

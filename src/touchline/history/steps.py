@@ -401,7 +401,7 @@ def validation_of(view: RunView, steps: Steps, epochs: Measured, remarks: list[s
     pairs: list[tuple[int, float]] = []
     for rows in found:
         placed = list(_placed(rows, per_epoch))
-        if any(later < earlier for (_, earlier, _), (_, later, _) in _neighbours(placed)):
+        if any(later < earlier for (file, earlier, _), (same, later, _) in pairwise(placed) if file == same):
             remarks.append("validation losses not used: their steps decrease within an attempt")
             return ()
         pairs = [pair for pair in pairs if not placed or pair[0] < placed[0][1]]
@@ -417,9 +417,3 @@ def _placed(rows: Sequence[SourcedObservation], per_epoch: float | None) -> Iter
             yield each.file, each.seen.step, each.number
         elif each.seen.epoch is not None and per_epoch is not None:
             yield each.file, round(each.seen.epoch * per_epoch), each.number
-
-
-def _neighbours(
-    placed: Sequence[tuple[str, int, float]],
-) -> Iterator[tuple[tuple[str, int, float], tuple[str, int, float]]]:
-    yield from ((a, b) for a, b in pairwise(placed) if a[0] == b[0])

@@ -63,6 +63,7 @@ def figures_of_log(record: RunRecord, placed: Callable[[Measured], Measured] = l
         placed: gives a figure's place in the log as the user should see it.
     """
     costs, packing = record.costs, record.packing
+    versions = (each.partition("=") for each in record.stack.versions)
     return RunFigures(
         train_seconds=placed(costs.train_seconds),
         validation_seconds=placed(costs.evaluate_seconds),
@@ -82,7 +83,7 @@ def figures_of_log(record: RunRecord, placed: Callable[[Measured], Measured] = l
             density=placed(packing.density),
             efficiency=placed(packing.efficiency),
         ),
-        versions=_printed_versions(record.stack.versions),
+        versions={name.strip(): version.strip() for name, _, version in versions if version.strip()},
     )
 
 
@@ -106,11 +107,6 @@ def _train_seconds(metrics: Metrics) -> Quantity:
         return whole
     own = sum(row.seconds / runs.get(row.attempt, 1) for row in metrics.steps)
     return replace(whole, value=own, method="its share of the cohort's time")
-
-
-def _printed_versions(versions: Sequence[str]) -> dict[str, str]:
-    pairs = (each.partition("=") for each in versions)
-    return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
 
 
 # ---- from metrics.jsonl ----------------------------------------------------------------------------------------------

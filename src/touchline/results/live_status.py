@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import in_unit
 from touchline.experiment.plan import Plan, PlannedRun
@@ -333,8 +333,7 @@ def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:
         return job.time_limit_seconds
     if plan.executor == "local" and plan.compute.time_limit is None:
         return None
-    planned = training_limit(plan, run)
-    return planned.value if isinstance(planned, Quantity) else None
+    return number_of(training_limit(plan, run))
 
 
 def _free_bytes(root: Path) -> float | None:

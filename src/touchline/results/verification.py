@@ -65,7 +65,7 @@ def verify_planned(
         missing=tuple(
             item
             for run in plan.runs
-            for item in missing_of(run, root / run.name, names[run.name], is_no_op=_is_no_op(run))
+            for item in missing_of(run, root / run.name, names[run.name], is_no_op=run.control is ControlKind.NO_OP)
         ),
         storage=summarise(places, checkpoints, plan.disk, deletable_of(places, checkpoints, root)),
     )
@@ -171,10 +171,6 @@ def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoi
 
 
 # ---- what is expected ------------------------------------------------------------------------------------------------
-
-
-def _is_no_op(run: PlannedRun) -> bool:
-    return run.control is ControlKind.NO_OP
 
 
 def _expected(run: PlannedRun, base: BaseTensors) -> Expected:

@@ -196,6 +196,7 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
         if each
     )
     checkpoint = _CHECKPOINT.findall(model) or _CHECKPOINT.findall(str(path.parent)) or ["unknown checkpoint"]
+    test_set = _dict(evaluation.get("metadata")).get("test_set")
     return FoundEvaluation(
         path=path,
         model=model,
@@ -220,14 +221,9 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
                 clean_text(name)[:100]: clean_text(str(version))[:100]
                 for name, version in _dict(evaluation.get("packages")).items()
             },
-            test_set=_test_set(evaluation),
+            test_set=clean_text(test_set)[:40] if isinstance(test_set, str) else None,
         ),
     )
-
-
-def _test_set(evaluation: Mapping[str, object]) -> str | None:
-    name = _dict(evaluation.get("metadata")).get("test_set")
-    return clean_text(name)[:40] if isinstance(name, str) else None
 
 
 def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:

@@ -71,7 +71,11 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
         read += _apart(root, _read(root, folder, evaluations_of(folder, folders, loose)))
     if on_progress is not None:
         on_progress(len(folders), len(folders), "")
-    read = [each for each in read if _is_run(each)]
+    read = [
+        each
+        for each in read
+        if each.jobs or each.folder.checkpoints or each.evaluations or each.folder.documents or each.issues
+    ]
     if not read:
         raise InputError(
             f"{clean_text(str(root))!r} contains no run",
@@ -151,11 +155,13 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     records = sorted(
         (each.record for each in (*evaluations, *loose)), key=lambda each: (_step(each.checkpoint), each.log)
     )
+    # Of one task, test set and checkpoint the last by log name counts, which begins with its time.
+    latest = {(record.label, record.checkpoint): record for record in records}
     return _Read(
         folder=folder,
         jobs=tuple(jobs),
         settings=settings,
-        evaluations=tuple(_named(record, folder, control=settings.is_control) for record in _latest(records)),
+        evaluations=tuple(_named(record, folder, control=settings.is_control) for record in latest.values()),
         evaluated=" ".join(each.model for each in (*evaluations, *loose)),
         issues=(*issues, *unusable),
     )
@@ -189,19 +195,9 @@ def _named(record: EvaluationScores, folder: RunFolder, *, control: bool) -> Eva
     return replace(record, run=folder.name, checkpoint=checkpoint)
 
 
-def _latest(records: Sequence[EvaluationScores]) -> list[EvaluationScores]:
-    """Return one record per task, test set and checkpoint: the last by log name, which begins with its time."""
-    kept = {(record.label, record.checkpoint): record for record in records}
-    return list(kept.values())
-
-
 def _step(checkpoint: str) -> int:
     digits = re.findall(r"\d+", checkpoint)
     return int(digits[-1]) if digits else -1
-
-
-def _is_run(read: _Read) -> bool:
-    return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
 
 
 def _run(read: _Read, verification: Verification, design: Design) -> ImportedRun:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from touchline.core.levels import Level
 from touchline.core.notes import Note
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.core.status import JobState, Outcome, RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.history.reading import SourcedText, exit_cause, exit_code
+from touchline.history.reading import exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder, below, changed_unix, clean_line
 from touchline.results.imported.logs import JobLog
@@ -76,11 +76,13 @@ class ImportedRun:
         )
         saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.weights_sound for each in steps)
         if self.job is None:
-            begun = bool(self.checkpoints)
-            return TrainingOutcome.COMPLETE if saved_all else _partial(begun)
-        if self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound):
+            complete, begun = saved_all, False
+        else:
+            complete = self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound)
+            begun = self.job.has_step
+        if complete:
             return TrainingOutcome.COMPLETE
-        return _partial(self.job.has_step or bool(self.checkpoints))
+        return TrainingOutcome.PARTIAL if begun or self.checkpoints else TrainingOutcome.NOT_STARTED
 
     @property
     def state(self) -> JobState | None:
@@ -102,10 +104,6 @@ class ImportedRun:
         return RunStatus.INTERRUPTED if self.outcome is TrainingOutcome.PARTIAL or failed else RunStatus.PREPARED
 
 
-def _partial(begun: bool) -> TrainingOutcome:
-    return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
-
-
 def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunResult:
     """Return the run's result.
 
@@ -113,7 +111,8 @@ def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunR
         task: task most runs were evaluated on; other evaluations are listed separately.
         notes: limitations a reader must know.
     """
-    reading = None if run.job is None else run.job.reading
+    course = None if run.job is None else run.job.reading.course
+    done, planned = (None, None) if course is None else (number_of(course.steps_done), number_of(course.steps_total))
     own = tuple(evaluation for evaluation in run.evaluations if evaluation.label == task)
     last = own[-1] if own else None
     seed = run.settings.values.get("seed")
@@ -136,8 +135,8 @@ def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunR
         completed=_iso(job.ended_unix) if job is not None and complete else None,
         dataset=run.settings.dataset or "",
         settings={"model": run.settings.model or UNKNOWN_MODEL, **run.settings.values},
-        steps_done=_whole(None if reading is None else reading.course.steps_done),
-        steps_planned=_whole(None if reading is None else reading.course.steps_total),
+        steps_done=None if done is None else round(done),
+        steps_planned=None if planned is None else round(planned),
         exact_match=_share(last),
         match=_share(last),
         difference=None,
@@ -191,12 +190,9 @@ def reason_of(job: JobLog) -> str:
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
     ending = job.reading.course.exit
-    return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}, {_exit_words(ending)}"
-
-
-def _exit_words(ending: SourcedText) -> str:
-    code = exit_code(ending)
-    return clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}"
+    if isinstance(ending, Missing) or (code := exit_code(ending)) == 0:
+        return words
+    return f"{words}, " + (clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}")
 
 
 def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
@@ -259,10 +255,6 @@ def _info(checkpoint: VerifiedCheckpoint) -> CheckpointInfo:
         adapter_sha256=None,
         validation_loss=checkpoint.validation_loss,
     )
-
-
-def _whole(value: Measured | None) -> int | None:
-    return round(value.value) if isinstance(value, Quantity) else None
 
 
 def _iso(unix: float | None) -> str | None:
