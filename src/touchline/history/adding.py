@@ -158,12 +158,8 @@ def add_groups(
     the end, also when the end is Ctrl-C.
 
     Args:
-        history_dir: the history; made when it is not there.
-        groups: files that belong together.
-        dry_run: write nothing.
         again: read unchanged files too, because something is stated of them.
         lacking: returns the facts that an estimate needs and a record lacks.
-        on_progress: called as the work advances.
 
     Raises:
         InputError: the history is not a folder.

@@ -104,7 +104,6 @@ def record_from(name: str, known: Mapping[str, Any], *, notes: Sequence[str] = (
 
     Args:
         known: its facts by name, all of `RUN_FACTS`; `versions`, `segment_list` and `proofs` too.
-        more: further members of the record.
     """
     groups: dict[str, dict[str, Any]] = {"model": dict.fromkeys(_SHAPE, _UNSAID)}
     for key, place in {**{key: fact.stored for key, fact in RUN_FACTS.items()}, **_OTHERS}.items():
@@ -170,12 +169,7 @@ class StatedFacts(TypedDict):
 def facts_of_settings(
     train: TrainConfig, number: Callable[[float, str], Measured], where: str | None = None
 ) -> StatedFacts:
-    """Return the facts that follow from the settings.
-
-    Args:
-        number: makes a fact of a number and its unit.
-        where: place of the words.
-    """
+    """Return the facts that follow from the settings."""
     lora, none = train.lora, Missing(missing="all weights are trained")
     modules = SourcedText(value=",".join(sorted(lora.target_modules)), where=where)
     return StatedFacts(

@@ -74,7 +74,6 @@ def find_runs(
 
     Args:
         paths: files and folders; for a named file, the files of its run in the same folder are read too.
-        on_progress: called as the work advances: groups done, groups in all, the group's name.
         stating: what options state of them; files of facts next to them are read in any case.
 
     Raises:
@@ -212,12 +211,7 @@ def _bounded(path: Path, limit: int) -> str:
 def runs_in(
     logs: Sequence[Sequence[FileSegment]], beside: Sequence[Sequence[FileSegment]]
 ) -> tuple[list[list[RunSegment]], RunSegment]:
-    """Return the runs in logs, and what the documents next to them say; without a log, documents show the run.
-
-    Args:
-        logs: parts of each log.
-        next to: parts of each document.
-    """
+    """Return the runs in logs, and what the documents next to them say; without a log, documents show the run."""
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs = [*logs, *(each for each in beside if shows_training(each))]
         beside = [each for each in beside if not shows_training(each)]

@@ -52,7 +52,6 @@ def probe_record(
     """Return the record of one try; `history.store_record` stores it.
 
     Args:
-        request: what was asked for.
         shape: the model's dimensions; none where they are not known.
         whole_seconds_per_step: of a try in slots, the same step with all threads and nothing next to it.
     """

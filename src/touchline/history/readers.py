@@ -283,7 +283,6 @@ def _facts(block: Mapping[str, tuple[object, int]], *, rounded: bool, cut: bool)
     """Yield the facts of a whole summary.
 
     Args:
-        block: values and their lines, by key.
         rounded: whether values have five decimals only.
         cut: whether keys were left out.
     """

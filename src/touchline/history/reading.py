@@ -154,11 +154,7 @@ def read_item_scores(score: ScoreFacts) -> tuple[float, ...] | Missing:
 
 
 def validation_points(pairs: Sequence[tuple[int, float]]) -> tuple[ValidationPoint, ...]:
-    """Return validation losses in the order of their steps; of two at one step the later one.
-
-    Args:
-        pairs: step and loss, in the order of measurement.
-    """
+    """Return validation losses in the order of their steps; of two at one step the later one."""
     found = sorted(dict(pairs).items())
     every = -(-len(found) // MOST_VALIDATIONS)
     kept = [pair for number, pair in enumerate(found, 1) if (len(found) - number) % every == 0] if found else []

@@ -73,7 +73,6 @@ def record_of(
 
     Args:
         sources: the files by the path that the reading's places name them with.
-        reader_version: `READERS_VERSION` of the readers that read it.
         part: which of the runs in these files it is, from 0.
     """
     record = dataclasses.replace(

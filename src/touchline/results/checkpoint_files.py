@@ -184,12 +184,7 @@ def named_by(path: Path) -> Named:
 def marker_faults(
     path: Path, named: Named, expected: Expected, entries: Mapping[str, Entry], *, deep: bool
 ) -> Iterator[CheckpointFault]:
-    """Yield contradictions between a checkpoint and its marker, name and plan.
-
-    Args:
-        entries: files by name.
-        deep: compare hashes too.
-    """
+    """Yield contradictions between a checkpoint and its marker, name and plan."""
     marker = named.marker
     if marker is None:
         if MARKER in entries and entries[MARKER].file.size_bytes:
@@ -270,7 +265,6 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
     """Yield the missing checkpoints of a run.
 
     Args:
-        present: names of existing checkpoints.
         is_no_op: whether it is a no-op control, evaluated with its own adapter.
     """
     if run.kind is RunKind.CONTROL or run.train is None or run.batches is None:

@@ -83,7 +83,6 @@ def adapter_faults(
     """Yield the problems of an adapter with a readable header.
 
     Args:
-        tensors: tensors by name.
         config: adapter_config.json; None if missing or corrupt, which is a separate problem.
         base: base model; None if unknown.
         wanted: planned adapter; None without a plan.
@@ -185,7 +184,6 @@ def _fit(
 
     Args:
         flat: (A, B) of the layers whose factors are matrices.
-        base: known facts of the base.
     """
     numbers = {int(match[1]) for layer in pairs if (match := _LAYER.search(f".{layer}")) is not None}
     if base.layers is not None and (beyond := sorted(number for number in numbers if number >= base.layers)):
@@ -225,11 +223,7 @@ _NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
 
 
 def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[CheckpointFault]:
-    """Yield problems between the shards of a model and their index.
-
-    Args:
-        files: safetensors files of the model by name.
-    """
+    """Yield problems between the shards of a model and their index."""
     index = folder / INDEX
     if index.is_file() and index.stat().st_size:
         yield from _indexed(files, index)
@@ -320,11 +314,7 @@ _UNTOUCHED = (".experts", "visual", "vision")
 
 
 def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> VerifiedCheckpoint:
-    """Verify one folder; problems are returned, not raised.
-
-    Args:
-        deep: read every value and compare every hash too.
-    """
+    """Verify one folder; problems are returned, not raised."""
     listed, faults = list_folder(path)
     read = read_checkpoint(path, listed)
     faults += weight_faults(read, deep=deep)

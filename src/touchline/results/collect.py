@@ -49,7 +49,6 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
     """Return the results of every run of the plan, in its order.
 
     Args:
-        root: the experiment's folder.
         views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """
     seen = views or {}
@@ -167,12 +166,7 @@ def _logged(folder: Path) -> RunRecord | None:
 
 
 def _attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:
-    """Return every attempt at a run's training that reached its own process, oldest first.
-
-    Args:
-        folder: run folder, searched for attempts before a re-plan.
-        attempts: attempts since then.
-    """
+    """Return every attempt at a run's training that reached its own process, oldest first."""
     earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
     before = [
         _attempt_row(attempt, superseded=True)
@@ -301,12 +295,7 @@ def _evaluations(number: int) -> str:
 def with_metric(
     records: Sequence[EvaluationRecord], config: EvaluationConfig
 ) -> tuple[tuple[EvaluationRecord, ...], str | None]:
-    """Return the records with `evaluate.metric` as score of the experiment's own task, and a note for the reader.
-
-    Args:
-        records: evaluations that are current under `config`.
-        config: planned evaluation of the run.
-    """
+    """Return the records with `evaluate.metric` as score of the experiment's own task, and a note for the reader."""
     own = [record for record in records if record.task == config.task]
     if config.evaluate.metric is None or not own:
         return tuple(records), None
@@ -368,11 +357,6 @@ def with_clusters(
     The scores file holds the clusters from the time of writing. Clusters change no score, so the column may be set,
     changed or removed later: they are read from the dataset again. If that fails, the clusters of the scores file stay
     and the note says so. Custom tasks set the clusters of their items themselves.
-
-    Args:
-        records: evaluations that are current under `config`.
-        config: planned evaluation of the run.
-        folder: run folder; the dataset path is relative to it.
     """
     column = config.evaluate.cluster
     found: dict[str, EvaluationRecord] = {}

@@ -116,7 +116,6 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
     """Return the figures of a training by our own trainer.
 
     Args:
-        metrics: rows of its metrics.jsonl.
         nothing: reason for missing figures where no step was measured.
     """
     steps, validations = metrics.steps, metrics.timed_validations

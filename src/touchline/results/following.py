@@ -71,11 +71,8 @@ def logs(
 
     Args:
         source: experiment.yaml, its folder, or a run folder.
-        settings: user config with the queue polling interval.
         run: run name, if `source` is not a run folder.
         evaluation: show the evaluation's output instead of the training's; a control has no other.
-        lines: number of initial lines.
-        follow: continue until the run ends.
 
     Raises:
         InputError: there is no plan, no such run, or no output.

@@ -152,8 +152,6 @@ def live(
     Args:
         executor_look: job states by name, of runs and evaluations (`evaluate 135M_rank4`); others are derived from
             files.
-        seen: run folders, if already read.
-        now_unix: current time; that of this machine if None.
     """
     now = time.time() if now_unix is None else now_unix
     found = glances(opened) if seen is None else seen

@@ -29,11 +29,7 @@ _PLANNED = "as planned"
 
 
 def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult | None = None) -> RunRecord | Missing:
-    """Build the record of a run; a failed run yields a record of its failure.
-
-    Args:
-        result: result of the run, which adds the evaluation time.
-    """
+    """Build the record of a run; a failed run yields a record of its failure."""
     if run.train is None or run.batches is None:
         return Missing(missing="a control is not trained")
     files = [folder / METRICS] if (folder / METRICS).is_file() else sorted(folder.glob("slurm-*.out"))
@@ -197,11 +193,7 @@ def _number(value: float, unit: str) -> Measured:
 
 
 def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
-    """Return the mean step, the largest micro-batch, and start-up, validation and saving times.
-
-    Args:
-        metrics: rows of metrics.jsonl.
-    """
+    """Return the mean step, the largest micro-batch, and start-up, validation and saving times."""
     steps = steady_steps(metrics.steps)
     if not steps:
         return WorkFacts()

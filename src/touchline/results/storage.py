@@ -36,12 +36,7 @@ def summarise(
     forecast: Measured,
     deletable: Sequence[Deletable],
 ) -> StorageSummary:
-    """Sum up the disk usage of the runs.
-
-    Args:
-        places: runs, in order.
-        deletable: items that are safe to delete.
-    """
+    """Sum up the disk usage of the runs."""
     of_run = {place.run: [item for item in checkpoints if item.run == place.run] for place in places}
     bases: dict[str, Measured] = {}
     for place in places:

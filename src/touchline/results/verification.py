@@ -45,12 +45,7 @@ _NOTHING_PLANNED = Missing(missing="no plan")
 def verify_planned(
     plan: Plan, root: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Verification:
-    """Verify the checkpoints of every run of a plan.
-
-    Args:
-        deep: read every value and compare every hash too.
-        on_progress: called with the number of verified checkpoints and their total.
-    """
+    """Verify the checkpoints of every run of a plan."""
     bases = {name: planned_base(model) for name, model in plan.models.items()}
     work = [
         (path, _expected(run, bases[run.model])) for run in plan.runs for path in checkpoint_folders(root / run.name)
@@ -72,11 +67,7 @@ def verify_planned(
 
 
 def verify_checkpoint(plan: Plan, run: PlannedRun, folder: Path, *, deep: bool = True) -> VerifiedCheckpoint:
-    """Verify one checkpoint of a planned run.
-
-    Args:
-        deep: read every value and compare every hash too.
-    """
+    """Verify one checkpoint of a planned run."""
     return verify_folder(folder, _expected(run, planned_base(plan.models[run.model])), deep=deep)
 
 
@@ -87,11 +78,6 @@ def verify_folders(
 
     Without a plan, a checkpoint is compared with its own configuration, its base if that is on this disk, and the files
     of the run's other checkpoints.
-
-    Args:
-        runs: run folders by run name.
-        deep: read every value too.
-        on_progress: called with the number of verified checkpoints and their total.
     """
     bases = {name: _found_base(folder) for name, folder in runs.items()}
     work = [
@@ -276,10 +262,7 @@ def clean(
     """Find files that are safe to delete, and delete them if requested.
 
     Args:
-        source: experiment.yaml or its folder, planned.
-        perform: delete the files; otherwise a dry run.
         deep: read every tensor value before a checkpoint counts as valid.
-        on_progress: called with the number of verified checkpoints and their total.
 
     Raises:
         InputError: there is no plan.

@@ -103,8 +103,6 @@ class Watcher:
         """Open the experiment.
 
         Args:
-            source: experiment.yaml or its folder.
-            settings: user config with the queue polling interval.
             look: query the executor.
             commands: runner of the scheduler's commands; those on PATH if None.
 
@@ -214,7 +212,6 @@ def status(
     """Return the current state of every run.
 
     Args:
-        source: experiment.yaml or its folder.
         look: query the executor; otherwise only files are read.
         on_message: called with the reason why the queue could not be queried, the overrides of the plan, and edits of
             experiment.yaml since.

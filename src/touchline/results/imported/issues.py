@@ -30,11 +30,7 @@ _BADLY = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY, JobState.NODE_FAIL}
 
 
 def folder_issues(root: Path, runs: Sequence[RunResult]) -> tuple[Issue, ...]:
-    """Find issues that require opening the run's files.
-
-    Args:
-        runs: results whose folders are searched.
-    """
+    """Find issues that require opening the run's files."""
     return tuple(issue for run in runs for issue in _of_run(root, run))
 
 

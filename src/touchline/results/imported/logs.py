@@ -209,7 +209,6 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
 
     Args:
         log: output; None if only a trainer state describes the training.
-        next to: state files, configs and scripts of its run.
 
     Returns:
         The last training in it; None if it has none.

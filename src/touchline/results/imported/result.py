@@ -109,7 +109,6 @@ def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunR
 
     Args:
         task: task most runs were evaluated on; other evaluations are listed separately.
-        notes: limitations a reader must know.
     """
     course = None if run.job is None else run.job.reading.course
     done, planned = (None, None) if course is None else (number_of(course.steps_done), number_of(course.steps_total))
