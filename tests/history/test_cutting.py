@@ -222,7 +222,6 @@ def verdicts(folder: Path, truth: Mapping[str, object]) -> dict[str, Verdict]:
 
 
 def test_the_scorer_tells_right_wrong_missing_and_invented_apart(tmp_path: Path) -> None:
-    """A truth may be one value, several, a wide one, or nothing."""
     truths: dict[str, tuple[object, Verdict]] = {
         "total_examples": (640, "right"),
         "steps_total": (81, "wrong"),
@@ -267,7 +266,6 @@ def test_an_invented_number_weighs_as_three_misses() -> None:
     ("last_loss", 0.0, 0.004, "wrong"),
 )
 def test_what_is_near_enough(field: str, truth: float | str, ours: float | str, verdict: Verdict) -> None:
-    """A model's name that holds the other, and a number within one per cent."""
     fact = SourcedText(value=ours) if isinstance(ours, str) else number(ours)
     assert judge("dawn.log", Expected(field=field, accept=(truth,)), make_reading(**{field: fact})).verdict == verdict
 

@@ -111,7 +111,6 @@ def test_what_says_nothing_of_wandb(text: str) -> None:
 
 
 def test_the_documents_of_wandb() -> None:
-    """Values as they were logged; the machine's devices are a guess."""
     summary = read_summary("wandb-summary.json", json.loads(fixture("wandb/wandb-summary.json")))
     seen = {each.name: (each.value, each.aggregation) for each in summary or () if isinstance(each, Observation)}
     assert seen == {

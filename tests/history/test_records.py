@@ -53,8 +53,6 @@ def test_a_record_goes_through_json_and_back(reading: RunRecord) -> None:
 
 
 def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
-    """The folder, the order of the files and the caller's way of naming them are not in a record."""
-
     def of(folder: str, order: int) -> str:
         files = {f"{folder}/a.out": make_source(b"out\n", "a.out"), f"{folder}/a.err": make_source(b"err\n", "a.err")}
         reading = make_reading(
@@ -80,7 +78,6 @@ def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
 
 
 def test_numbers_that_are_none_become_missing() -> None:
-    """JSON has no nan, and a record no figure that nobody can use."""
     record = make_record(last_loss=number(float("nan")), train_seconds=number(float("inf"), "s"))
     assert isinstance(record.losses.last, Missing)
     assert isinstance(record.costs.train_seconds, Missing)
@@ -97,13 +94,11 @@ def test_numbers_that_are_none_become_missing() -> None:
     (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
 )
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
-    """In a few words, and never with another exception."""
     with pytest.raises(InputError, match=reason):
         stored.from_json(data)
 
 
 def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
-    """Strictly: nothing is coerced, nothing is dropped in silence."""
     good = json.loads(stored.to_json(make_record(last_loss=number(2))))
     for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
         with pytest.raises(InputError):
@@ -111,7 +106,6 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
 
 
 def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
-    """The last part of a path tells what was meant; addresses, ratios and ids stay."""
     for text, clean in [
         ("saved to /home/alice/out/model", "saved to …/model"),
         ("mv: '/scratch/alice/a b/x' and 'y' are the same file", "mv: '…/x' and 'y' are the same file"),
@@ -132,13 +126,11 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
 @example("/a/b//c/d")
 @example("'/a/b'/c/d")
 def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
-    """A record that is stored again keeps its id."""
     once = stored.redact_paths(text)
     assert stored.redact_paths(once) == once
 
 
 def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
-    """Wherever a log has printed it."""
     told = "failed: /home/alice/run/a.py with token hf_abcdefghijklmnopqrstuv"
     record = make_record(
         model=SourcedText(value="/home/alice/models/Tiny-1B", where="/home/alice/a.log:1"),
@@ -155,7 +147,6 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
 
 
 def test_a_model_is_called_by_its_name() -> None:
-    """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
     for said, kept in [
         ("acme/Tiny-1B-Instruct", "acme/Tiny-1B-Instruct"),
         ("Tiny-1B", "Tiny-1B"),
@@ -179,7 +170,6 @@ def test_sources_are_named_from_the_folder_they_share() -> None:
 
 
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
-    """What differs without a difference in time or memory."""
     same = SETTINGS | {
         "model": SourcedText(value="/models/tiny-1b", where="x:1"),
         "target_modules": SourcedText(value="v_proj, q_proj"),
@@ -192,7 +182,6 @@ def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
 
 
 def test_settings_that_cost_time_or_memory_part_runs() -> None:
-    """A setting that is not known is not taken for one that is."""
     for change in [
         {"lora_rank": number(16)},
         {"model": SourcedText(value="acme/Tiny-3B")},
@@ -205,7 +194,6 @@ def test_settings_that_cost_time_or_memory_part_runs() -> None:
 
 
 def test_what_the_fingerprint_does_not_know_is_named() -> None:
-    """Equal fingerprints of unknown settings promise nothing."""
     unknown = make_record(**SETTINGS).fingerprint_unknown
     assert unknown == ("adapter_dtype", "attention", "gradient_checkpointing", "quantization")
     assert len(make_record().fingerprint_unknown) == 15
@@ -220,7 +208,6 @@ def test_a_log_that_grew_begins_with_the_digests_it_had(lines: list[str], more: 
 
 @given(st.lists(st.text("ab", max_size=3), min_size=1, max_size=64), st.data())
 def test_a_change_of_any_of_the_first_lines_changes_the_digests(lines: list[str], data: st.DataObject) -> None:
-    """Two runs that print the same settings are told apart by their first different line."""
     at = data.draw(st.integers(0, len(lines) - 1))
     other = [*lines[:at], lines[at] + "x", *lines[at + 1 :]]
     first, second = (growth("a.log", "".join(f"{line}\n" for line in text).encode()) for text in (lines, other))
@@ -230,7 +217,6 @@ def test_a_change_of_any_of_the_first_lines_changes_the_digests(lines: list[str]
 
 
 def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> None:
-    """Every other member of it is written anew at each saving."""
     rows = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5}]
     early = json.dumps({"global_step": 10, "log_history": rows[:1]}).encode()
     late = json.dumps({"global_step": 20, "log_history": rows}).encode()
@@ -335,6 +321,5 @@ def test_no_cut_raises_or_contradicts(end: int) -> None:
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just({"value": 1.0}) | st.integers(-5, 5)),
     st.integers(0, 14))  # fmt: skip
 def test_any_row(members: dict[str, object], line: int) -> None:
-    """A row with any value in any member is read, or skipped as cut off; it never raises."""
     row = json.loads(fixture("metrics.jsonl").splitlines()[line])
     assert_sound(read(json.dumps({**row, **members})), 1)

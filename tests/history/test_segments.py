@@ -118,7 +118,6 @@ ENDINGS: dict[str, tuple[tuple[Event, ...], Outcome]] = {
 
 @pytest.mark.parametrize("case", ENDINGS)
 def test_how_a_part_ends(case: str) -> None:
-    """After its first step."""
     events, expected = ENDINGS[case]
     part = segmenter(loss(1, step=1), *events).parts[0]
     assert ending_of(RunSegment(parts=(part,)), steps_done=1, steps_total=10, is_document=False).outcome is expected

@@ -601,7 +601,6 @@ SEVERAL: dict[str, tuple[dict[str, str], list[tuple[float, float]]]] = {
 
 @pytest.mark.parametrize("case", SEVERAL)
 def test_several_runs_in_one_file_are_several(tmp_path: Path, case: str) -> None:
-    """Each with its steps done and its last loss."""
     files, expected = SEVERAL[case]
     found = written(tmp_path, files)
     assert sorted((told(each, "steps_done"), told(each, "last_loss")) for each in found) == [

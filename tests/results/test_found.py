@@ -270,7 +270,6 @@ def folder_problems(noop: EvaluationRecord, base: EvaluationRecord | None) -> tu
 
 
 def test_other_answers_are_an_error_though_the_scores_are_the_same() -> None:
-    """Both are wrong, and still the adapter has changed something."""
     (issue,) = folder_problems(record("tiny_noop", ["x", "z"]), record("tiny_base", ["x", "y"]))
     assert (issue.weight, issue.subject) == (Severity.ERROR, "tiny_noop")
     assert issue.text.startswith("1 of 2 answers on capitalization differ from those of tiny_base")

@@ -188,7 +188,6 @@ STRANGE = (
 
 
 def test_strange_folder_names_are_text_and_stay_apart(tmp_path: Path) -> None:
-    """Also those that are no UTF-8."""
     for name in (*STRANGE, os.fsdecode(b"run\xff"), os.fsdecode(b"run\xfe")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "slurm-1.out").write_text(log_of(RUNS[0]))

@@ -85,7 +85,6 @@ def test_what_was_saved_is_sound(trained_once: Trained, deep: bool) -> None:
 
 
 def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> None:
-    """A report is often written where the base is not: fewer things can be compared, and none is made up."""
     models = {name: replace(model, path=str(tmp_path / "gone")) for name, model in trained.plan.models.items()}
     found = verify_planned(replace(trained.plan, models=models), trained.root, deep=True)
     assert not faults(found)
@@ -144,7 +143,6 @@ def _kinds() -> list[str]:
 
 
 def test_adapters_of_some_layers_and_with_a_whole_one(tmp_path: Path, trained_once: Trained) -> None:
-    """q and v of the last block alone; and an adapter beside a layer that was trained whole."""
     some, whole = tmp_path / "some" / "checkpoint-5", tmp_path / "whole" / "checkpoint-5"
     write_adapter(some, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
     write_adapter(whole, trained_once.base, 4, modules_to_save=["lm_head"])
@@ -216,7 +214,6 @@ def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, t
 
 
 def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> None:
-    """A download's files are links to where they lie."""
     folder = tmp_path / "run" / "epoch_0"
     write_adapter(tmp_path / "blobs", trained_once.base, 4)
     folder.mkdir(parents=True)
@@ -262,7 +259,6 @@ def test_a_checkpoint_in_the_making_is_told(trained: Trained) -> None:
 
 @pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a pipe"])
 def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None:
-    """Nothing that can be in a folder stops the others from being verified."""
     place = trained.root / "1M_rank4" / "epoch_1"
     shutil.rmtree(place)
     if what == "a file":
@@ -401,7 +397,6 @@ def test_links_are_not_followed_in_counting(tmp_path: Path) -> None:
 
 
 def test_the_plans_forecast_of_the_tiny_model_holds(trained: Trained) -> None:
-    """A run as its trainer and its evaluation leave it, scripts and logs included."""
     for name in ("1M_rank2", "1M_rank4"):
         run, folder = run_of(trained.plan, name), trained.root / name
         assert run.batches is not None
