@@ -202,12 +202,12 @@ FORMATS = (
     ),
     Format(
         schema="collected",
-        type="results.collecting:RunMetrics",
+        type="results.status_files:RunMetrics",
         what="a run as touchline collect --json gives it, and runs_status.yaml and run_metrics.yaml are made from it",
     ),
     Format(
         schema="answer-collected",
-        type="results.collecting:RunMetrics",
+        type="results.status_files:RunMetrics",
         what="touchline collect --json",
         answer="collected",
         many=True,

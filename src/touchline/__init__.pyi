@@ -26,10 +26,10 @@ from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
 from touchline.report.trackers.exporting import Export
-from touchline.results.collecting import RunMetrics
 from touchline.results.frame import Results
 from touchline.results.live_status import LiveRun
 from touchline.results.reproduction import Reproduction
+from touchline.results.status_files import RunMetrics
 from touchline.results.verification import Cleaned
 from touchline.run import launching
 from touchline.run.folders import ExperimentFolder

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.results import collecting
 from touchline.results.collect import collect_results
-from touchline.results.collecting import RunMetrics
 from touchline.results.frame import Results
+from touchline.results.status_files import RunMetrics
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.planning import read_started
 

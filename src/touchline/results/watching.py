@@ -280,7 +280,7 @@ def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFo
         return {}
     # What reads and compares whole runs is loaded when a run has ended, and not before.
     from touchline.results.collect import collect_results
-    from touchline.results.collecting import run_metrics, run_metrics_text, runs_status_text
+    from touchline.results.status_files import run_metrics, run_metrics_text, runs_status_text
 
     parts: dict[str, str] = {}
     for result in collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root):

@@ -6,7 +6,7 @@ import datetime
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.callbacks import NamedProgressCallback
@@ -25,7 +25,7 @@ from touchline.results.imported.folders import RunFolder, below, clean_text, wal
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_documents, read_job
 from touchline.results.imported.result import ImportedRun, result_of
-from touchline.results.imported.settings import NAMED, Design, ImportedSettings, design_of, settings_of, together_issues
+from touchline.results.imported.settings import NAMED, design_of, settings_of, together_issues
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.verification import verify_folders
 from touchline.results.verification_types import MissingCheckpoint, Verification
@@ -34,17 +34,6 @@ ORIGIN = "found: run folders that touchline did not make"
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
-    folder: RunFolder
-    jobs: tuple[JobLog, ...]
-    settings: ImportedSettings
-    evaluations: tuple[EvaluationScores, ...]
-    evaluated: str
-    """Models of its evaluations, as named in their logs."""
-    issues: tuple[Issue, ...]
 
 
 def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback | None = None) -> ReportInputs:
@@ -64,7 +53,7 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
     folders, issues = with_loose(seen)
     loose, unusable = read_evaluations(root, seen.loose_evaluations, "experiment")
     issues = [*seen.issues, *issues, *unusable]
-    read: list[_Read] = []
+    read: list[ImportedRun] = []
     for number, folder in enumerate(folders):
         if on_progress is not None:
             on_progress(number, len(folders), folder.name)
@@ -85,11 +74,18 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
     return _gathered(root, _with_bases(read), issues, deep=deep)
 
 
-def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> ReportInputs:
+def _gathered(root: Path, read: Sequence[ImportedRun], issues: list[Issue], *, deep: bool) -> ReportInputs:
     verification = verify_folders({each.folder.name: each.folder.weights for each in read}, deep=deep)
     trained = {each.folder.name: each.settings for each in read if not each.settings.is_control}
     design = design_of(trained)
-    runs = [_run(each, verification, design) for each in read]
+    runs = [
+        replace(
+            each,
+            checkpoints=tuple(item for item in verification.checkpoints if item.run == each.folder.name),
+            levels=design.levels.get(each.folder.name, ()),
+        )
+        for each in read
+    ]
     verification = _counted_once(_with_missing(verification, runs))
     tasks = Counter(record.label for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
@@ -133,7 +129,7 @@ def _readable(root: Path) -> None:
         ) from None
 
 
-def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _Read:
+def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> ImportedRun:
     documents, problems = read_documents(_by_weight(folder.documents))
     refused = dict(problems)
     jobs: list[JobLog] = []
@@ -157,7 +153,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     )
     # Of one task, test set and checkpoint the last by log name counts, which begins with its time.
     latest = {(record.label, record.checkpoint): record for record in records}
-    return _Read(
+    return ImportedRun(
         folder=folder,
         jobs=tuple(jobs),
         settings=settings,
@@ -167,7 +163,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     )
 
 
-def _apart(root: Path, read: _Read) -> list[_Read]:
+def _apart(root: Path, read: ImportedRun) -> list[ImportedRun]:
     """Return the runs of a folder that holds only logs: one per log if several runs finished, else one."""
     folder = read.folder
     finished = sum(job.reading.course.outcome.value == Outcome.COMPLETED for job in read.jobs)
@@ -200,25 +196,14 @@ def _step(checkpoint: str) -> int:
     return int(digits[-1]) if digits else -1
 
 
-def _run(read: _Read, verification: Verification, design: Design) -> ImportedRun:
-    return ImportedRun(
-        folder=read.folder,
-        jobs=read.jobs,
-        settings=read.settings,
-        evaluations=read.evaluations,
-        checkpoints=tuple(checkpoint for checkpoint in verification.checkpoints if checkpoint.run == read.folder.name),
-        levels=design.levels.get(read.folder.name, ()),
-    )
-
-
-def _with_bases(read: Sequence[_Read]) -> list[_Read]:
+def _with_bases(read: Sequence[ImportedRun]) -> list[ImportedRun]:
     """Fill in the base model of runs known only by size, builder or evaluation, if exactly one of the others fits.
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
     stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
     models = sorted({each.settings.model or "" for each in stated})
-    found: list[_Read] = []
+    found: list[ImportedRun] = []
     for each in read:
         settings = each.settings
         if settings.model is None or settings.model_where == NAMED:

@@ -11,13 +11,14 @@ from touchline.core.levels import Level
 from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.core.status import JobState, Outcome, RunStatus, TrainingOutcome
-from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.data.scores import CheckpointInfo, EvaluationRecord, EvaluationScores
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.history.reading import exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder, below, changed_unix, clean_line
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.settings import ImportedSettings
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import AttemptResult, RunFigures, RunResult
 from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint
@@ -51,9 +52,12 @@ class ImportedRun:
     jobs: tuple[JobLog, ...]
     """Training logs: the decisive one first, then newest first."""
     settings: ImportedSettings
-    evaluations: tuple[EvaluationRecord, ...]
-    checkpoints: tuple[VerifiedCheckpoint, ...]
-    levels: tuple[Level, ...]
+    evaluations: tuple[EvaluationScores, ...]
+    evaluated: str
+    """Models of its evaluations, as named in their logs."""
+    issues: tuple[Issue, ...]
+    checkpoints: tuple[VerifiedCheckpoint, ...] = ()
+    levels: tuple[Level, ...] = ()
 
     @property
     def job(self) -> JobLog | None:
