@@ -17,10 +17,10 @@ from touchline.data.shapes import shape_of_folder
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Cohort, Plan, TrainedAlone, WhyAlone
+from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
-from touchline.history.records import store_record
 from touchline.plan.cohorts import WORTH
 
 pytestmark = pytest.mark.planning

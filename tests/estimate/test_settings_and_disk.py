@@ -35,7 +35,7 @@ from touchline.estimate.terms import TERMS, amounts
 from touchline.estimate.what_if import what_ifs
 from touchline.estimate.work import StepWork
 from touchline.experiment.experiment import LoraConfig, TrainConfig
-from touchline.history.facts import method_fact, quantization_fact
+from touchline.history.training_form import method_fact, quantization_fact
 from touchline.plan.local.given_lengths import read_lengths
 
 pytestmark = pytest.mark.planning

@@ -38,8 +38,8 @@ from touchline.plan.settings import collect_settings
 from touchline.plan.settings_table import RunSetting
 from touchline.report.compared import ComparedExperiments
 from touchline.report.report import Report
-from touchline.results.following import FailedJob
-from touchline.results.live_status import LiveRun
+from touchline.results.failed_jobs import FailedJob
+from touchline.results.live import LiveRun
 from touchline.results.report_inputs import ResultsAnswer
 from touchline.run.budget import Budget, read_budget, require_approval
 from touchline.run.folders import ExperimentFolder, is_experiment

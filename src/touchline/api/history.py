@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
     from touchline.history.adding import ImportSummary
     from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-    from touchline.history.index import History, Index
+    from touchline.history.index import Index
+    from touchline.history.listing import History
     from touchline.history.record import RunRecord
 
 _OF_RUNS = frozenset({"log", "table"})
@@ -164,8 +165,8 @@ def history_calibration(history_dir: Path) -> Calibration:
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
     """Yield the ids and records by name; superseded ones only with `every`."""
+    from touchline.history.history import Broken, read_record, record_path
     from touchline.history.index import load_index
-    from touchline.history.records import Broken, read_record, record_path
 
     for row in load_index(history_dir).rows(every=every):
         record = read_record(record_path(history_dir, row.id))
@@ -190,6 +191,6 @@ def history(settings: UserConfig, history_dir: Path | None = None) -> History:
     Raises:
         InputError: the history is not a folder.
     """
-    from touchline.history.index import History
+    from touchline.history.listing import History
 
     return History(history_list(settings.history_dir if history_dir is None else history_dir).rows())

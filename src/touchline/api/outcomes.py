@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.results import collecting
 from touchline.results.collect import collect_results
+from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
-from touchline.results.status_files import RunMetrics
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.planning import read_started
 
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from touchline.report.local.publishing import Published
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exporting import Export
-    from touchline.results.following import FailedJob, OutputLine
-    from touchline.results.live_status import LiveRun
+    from touchline.results.cleaning import Cleaned
+    from touchline.results.failed_jobs import FailedJob
+    from touchline.results.following import OutputLine
+    from touchline.results.live import LiveRun
     from touchline.results.report_inputs import ResultsAnswer
     from touchline.results.run_result import RunResult
-    from touchline.results.verification import Cleaned
     from touchline.statistics.conclusions import Analysis
 
 
@@ -201,7 +202,7 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
     Raises:
         InputError: there is no plan or no such run.
     """
-    from touchline.results import following as failed_jobs
+    from touchline.results import failed_jobs
     from touchline.results.watching import status
     from touchline.run.selection import no_such_run
 
@@ -296,7 +297,7 @@ def clean(
         InputError: there is no plan.
         PolicyError: runs or another command are active.
     """
-    from touchline.results.verification import clean as clean_up
+    from touchline.results.cleaning import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
 

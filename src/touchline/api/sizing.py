@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
     from touchline.data.packing.handoff import Handoff
     from touchline.data.packing.isolation import IsolationCheck
-    from touchline.history.probe import ProbeReport, SelftestReport
+    from touchline.history.probe import ProbeReport
+    from touchline.history.selftest import SelftestReport
     from touchline.plan.design.answer import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest

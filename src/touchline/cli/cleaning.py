@@ -29,7 +29,7 @@ def clean(
     from touchline.cli.progress import progress_bar
     from touchline.core.table import Column
     from touchline.core.units import format_bytes
-    from touchline.results.verification import Cleaned
+    from touchline.results.cleaning import Cleaned
 
     with progress_bar("checkpoints") as on_progress:
         found = api.clean(source, perform=delete, deep=deep, on_progress=on_progress)

@@ -264,7 +264,7 @@ def collect(source: Source, json: Json = False) -> None:
     from touchline.core.quantity import Quantity
     from touchline.core.table import Column
     from touchline.data.user_config import load_settings
-    from touchline.results.status_files import RunMetrics
+    from touchline.results.collected import RunMetrics
 
     found, notes = api.collect(source, load_settings())
     for note in notes:

@@ -11,7 +11,7 @@ from touchline.cli.output import print_object, print_output
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
-    from touchline.history.probe import NodeCheck, SelftestReport
+    from touchline.history.selftest import NodeCheck, SelftestReport
 
 COLUMNS = 80
 _VERDICT_COLUMNS = 14
@@ -22,7 +22,7 @@ def selftest(json: Annotated[bool, typer.Option("--json", help="Print JSON on st
     """Verify training, memory and speed on this machine."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.history.probe import SelftestReport
+    from touchline.history.selftest import SelftestReport
 
     with ProgressDisplay() as bars:
         report = api.selftest(on_progress=bars.update)
@@ -37,7 +37,7 @@ def selftest(json: Annotated[bool, typer.Option("--json", help="Print JSON on st
 def show_report(report: SelftestReport) -> None:
     """Print a line per check, and a summary."""
     from touchline.core.units import format_seconds, plural
-    from touchline.history.probe import Verdict
+    from touchline.history.selftest import Verdict
 
     print_output(f"touchline {report.touchline_version} on {report.machine}\n")
     for check in report.checks:

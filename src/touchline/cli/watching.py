@@ -20,7 +20,7 @@ from touchline.cli.output import print_json, print_now, print_output, print_stat
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
-    from touchline.results.live_status import LiveRun
+    from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot, Watcher
 
 
@@ -56,7 +56,7 @@ def status(
         if line:
             print_status(line)
     if json:
-        from touchline.results.live_status import LiveRun
+        from touchline.results.live import LiveRun
         from touchline.run.folders import ExperimentFolder
 
         strategy = ExperimentFolder(source).strategy().status() if is_experiment(source) else None

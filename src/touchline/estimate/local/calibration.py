@@ -18,9 +18,9 @@ from touchline.estimate.calibration import (
 )
 from touchline.estimate.local.past_runs import points_of
 from touchline.estimate.points import TimePoint
+from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
 from touchline.history.record import RunRecord
-from touchline.history.records import Broken, read_record, record_path
 
 CALIBRATION_SCHEMA_VERSION = 1
 

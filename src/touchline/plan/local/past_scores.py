@@ -11,10 +11,11 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
-from touchline.history.reading import SourcedText, read_item_scores
+from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
-from touchline.history.records import Broken, read_record, record_path
+from touchline.history.scores import read_item_scores
 from touchline.plan.power import number_of_contrasts
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
