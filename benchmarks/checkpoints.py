@@ -37,11 +37,10 @@ from tests.results.made_checkpoints import remark  # noqa: E402
 from tests.results.test_verification_corrupt import write_hf, write_torchtune  # noqa: E402
 
 from touchline.estimate.disk import adapter_tensors  # noqa: E402
+from touchline.results.checkpoint_folder import verify_folder  # noqa: E402
+from touchline.results.checkpoint_weights import BaseTensors, Expected, read_base  # noqa: E402
 from touchline.results.verification import verify_folders, verify_planned  # noqa: E402
 from touchline.results.verification_types import Verification  # noqa: E402
-from touchline.results.verifying.adapters import Expected  # noqa: E402
-from touchline.results.verifying.bases import BaseTensors, read_base  # noqa: E402
-from touchline.results.verifying.folder import verify_folder  # noqa: E402
 
 FLOOR = 1000
 TOKENIZER_BYTES = 3_522_871

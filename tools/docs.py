@@ -59,7 +59,7 @@ FORMATS = (
     Format(schema="approval", type="run.budget:Approval", what=".touchline/approval.json, what an agent may run"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
     Format(schema="doctor", type="slurm.site_facts:DoctorReport", what="what `touchline doctor --json` prints"),
-    Format(schema="selftest", type="history.selftest:SelftestReport", what="what `touchline selftest --json` prints"),
+    Format(schema="selftest", type="history.probe:SelftestReport", what="what `touchline selftest --json` prints"),
     Format(schema="placement", type="plan.placement.problem:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="lint.checked:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
@@ -123,7 +123,7 @@ FORMATS = (
         type="tools.imports.importing:ImportReport",
         what="what `touchline import --json` prints",
     ),
-    Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
+    Format(schema="clean", type="results.verification:Cleaned", what="what `touchline clean --json` prints"),
     Format(schema="compare", type="report.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
     Format(schema="export", type="report.trackers.exporting:Export", what="what `touchline export --json` prints"),
     Format(schema="publish", type="report.local.publishing:Published", what="what `touchline publish --json` prints"),
@@ -134,7 +134,7 @@ FORMATS = (
     ),
     Format(
         schema="answer-status",
-        type="results.live:LiveRun",
+        type="results.live_status:LiveRun",
         what="touchline status --json",
         answer="runs",
         many=True,
@@ -192,7 +192,7 @@ FORMATS = (
     ),
     Format(
         schema="reading",
-        type="history.reading:RunReading",
+        type="history.facts:RUN_FACTS",
         what="a line of touchline history read --json, one run found in logs",
     ),
     Format(
@@ -202,12 +202,12 @@ FORMATS = (
     ),
     Format(
         schema="collected",
-        type="results.collected:RunMetrics",
+        type="results.status_files:RunMetrics",
         what="a run as touchline collect --json gives it, and runs_status.yaml and run_metrics.yaml are made from it",
     ),
     Format(
         schema="answer-collected",
-        type="results.collected:RunMetrics",
+        type="results.status_files:RunMetrics",
         what="touchline collect --json",
         answer="collected",
         many=True,
@@ -241,6 +241,8 @@ def field_docs(kind: type) -> Mapping[str, str]:
     Raises:
         ValueError: a field has none.
     """
+    if all("doc" in field_.metadata for field_ in dataclasses.fields(kind)):  # made by `reading_form`
+        return {field_.name: field_.metadata["doc"] for field_ in dataclasses.fields(kind)}
     tree = ast.parse(inspect.getsource(kind)).body[0]
     assert isinstance(tree, ast.ClassDef)
     docs: dict[str, str] = {}
@@ -463,8 +465,46 @@ class _Documented(GenerateJsonSchema):
 
 def load(type_: str) -> Any:
     """What `module:Name` under touchline names: a dataclass, or a union of some."""
+    if type_ == "history.facts:RUN_FACTS":
+        return reading_form()
     module, name = type_.split(":")
     return getattr(importlib.import_module(f"touchline.{module}"), name)
+
+
+@functools.cache
+def reading_form() -> type:
+    """The form of a run that `history read` shows: a record's facts under their names in logs, and what proves them."""
+    from touchline.core.quantity import Measured, Missing, Quantity
+    from touchline.history.facts import RUN_FACTS
+    from touchline.history.record import Quantities, RunRecord
+
+    groups = get_type_hints(RunRecord)
+    members: dict[str, tuple[Any, str]] = {
+        "schema_version": (int, "Version of this form."),
+        "name": (str, field_docs(RunRecord)["name"]),
+        "files": (tuple[str, ...], "The files that it was read from."),
+    }
+    places = {name: fact.stored for name, fact in RUN_FACTS.items()}
+    last = list(places).index("dataset")
+    proofs = {"versions": "stack.versions", "segment_list": "course.segments", "proofs": "course.proofs"}
+    for name, place in (dict(list(places.items())[:last]) | proofs | dict(list(places.items())[last:])).items():
+        group, _, member = place.partition(".")
+        hint = get_type_hints(groups[group])[member]
+        members[name] = (Measured if hint == Quantities else hint, field_docs(groups[group])[member])
+        if name == "outcome":
+            members["segments"] = (Quantity, "Number of segments.")
+        if name == "proofs":
+            members["notes"] = (tuple[str, ...], field_docs(RunRecord)["notes"])
+    members["validation"] = (groups["validation"], field_docs(RunRecord)["validation"])
+    late = dict.fromkeys(list(places)[last:], Missing(missing="not in the log"))
+    defaults: dict[str, Any] = {"schema_version": 1, "validation": (), **late}
+    rows = [
+        (name, hint, dataclasses.field(default=defaults.get(name, dataclasses.MISSING), metadata={"doc": doc}))
+        for name, (hint, doc) in members.items()
+    ]
+    form = dataclasses.make_dataclass("RunReading", rows, kw_only=True, frozen=True)
+    form.__doc__ = "Run found in logs: the flat fields, what a record needs next to them, and the proof."
+    return form
 
 
 def schema_text(format_: Format) -> str:

@@ -20,13 +20,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from touchline.core.quantity import Missing, Quantity
+from touchline.history.facts import RUN_FACTS, read_facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.reading import RunReading, SourcedText
+from touchline.history.reading import SourcedText
+from touchline.history.record import RunRecord
 
 TOLERANCE = 0.01
 INVENTED_WEIGHT = 3
@@ -37,7 +39,7 @@ Verdict = Literal["right", "wrong", "missing", "invented", "absent"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "missing", "invented", "absent")
 """`absent`: rightly missing. It is counted, and is no part of the share of right ones."""
 
-FLAT = tuple(field.name for field in fields(RunReading))
+FLAT = (*RUN_FACTS, "segments")
 
 # ---- the index of samples: its keys, and what they are of us ---------------------------------------------------------
 
@@ -387,7 +389,7 @@ def score(index: Path, folder: Path) -> Score:
     return Score(judged=tuple(judged), runs=runs, unmapped=unmapped)
 
 
-def _judge_runs(case: str, expected: Expected, readings: Sequence[RunReading], refused: str) -> Judged:
+def _judge_runs(case: str, expected: Expected, readings: Sequence[RunRecord], refused: str) -> Judged:
     """The last run is judged; of a file of several runs, a truth that one of the others shows is shown."""
     verdicts = [judge(case, expected, reading, refused) for reading in readings] or [
         judge(case, expected, None, refused)
@@ -397,9 +399,9 @@ def _judge_runs(case: str, expected: Expected, readings: Sequence[RunReading], r
     return verdicts[-1]
 
 
-def judge(case: str, expected: Expected, reading: RunReading | None, refused: str = "") -> Judged:
+def judge(case: str, expected: Expected, reading: RunRecord | None, refused: str = "") -> Judged:
     """Hold one field of a reading against the truth."""
-    said = getattr(reading, expected.field) if reading is not None else Missing(missing=refused)
+    said = dict(read_facts(reading))[expected.field] if reading is not None else Missing(missing=refused)
     value, where = _said(said)
     truth = " or ".join("nothing" if each is None else f"{each:.10g}" if isinstance(each, float) else each
                         for each in expected.accept)  # fmt: skip

@@ -15,9 +15,8 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import Experiment as Experiment
 from touchline.experiment.plan import Plan
 from touchline.experiment.requests import CheckRequest, Cluster, OptimiseRequest
-from touchline.history.listing import History
-from touchline.history.probe import ProbeReport
-from touchline.history.selftest import SelftestReport
+from touchline.history.index import History
+from touchline.history.probe import ProbeReport, SelftestReport
 from touchline.lint.check import CheckReport
 from touchline.plan.design import DesignAnswer
 from touchline.plan.estimate_result import EstimateAnswer
@@ -26,11 +25,11 @@ from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
 from touchline.report.trackers.exporting import Export
-from touchline.results.cleaning import Cleaned
-from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
-from touchline.results.live import LiveRun
+from touchline.results.live_status import LiveRun
 from touchline.results.reproduction import Reproduction
+from touchline.results.status_files import RunMetrics
+from touchline.results.verification import Cleaned
 from touchline.run import launching
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan

@@ -23,9 +23,8 @@ from touchline.cli.experiment import clean as clean_command
 from touchline.core.errors import HostError, PolicyError
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart
-from touchline.results import cleaning
-from touchline.results.cleaning import clean
-from touchline.results.verification import verify_planned
+from touchline.results import verification as cleaning
+from touchline.results.verification import clean, verify_planned
 from touchline.run.folders import ExperimentFolder
 from touchline.run.statusfiles import identify, write_start
 

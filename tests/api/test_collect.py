@@ -14,8 +14,8 @@ from touchline.data.metrics import EndRow, MetricsRow
 from touchline.data.metrics_file import merged
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
+from touchline.history.records import contents, read_record
 from touchline.results.figures import figures_of_metrics
 from touchline.results.record_builder import work_facts
 

@@ -20,8 +20,8 @@ from touchline.core.errors import HostError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
+from touchline.history.records import contents, read_record
 from touchline.run.folders import ExperimentFolder
 from touchline.tools import probe_run as probing
 from touchline.tools.probe_run import busy_load, measure_unknown, unmeasured

@@ -24,8 +24,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results import live_status as live_module
 from touchline.results.collect import collect_results
-from touchline.results.live import LiveRun
-from touchline.results.live_status import glances, jobs_to_ask, live
+from touchline.results.live_status import LiveRun, glances, jobs_to_ask, live
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.slurm.job_view import JobView
 

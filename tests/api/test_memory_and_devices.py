@@ -28,10 +28,10 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import BatchSummary, Cohort, Plan, PlannedRun, TrainedAlone, WhyAlone
 from touchline.experiment.requests import CheckRequest
 from touchline.experiment.training import LoraConfig, TrainConfig
-from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
+from touchline.history.records import store_record
 from touchline.lint.local import planned_experiment
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.at_once import WORTH

@@ -168,12 +168,12 @@ def test_nearer_statements_count_more(place: Path) -> None:
     )
     (place / "logs" / "deep" / "touchline-facts.yaml").write_text("gpu: L40S\n")
     found = {item.reading.name: item.reading for item in api.history_read([place / "logs"])}  # type: ignore[union-attr]
-    assert {name: (r.gpu.value, r.lora_rank.value) for name, r in found.items()} == {  # type: ignore[union-attr]
+    assert {name: (r.machine.gpu.value, r.training.rank.value) for name, r in found.items()} == {  # type: ignore[union-attr]
         "night_21": ("H100", 16),
         "day_3": ("L40S", 8),
     }
     (item,) = api.history_read([place / "logs" / "night_21.out"], facts={"rank": "32"})
-    assert item.reading.lora_rank.value == 32  # type: ignore[union-attr]
+    assert item.reading.training.rank.value == 32  # type: ignore[union-attr]
     (place / "history").mkdir()
     (place / "history" / "touchline-facts.yaml").write_text("gpu: T4\nprecision: fp16\n")
     machines = [(record.machine.gpu, record.training.base_dtype) for record in added(place)]

@@ -25,7 +25,7 @@ from touchline.core.errors import InputError
 from touchline.core.status import JobState, RunStatus
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.results.live import LiveRun
+from touchline.results.live_status import LiveRun
 from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job

@@ -12,7 +12,7 @@ from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import StepRow
 from touchline.experiment.runs import RunKind
 from touchline.lint.checked import FindingRow
-from touchline.results.live import LiveRun
+from touchline.results.live_status import LiveRun
 from touchline.results.watching import Snapshot
 from touchline.slurm.job_view import JobView
 

@@ -33,7 +33,7 @@ from touchline.estimate.terms import TERMS, amounts
 from touchline.estimate.what_if import what_ifs
 from touchline.estimate.work import StepWork
 from touchline.experiment.training import LoraConfig, TrainConfig
-from touchline.history.training_form import method_fact, quantization_fact
+from touchline.history.facts import method_fact, quantization_fact
 from touchline.plan.local.lengths import read_lengths
 
 pytestmark = pytest.mark.planning

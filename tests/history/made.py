@@ -1,38 +1,35 @@
 """Readings and records for the tests of the history, every field of them filled or missing as a test wants."""
 
 import hashlib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hypothesis import strategies as st
 
-from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.reading import EvidenceLine, OptionalText, Outcome, RunReading, Segment, SourcedText
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import Outcome
+from touchline.history.facts import RUN_FACTS, record_from
+from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText, ValidationPoint
 from touchline.history.record import RunRecord, SourceFile
-from touchline.history.record_versions import growth
-from touchline.history.records import record_of
-from touchline.history.scores import ValidationPoint
+from touchline.history.records import growth, record_of
 
-_HINTS = get_type_hints(RunReading)
+_HINTS = get_type_hints(RunRecord)
 
 
-def make_reading(name: str = "night_shift", **changes: object) -> RunReading:
-    """A reading in which everything is missing but the outcome and what is given."""
-    values: dict[str, Any] = {
-        field: Missing(missing="no line says it") for field, hint in _HINTS.items() if hint in (Measured, OptionalText)
-    }
-    values |= {
-        "name": name,
-        "files": (f"{name}.log",),
-        "outcome": SourcedText(value="completed", where=f"{name}.log:9"),
-        "segments": Quantity(value=1, unit="1"),
-        "versions": (),
-        "segment_list": (),
-        "proofs": (),
-        "notes": (),
-    }
-    return RunReading(**(values | changes))
+def _hint(name: str) -> object:
+    group, _, member = RUN_FACTS[name].stored.partition(".")
+    return get_type_hints(_HINTS[group])[member]
+
+
+WORDS_OF_A_RUN = frozenset(name for name in RUN_FACTS if _hint(name) in (OptionalText, SourcedText))
+
+
+def make_reading(name: str = "night_shift", **changes: Any) -> RunRecord:
+    """A run that was read, in which everything is missing but the outcome and what is given."""
+    known: dict[str, Any] = dict.fromkeys(RUN_FACTS, Missing(missing="no line says it"))
+    known |= {"outcome": SourcedText(value="completed", where=f"{name}.log:9")}
+    known |= {"versions": (), "segment_list": (), "proofs": (), "notes": (), "validation": ()} | changes
+    return record_from(name, known, notes=known.pop("notes"), validation=known.pop("validation"))
 
 
 def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **more: Any) -> Quantity:
@@ -71,21 +68,14 @@ QUANTITIES = st.builds(
 )
 MISSING = st.builds(Missing, missing=TEXT)
 WORDS = st.builds(SourcedText, value=TEXT, where=_OPTIONAL, method=_OPTIONAL)
-_BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
-    Measured: st.one_of(QUANTITIES, MISSING),
-    OptionalText: st.one_of(WORDS, MISSING),
-    SourcedText: WORDS,
-    Quantity: QUANTITIES.filter(lambda quantity: quantity.value == quantity.value),
-    int: st.just(1),
-    str: TEXT,
-    tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
-    tuple[EvidenceLine, ...]: st.lists(st.builds(EvidenceLine, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(
-        tuple
-    ),
-    tuple[ValidationPoint, ...]: st.lists(
+_NUMBERS = st.one_of(QUANTITIES, MISSING)
+_LISTS: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("versions", "notes"), st.lists(TEXT, max_size=3).map(tuple)),
+    "proofs": st.lists(st.builds(EvidenceLine, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(tuple),
+    "validation": st.lists(
         st.builds(ValidationPoint, step=st.integers(0, 99), loss=st.one_of(st.none(), st.floats(0, 9))), max_size=3
     ).map(tuple),
-    tuple[Segment, ...]: st.lists(
+    "segment_list": st.lists(
         st.builds(
             Segment,
             where=TEXT,
@@ -97,7 +87,17 @@ _BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
         max_size=2,
     ).map(tuple),
 }
-READINGS = st.builds(RunReading, **{field.name: _BY_HINT[_HINTS[field.name]] for field in fields(RunReading)})
+READINGS = st.builds(
+    make_reading,
+    TEXT,
+    **{
+        name: st.one_of(WORDS, MISSING) if name in WORDS_OF_A_RUN else _NUMBERS
+        for name in RUN_FACTS
+        if name != "outcome"
+    },
+    outcome=WORDS,
+    **_LISTS,
+)
 """Readings of every kind, also ones that no log would give."""
 
 

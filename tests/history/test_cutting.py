@@ -8,22 +8,23 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from tests.cases import parametrize
-from tests.history.made import make_reading, number
+from tests.history.made import WORDS_OF_A_RUN, make_reading, number
 from tests.tiers import examples
 
 from tools import score_logs
 from tools.score_logs import Expected, Verdict, cases, judge, score, table
 from touchline.core.quantity import Missing, Quantity
+from touchline.history.facts import RUN_FACTS, Fact, read_facts
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.grouping import FileGroup, group_files, key_of, role_of
-from touchline.history.reading import RunReading, SourcedText
+from touchline.history.reading import SourcedText
 from touchline.history.run_view import GUESS
 
 pytestmark = pytest.mark.planning
@@ -37,7 +38,7 @@ SETTINGS = {
     *("mean_tokens", "longest_tokens"),
 }
 """Numbers that do not grow while a run goes on: the cut file says the same, or nothing."""
-NUMBERS = {field.name for field in fields(RunReading) if "Measured" in str(field.type)}
+NUMBERS = RUN_FACTS.keys() - WORDS_OF_A_RUN
 COURSE = NUMBERS - SETTINGS - {"steps_done"}
 """Numbers of how far the run has come: they may differ as long as it had come less far, or when said later."""
 
@@ -76,11 +77,11 @@ def cuts(draw: st.DrawFn) -> Cut:
 
 
 @functools.cache
-def whole(group: FileGroup) -> tuple[RunReading, ...]:
+def whole(group: FileGroup) -> tuple[dict[str, Fact], ...]:
     return readings(Cut(group=group, file=group.files[0], size=group.files[0].stat().st_size))
 
 
-def readings(cut: Cut) -> tuple[RunReading, ...]:
+def readings(cut: Cut) -> tuple[dict[str, Fact], ...]:
     """What the files of a run say, one of them cut off, in a folder of their own."""
     with tempfile.TemporaryDirectory() as folder:
         for file in cut.group.files:
@@ -88,11 +89,13 @@ def readings(cut: Cut) -> tuple[RunReading, ...]:
             shutil.copyfile(file, copy)
             if file == cut.file:
                 copy.write_bytes(copy.read_bytes()[: cut.size])
-        return tuple(found.reading for found in find_runs([Path(folder)]) if isinstance(found, LoggedRun))
+        return tuple(
+            dict(read_facts(found.reading)) for found in find_runs([Path(folder)]) if isinstance(found, LoggedRun)
+        )
 
 
-def value(reading: RunReading, field: str) -> float | None:
-    said = getattr(reading, field)
+def value(reading: dict[str, Fact], field: str) -> float | None:
+    said = reading[field]
     return said.value if isinstance(said, Quantity) else None
 
 
@@ -103,9 +106,9 @@ def same(one: float | None, other: float | None) -> bool:
     return math.isclose(one, other, rel_tol=0.005) or (math.isnan(one) and math.isnan(other))
 
 
-def told_later(whole_reading: RunReading, field: str, cut: Cut) -> bool:
+def told_later(whole_reading: dict[str, Fact], field: str, cut: Cut) -> bool:
     """Whether the uncut files say that number at a line that is cut off, or half cut off."""
-    said = getattr(whole_reading, field)
+    said = whole_reading[field]
     found = re.match(r"(.+):(\d+)(?:-(\d+))?", said.where or "") if isinstance(said, Quantity) else None
     if found is None or found[1] != cut.file.name:
         return found is None
@@ -113,24 +116,24 @@ def told_later(whole_reading: RunReading, field: str, cut: Cut) -> bool:
     return int(found[3] or found[2]) >= min(len(left), cut.file.read_bytes()[: cut.size].count(b"\n") + 1)
 
 
-def measured_otherwise(full: RunReading, part: RunReading, field: str) -> bool:
+def measured_otherwise(full: dict[str, Fact], part: dict[str, Fact], field: str) -> bool:
     """Whether the two numbers say of themselves that they are not the same measure: with evaluations, or without."""
-    one, other = getattr(full, field), getattr(part, field)
+    one, other = full[field], part[field]
     return isinstance(one, Quantity) and isinstance(other, Quantity) and one.method != other.method
 
 
-def contradictions(full: RunReading, part: RunReading, cut: Cut) -> list[str]:
+def contradictions(full: dict[str, Fact], part: dict[str, Fact], cut: Cut) -> list[str]:
     """Numbers of the cut files that the uncut ones contradict."""
     found = []
-    fewer_attempts = part.segments.value < full.segments.value
-    if part.segments.value > full.segments.value:
-        found.append(f"segments: {part.segments.value} of {full.segments.value}")
+    fewer_attempts = part["segments"].value < full["segments"].value
+    if part["segments"].value > full["segments"].value:
+        found.append(f"segments: {part['segments'].value} of {full['segments'].value}")
     done, done_in_all = value(part, "steps_done"), value(full, "steps_done")
     if done is not None and done_in_all is not None and not fewer_attempts and done > done_in_all:
         found.append(f"steps_done: {done} of {done_in_all}")
     for field in SETTINGS:
         # An attempt with other settings may follow in the part that is cut off, and a line that replaces a guess.
-        if value(part, field) is None or fewer_attempts or getattr(part, field).method == GUESS:
+        if value(part, field) is None or fewer_attempts or part[field].method == GUESS:
             continue
         if not same(value(part, field), value(full, field)):
             found.append(f"{field}: {value(part, field)}, not {value(full, field)}")
@@ -170,9 +173,9 @@ def test_the_comparison_finds_what_is_contradicted() -> None:
     assert SETTINGS < NUMBERS
     assert contradictions(full, full, cut) == []
     for field, amount in (("steps_total", 1), ("steps_done", 1e9), ("segments", 99)):
-        assert contradictions(full, replace(full, **{field: Quantity(value=amount, unit="1")}), cut)
+        assert contradictions(full, full | {field: Quantity(value=amount, unit="1")}, cut)
     for field in ("steps_total", "steps_done"):
-        assert not contradictions(full, replace(full, **{field: Missing(missing="cut off")}), cut)
+        assert not contradictions(full, full | {field: Missing(missing="cut off")}, cut)
 
 
 SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")
@@ -219,7 +222,6 @@ def verdicts(folder: Path, truth: Mapping[str, object]) -> dict[str, Verdict]:
 
 
 def test_the_scorer_tells_right_wrong_missing_and_invented_apart(tmp_path: Path) -> None:
-    """A truth may be one value, several, a wide one, or nothing."""
     truths: dict[str, tuple[object, Verdict]] = {
         "total_examples": (640, "right"),
         "steps_total": (81, "wrong"),
@@ -264,7 +266,6 @@ def test_an_invented_number_weighs_as_three_misses() -> None:
     ("last_loss", 0.0, 0.004, "wrong"),
 )
 def test_what_is_near_enough(field: str, truth: float | str, ours: float | str, verdict: Verdict) -> None:
-    """A model's name that holds the other, and a number within one per cent."""
     fact = SourcedText(value=ours) if isinstance(ours, str) else number(ours)
     assert judge("dawn.log", Expected(field=field, accept=(truth,)), make_reading(**{field: fact})).verdict == verdict
 

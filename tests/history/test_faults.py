@@ -6,8 +6,8 @@ import pytest
 from tests.history.sound import is_offered, read_lines
 
 from touchline.core.observation import Event, Sign
-from touchline.history.failures.reader import Faults
-from touchline.history.failures.tracebacks import during_of
+from touchline.history.faults import Faults
+from touchline.history.tracebacks import during_of
 
 pytestmark = pytest.mark.planning
 

@@ -19,10 +19,18 @@ from touchline.history import adding, index
 from touchline.history.adding import add_groups
 from touchline.history.files import LoggedRun, SkippedFile
 from touchline.history.grouping import FileGroup
-from touchline.history.history import Broken, contents, read_record, record_id, record_path, store_record
 from touchline.history.index import find_record, load_index
 from touchline.history.record import RunRecord
-from touchline.history.records import record_of, to_json
+from touchline.history.records import (
+    Broken,
+    contents,
+    read_record,
+    record_id,
+    record_of,
+    record_path,
+    store_record,
+    to_json,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -81,7 +89,6 @@ def opened() -> Iterator[list[str]]:
 
 
 def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_path: Path) -> None:
-    """Twice the same is one file, which is not touched again."""
     record = make_record()
     path = store_record(tmp_path / "new" / "history", record)
     before = path.stat()
@@ -97,7 +104,7 @@ def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_pat
 WRITER = """\
 import sys
 from pathlib import Path
-from touchline.history.history import store_record
+from touchline.history.records import store_record
 from touchline.history.index import load_index
 from touchline.history.records import from_json
 history, *sources = map(Path, sys.argv[1:])
@@ -108,7 +115,6 @@ for source in sources:
 
 
 def test_two_writers_at_once_both_survive(tmp_path: Path) -> None:
-    """Processes with records of their own and shared ones: every record is there, whole, and no other file."""
     for number_ in range(30):
         write_log(tmp_path / "in", f"{number_}.json", to_json(make_record(f"run_{number_}")))
     files = sorted((tmp_path / "in").iterdir())
@@ -123,7 +129,6 @@ def test_two_writers_at_once_both_survive(tmp_path: Path) -> None:
 
 
 def test_two_histories_merge_by_copying(tmp_path: Path) -> None:
-    """As rsync does: files that are there already are equal, and an index of one side is put right by itself."""
     for name in ("a", "b"):
         store_record(tmp_path / "one", make_record(name))
     for name in ("b", "c"):
@@ -136,7 +141,6 @@ def test_two_histories_merge_by_copying(tmp_path: Path) -> None:
 
 
 def test_the_history_must_be_a_folder(tmp_path: Path) -> None:
-    """A file in its place is said, not overwritten."""
     (tmp_path / "history").write_text("mine")
     for call in (lambda: store_record(tmp_path / "history", make_record()), lambda: load_index(tmp_path / "history")):
         with pytest.raises(InputError, match="history"):
@@ -145,8 +149,6 @@ def test_the_history_must_be_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group's shared history on a read-only mount: only its index is not brought up to date."""
-
     def refuse(path: Path, content: str | bytes) -> None:
         raise HostError(f"no permission to write file {str(path)!r}")
 
@@ -162,7 +164,6 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
 
 
 def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> None:
-    """Broken, foreign, half-copied, later versions, folders and leftovers of a kill: named or ignored, never fatal."""
     good = store_record(tmp_path, make_record("good"))
     half = store_record(tmp_path, make_record("half"))
     half.write_bytes(half.read_bytes()[:-20])
@@ -203,7 +204,6 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     None,
 )
 def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, content: bytes | None) -> None:
-    """Lost, broken, of another version, or after a merge with conflicts: the lists are the same."""
     for name in ("a", "b", "c"):
         store_record(tmp_path, make_record(name, f"{name}\n".encode()))
     store_record(tmp_path, make_record("c", b"c\nand more\n"))
@@ -219,7 +219,6 @@ def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, 
 
 
 def test_an_index_follows_records_that_come_and_go(tmp_path: Path) -> None:
-    """And an up-to-date one is neither written nor are records opened for it."""
     first, second = (store_record(tmp_path, make_record(name)) for name in ("a", "b"))
     assert names(tmp_path) == ["a", "b"]
     before = (tmp_path / "index.jsonl").stat().st_ino
@@ -236,7 +235,6 @@ def test_an_index_follows_records_that_come_and_go(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_grown_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
-    """In whatever order and on whatever machine the two were added; the older record stays in the folder."""
     texts = [b"begin\nstep 1\n", b"begin\nstep 1\nstep 2\nste", b"begin\nstep 1\nstep 2\nstep 3\n"]
     records = [make_record("a", text, steps_done=number(n)) for n, text in enumerate(texts, 1)]
     for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
@@ -258,7 +256,6 @@ def test_runs_that_only_begin_alike_stay_two(tmp_path: Path) -> None:
 
 
 def test_later_readers_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
-    """Of the same log; also when they find other runs in it. A longer log that earlier readers read counts more."""
     store_record(tmp_path, make_record("a", b"x\n", 0))
     store_record(tmp_path, make_record("a", b"x\n", 1))
     newer = make_record("a", b"x\n", 0, version=2)
@@ -299,7 +296,6 @@ def test_logs_of_one_name_are_compared_with_neighbours_only(tmp_path: Path, monk
 
 
 def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path) -> None:
-    """A name means the record that counts; an id means any."""
     old, new = make_record("night_shift", b"x\n"), make_record("night_shift", b"x\ny\n")
     for record in (old, new):
         store_record(tmp_path, record)
@@ -310,7 +306,6 @@ def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path
 
 
 def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
-    """And several with one name are told apart by their ids."""
     store_record(tmp_path, make_record("night_shift"))
     for content in (b"x\n", b"y\n"):
         store_record(tmp_path, make_record("twin", content))
@@ -329,7 +324,6 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
 
 
 def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
-    """Once read, twice skipped; a file that changes is read again, and its run is replaced."""
     history = tmp_path / "h"
     a = write_log(tmp_path, "a.log", b"run\n")
     b = write_log(tmp_path, "b.log", b"nothing\n")
@@ -353,7 +347,6 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
 
 
 def test_the_places_that_are_told_lead_to_the_files(tmp_path: Path) -> None:
-    """The table names whole paths, the record does not."""
     log = write_log(tmp_path / "alice", "a.log", b"run\n")
     (item,) = add_groups(tmp_path / "h", groups_of(log), read_lines).learned
     assert item.seconds_per_step.where == f"{log}:2"
@@ -362,7 +355,6 @@ def test_the_places_that_are_told_lead_to_the_files(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    """It shows the ids that would be there."""
     log = write_log(tmp_path, "a.log", b"run\n")
     dry = add_groups(tmp_path / "h", groups_of(log), read_lines, dry_run=True)
     assert not (tmp_path / "h").exists()
@@ -388,7 +380,6 @@ def test_unchanged_files_are_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"form": 99}', b"[" * 100_000, None])
 def test_the_list_of_known_files_may_be_lost(tmp_path: Path, content: bytes | None) -> None:
-    """Files are read again, and give the records that are there."""
     log = write_log(tmp_path, "a.log", b"run\n")
     add_groups(tmp_path / "h", groups_of(log), read_lines)
     if content is None:
@@ -401,7 +392,6 @@ def test_the_list_of_known_files_may_be_lost(tmp_path: Path, content: bytes | No
 
 
 def test_changed_readers_and_lost_records_make_files_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unchanged is only what would give what is there."""
     log = write_log(tmp_path, "a.log", b"run\n")
     (item,) = add_groups(tmp_path / "h", groups_of(log), read_lines).learned
     record_path(tmp_path / "h", item.id).unlink()
@@ -414,7 +404,6 @@ def test_changed_readers_and_lost_records_make_files_new(tmp_path: Path, monkeyp
 def test_ctrl_c_or_full_disk_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
-    """What was read before it is in the history, in its index and in the list of known files."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n" + name.encode()) for name in "abc"]
     real = adding.store_record
 
@@ -434,7 +423,6 @@ def test_ctrl_c_or_full_disk_lose_nothing(
 
 
 def test_a_log_that_grows_while_it_is_read_is_read_again(tmp_path: Path) -> None:
-    """It is in the history as it was, and not known as unchanged."""
     log = write_log(tmp_path, "a.log", b"run\n")
 
     def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:
@@ -448,7 +436,6 @@ def test_a_log_that_grows_while_it_is_read_is_read_again(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> None:
-    """A cluster's purge may come at any time; the others are added."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n") for name in "ab"]
 
     def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:

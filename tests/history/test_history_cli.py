@@ -15,12 +15,13 @@ from tests.history.made import make_reading, number, write_log
 from tests.history.made_torchtune import write_torchtune_log
 from tests.tiny_model import build_tiny_model, write_tiny_words
 
+from tools.docs import reading_form
 from touchline.data.user_config import UserConfig
 from touchline.estimate.local.past_runs import past_runs
 from touchline.history import files
 from touchline.history.files import LoggedRun, SkippedFile
 from touchline.history.grouping import FileGroup
-from touchline.history.reading import EvidenceLine, RunReading, SourcedText
+from touchline.history.reading import EvidenceLine, SourcedText
 from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
@@ -38,7 +39,6 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
         LoggedRun(
             reading=make_reading(
                 group.key if len(lines) == 1 else f"{group.key}#{place}",
-                files=tuple(file.name for file in group.files),
                 trainer=SourcedText(value="trl", where=f"{log.name}:1"),
                 model=SourcedText(value=line.removeprefix("run "), where=f"{log.name}:{place}"),
                 steps_done=number(60, "1", f"{log.name}:{place}"),
@@ -51,6 +51,7 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
                 notes=("3 lines were cut",),
             ),
             sources=group.files,
+            files=tuple(file.name for file in group.files),
         )
         for place, line in enumerate(lines, 1)
     ]
@@ -75,10 +76,9 @@ def logs(tmp_path: Path) -> Path:
 
 
 def test_read_gives_one_object_a_run_and_line(call: Call, logs: Path, tmp_path: Path) -> None:
-    """Strictly of the form that the schema tells; what is no run is talk; nothing is stored."""
     code, told, talk = call("read", logs, "--json")
     lines = told.splitlines()
-    readings = [TypeAdapter(RunReading).validate_json(line, strict=True, extra="forbid") for line in lines]
+    readings = [TypeAdapter(reading_form()).validate_json(line, strict=True, extra="forbid") for line in lines]
     assert code == 0
     assert [reading.name for reading in readings] == ["night_shift", "pair#1", "pair#2"]
     first = json.loads(lines[0])
@@ -97,7 +97,6 @@ def test_read_gives_one_object_a_run_and_line(call: Call, logs: Path, tmp_path: 
 
 
 def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
-    """And folds what is missing into a line a reason, or shows it in full when asked to."""
     code, told, _ = call("read", logs / "night_shift.log")
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in told.splitlines() if line}
     assert (code, rows["seconds_per_step"]) == (0, "0.75 s (median, 60 bars) night_shift.log:7")
@@ -114,7 +113,6 @@ def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["read", "add"])
 def test_paths_that_are_not_there_are_all_named(call: Call, logs: Path, tmp_path: Path, verb: str) -> None:
-    """Before anything is read: exit code 2, and what to type."""
     code, told, talk = call(verb, logs, tmp_path / "nowhere.log", tmp_path / "it's gone")
     assert (code, told) == (2, "")
     assert "nowhere.log" in talk
@@ -125,7 +123,6 @@ def test_paths_that_are_not_there_are_all_named(call: Call, logs: Path, tmp_path
 
 
 def test_names_with_any_byte_are_shown(call: Call, tmp_path: Path) -> None:
-    """Not UTF-8, escape sequences, newlines: no terminal is touched, no output breaks."""
     for name in (b"caf\xe9.log", b"red\x1b[31m.log", b"two\nlines.log"):
         Path(tmp_path / "odd" / name.decode("utf-8", "surrogateescape")).parent.mkdir(exist_ok=True)
         Path(tmp_path / "odd" / name.decode("utf-8", "surrogateescape")).write_text("run m\n")
@@ -144,7 +141,6 @@ def test_names_with_any_byte_are_shown(call: Call, tmp_path: Path) -> None:
 
 
 def test_add_tells_what_was_learned_refused_and_skipped(call: Call, logs: Path) -> None:
-    """With the places of the key numbers by whole path, so that they can be followed."""
     code, told, talk = call("add", logs)
     assert code == 0
     row = next(line for line in told.splitlines() if line.startswith("night_shift"))
@@ -164,7 +160,6 @@ def test_add_tells_what_was_learned_refused_and_skipped(call: Call, logs: Path) 
 
 
 def test_add_writes_where_it_is_told_and_nothing_when_it_is_dry(call: Call, logs: Path, tmp_path: Path) -> None:
-    """`--history` goes before the settings."""
     code, told, _ = call("add", logs, "--dry-run")
     assert code == 0
     assert "would learn" in told
@@ -175,7 +170,6 @@ def test_add_writes_where_it_is_told_and_nothing_when_it_is_dry(call: Call, logs
 
 
 def test_add_of_nothing_has_exit_code_1(call: Call, logs: Path, tmp_path: Path) -> None:
-    """A script notices; and a history that is a file is said."""
     assert call("add", logs / "poem.txt")[0] == 1
     for arguments in (["read", logs / "poem.txt"], ["read", logs / "poem.txt", "--json"]):
         code, told, talk = call(*arguments)
@@ -188,7 +182,6 @@ def test_add_of_nothing_has_exit_code_1(call: Call, logs: Path, tmp_path: Path) 
 
 
 def test_an_empty_history_says_what_to_type(call: Call, tmp_path: Path) -> None:
-    """And makes no folder."""
     code, told, talk = call("list")
     assert (code, told) == (0, "")
     assert "touchline history import" in talk
@@ -198,7 +191,6 @@ def test_an_empty_history_says_what_to_type(call: Call, tmp_path: Path) -> None:
 
 
 def test_list_shows_the_runs_that_count(call: Call, logs: Path) -> None:
-    """A log that has grown replaces what it was; --all shows both."""
     call("add", logs / "night_shift.log")
     with (logs / "night_shift.log").open("a") as stream:
         stream.write("step 2\n")
@@ -216,7 +208,6 @@ def test_list_shows_the_runs_that_count(call: Call, logs: Path) -> None:
 
 
 def test_show_by_name_and_by_id(call: Call, logs: Path) -> None:
-    """Every fact with its place, the sources with their hashes, what makes it comparable."""
     call("add", logs)
     (row,) = [row for row in json.loads(call("list", "--json")[1])["history"] if row["name"] == "night_shift"]
     code, told, _ = call("show", "night_shift")
@@ -232,7 +223,6 @@ def test_show_by_name_and_by_id(call: Call, logs: Path) -> None:
 
 
 def test_export_as_a_table_and_as_whole_records(call: Call, logs: Path, tmp_path: Path) -> None:
-    """A column a fact with its unit and place; text that a spreadsheet would run begins with a quote."""
     write_log(logs, "sly.log", b"run =cmd()\n")
     call("add", logs)
     code, told, _ = call("export")
@@ -255,7 +245,6 @@ def test_export_as_a_table_and_as_whole_records(call: Call, logs: Path, tmp_path
 
 
 def test_rebuild_counts_and_names_what_is_broken(call: Call, logs: Path, tmp_path: Path) -> None:
-    """And list goes on without it."""
     call("add", logs)
     broken = next((tmp_path / "history" / "records").rglob("*.json"))
     broken.write_text("{")
@@ -359,7 +348,6 @@ def hints(err: str) -> list[str]:
 
 @pytest.mark.parametrize("stated", [(), ("--gpu", "A100-80GB"), ("--fact", "attention=sdpa")])
 def test_the_command_that_is_printed_ends_the_matter(tmp_path: Path, call_once: Call, stated: tuple[str, ...]) -> None:
-    """What was stated before is in it, and the dataset is named by the path that it has here."""
     tokenizers(tmp_path)
     old = logs_once(tmp_path, Path("/scratch/data/words_8L.json"))
     (tmp_path / "data").mkdir()
@@ -376,7 +364,6 @@ def test_the_command_that_is_printed_ends_the_matter(tmp_path: Path, call_once: 
 
 
 def test_datasets_of_several_runs_are_asked_for_apart(tmp_path: Path, call_once: Call) -> None:
-    """One option would state one dataset for the logs of all."""
     tokenizers(tmp_path)
     for name, size in (("words_5L.json", "1B"), ("words_9L.json", "3B")):
         write_tiny_words(tmp_path / name, 64, 8, 8)
@@ -414,7 +401,6 @@ def test_a_trainers_word_for_a_model_that_is_not_here_names_what_to_download(tmp
 
 
 def test_a_broken_record_is_counted_among_the_past_runs(tmp_path: Path, call_once: Call) -> None:
-    """Also one that was broken after its line in the index."""
     tokenizers(tmp_path)
     data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
     assert call_once("import", str(logs_once(tmp_path, data)), "--gpu", "A100-80GB")[0] == 0

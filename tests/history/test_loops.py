@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from touchline.backends.logtext.parts import read_row
 from touchline.backends.logtext.vocabulary import Concept, Split, meaning_of
 from touchline.core.observation import Event, Observation, Sign
-from touchline.history.loops.facts import duration
-from touchline.history.loops.reader import TrainingLines
-from touchline.history.loops.rows import StepCounter
+from touchline.history.loop_facts import duration
+from touchline.history.loop_lines import TrainingLines
+from touchline.history.loop_rows import StepCounter
 from touchline.history.scan import clean
 
 pytestmark = pytest.mark.planning

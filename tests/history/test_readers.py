@@ -8,7 +8,6 @@ import gzip
 import json
 import shutil
 import tracemalloc
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from tests.history.test_loops import read
 
 from touchline.core.observation import Observation, Sign, SignKind, Stamp
 from touchline.core.quantity import Missing, Quantity
+from touchline.history.facts import fact_of, read_facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.lines import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 from touchline.history.readers import PackingLines, WandbLines, read_metadata, read_summary
-from touchline.history.reading import RunReading, SourcedText
+from touchline.history.reading import SourcedText
+from touchline.history.record import RunRecord
 from touchline.history.run_view import GUESS
+from touchline.history.scan import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 
 pytestmark = pytest.mark.planning
 
@@ -110,7 +111,6 @@ def test_what_says_nothing_of_wandb(text: str) -> None:
 
 
 def test_the_documents_of_wandb() -> None:
-    """Values as they were logged; the machine's devices are a guess."""
     summary = read_summary("wandb-summary.json", json.loads(fixture("wandb/wandb-summary.json")))
     seen = {each.name: (each.value, each.aggregation) for each in summary or () if isinstance(each, Observation)}
     assert seen == {
@@ -248,21 +248,20 @@ TABLE = Path(__file__).parent / "readings.txt"
 LOGS = sorted(path for path in FIXTURES.rglob("*") if path.suffix in (".out", ".err", ".log", ".txt", ".jsonl"))
 
 
-def said(reading: RunReading, file: str) -> str:
+def said(reading: RunRecord, file: str) -> str:
     """The known facts of a reading: `name=value unit kind @place`, a guess with a tilde; parted by semicolons."""
     facts: list[str] = []
-    for field in fields(reading):
-        fact = getattr(reading, field.name)
+    for field, fact in read_facts(reading):
         if not isinstance(fact, Quantity | SourcedText):
             continue
         value = f"{fact.value:.10g}" if isinstance(fact, Quantity) else fact.value
         kinds = (
             (fact.unit, fact.phase, fact.kind, fact.token_unit, fact.aggregation) if isinstance(fact, Quantity) else ()
         )
-        words = [f"{field.name}={value}", *(word for word in kinds if word and word != "1")]
+        words = [f"{field}={value}", *(word for word in kinds if word and word != "1")]
         place = (fact.where or "").removeprefix(file)
         facts.append(" ".join([*words, *([f"@{place}"] if place else []), *(["~"] if fact.method == GUESS else [])]))
-    return "; ".join([*facts, *reading.versions])
+    return "; ".join([*facts, *reading.stack.versions])
 
 
 def readings(path: Path, folder: Path) -> list[str]:
@@ -283,14 +282,14 @@ def test_the_table_has_no_other_lines() -> None:
     assert [line for line in TABLE.read_text(encoding="utf-8").splitlines() if not line.startswith(names)] == []
 
 
-def read_tables(*paths: Path) -> RunReading:
+def read_tables(*paths: Path) -> RunRecord:
     (found,) = find_runs(paths)
     assert isinstance(found, LoggedRun), found
     return found.reading
 
 
-def values(reading: RunReading, *names: str) -> list[Any]:
-    return [None if isinstance(fact := getattr(reading, name), Missing) else fact.value for name in names]
+def values(reading: RunRecord, *names: str) -> list[Any]:
+    return [None if isinstance(fact := fact_of(reading, name), Missing) else fact.value for name in names]
 
 
 def test_a_table_of_metrics_is_read(tmp_path: Path) -> None:

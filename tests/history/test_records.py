@@ -8,19 +8,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.cases import parametrize
-from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
+from tests.history.made import READINGS, TEXT, WORDS_OF_A_RUN, make_reading, make_record, make_source, number
 from tests.history.sound import assert_sound
 
 from touchline.core.errors import InputError
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing
+from touchline.core.status import Outcome
 from touchline.data.metrics_file import read_metrics_file
 from touchline.history import records as stored
-from touchline.history.flat import facts, known
+from touchline.history.facts import RUN_FACTS, facts, known
 from touchline.history.own_metrics import own_events
-from touchline.history.reading import EvidenceLine, Outcome, RunReading, Segment, SourcedText
-from touchline.history.record import RECORD_SCHEMA_VERSION
-from touchline.history.record_versions import growth
+from touchline.history.reading import EvidenceLine, Segment, SourcedText
+from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord
+from touchline.history.records import growth
 
 pytestmark = pytest.mark.planning
 
@@ -41,7 +42,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @given(READINGS)
-def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
+def test_a_record_goes_through_json_and_back(reading: RunRecord) -> None:
     """Whatever a reading holds: the bytes read back as the same record, strictly, and that gives the same bytes."""
     record = stored.record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
     data = stored.to_json(record)
@@ -52,8 +53,6 @@ def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
 
 
 def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
-    """The folder, the order of the files and the caller's way of naming them are not in a record."""
-
     def of(folder: str, order: int) -> str:
         files = {f"{folder}/a.out": make_source(b"out\n", "a.out"), f"{folder}/a.err": make_source(b"err\n", "a.err")}
         reading = make_reading(
@@ -79,7 +78,6 @@ def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
 
 
 def test_numbers_that_are_none_become_missing() -> None:
-    """JSON has no nan, and a record no figure that nobody can use."""
     record = make_record(last_loss=number(float("nan")), train_seconds=number(float("inf"), "s"))
     assert isinstance(record.losses.last, Missing)
     assert isinstance(record.costs.train_seconds, Missing)
@@ -96,13 +94,11 @@ def test_numbers_that_are_none_become_missing() -> None:
     (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
 )
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
-    """In a few words, and never with another exception."""
     with pytest.raises(InputError, match=reason):
         stored.from_json(data)
 
 
 def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
-    """Strictly: nothing is coerced, nothing is dropped in silence."""
     good = json.loads(stored.to_json(make_record(last_loss=number(2))))
     for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
         with pytest.raises(InputError):
@@ -110,7 +106,6 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
 
 
 def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
-    """The last part of a path tells what was meant; addresses, ratios and ids stay."""
     for text, clean in [
         ("saved to /home/alice/out/model", "saved to …/model"),
         ("mv: '/scratch/alice/a b/x' and 'y' are the same file", "mv: '…/x' and 'y' are the same file"),
@@ -131,13 +126,11 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
 @example("/a/b//c/d")
 @example("'/a/b'/c/d")
 def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
-    """A record that is stored again keeps its id."""
     once = stored.redact_paths(text)
     assert stored.redact_paths(once) == once
 
 
 def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
-    """Wherever a log has printed it."""
     told = "failed: /home/alice/run/a.py with token hf_abcdefghijklmnopqrstuv"
     record = make_record(
         model=SourcedText(value="/home/alice/models/Tiny-1B", where="/home/alice/a.log:1"),
@@ -154,7 +147,6 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
 
 
 def test_a_model_is_called_by_its_name() -> None:
-    """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
     for said, kept in [
         ("acme/Tiny-1B-Instruct", "acme/Tiny-1B-Instruct"),
         ("Tiny-1B", "Tiny-1B"),
@@ -178,7 +170,6 @@ def test_sources_are_named_from_the_folder_they_share() -> None:
 
 
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
-    """What differs without a difference in time or memory."""
     same = SETTINGS | {
         "model": SourcedText(value="/models/tiny-1b", where="x:1"),
         "target_modules": SourcedText(value="v_proj, q_proj"),
@@ -191,7 +182,6 @@ def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
 
 
 def test_settings_that_cost_time_or_memory_part_runs() -> None:
-    """A setting that is not known is not taken for one that is."""
     for change in [
         {"lora_rank": number(16)},
         {"model": SourcedText(value="acme/Tiny-3B")},
@@ -204,7 +194,6 @@ def test_settings_that_cost_time_or_memory_part_runs() -> None:
 
 
 def test_what_the_fingerprint_does_not_know_is_named() -> None:
-    """Equal fingerprints of unknown settings promise nothing."""
     unknown = make_record(**SETTINGS).fingerprint_unknown
     assert unknown == ("adapter_dtype", "attention", "gradient_checkpointing", "quantization")
     assert len(make_record().fingerprint_unknown) == 15
@@ -219,7 +208,6 @@ def test_a_log_that_grew_begins_with_the_digests_it_had(lines: list[str], more: 
 
 @given(st.lists(st.text("ab", max_size=3), min_size=1, max_size=64), st.data())
 def test_a_change_of_any_of_the_first_lines_changes_the_digests(lines: list[str], data: st.DataObject) -> None:
-    """Two runs that print the same settings are told apart by their first different line."""
     at = data.draw(st.integers(0, len(lines) - 1))
     other = [*lines[:at], lines[at] + "x", *lines[at + 1 :]]
     first, second = (growth("a.log", "".join(f"{line}\n" for line in text).encode()) for text in (lines, other))
@@ -229,7 +217,6 @@ def test_a_change_of_any_of_the_first_lines_changes_the_digests(lines: list[str]
 
 
 def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> None:
-    """Every other member of it is written anew at each saving."""
     rows = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5}]
     early = json.dumps({"global_step": 10, "log_history": rows[:1]}).encode()
     late = json.dumps({"global_step": 20, "log_history": rows}).encode()
@@ -242,9 +229,10 @@ def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> N
 
 def test_every_fact_of_a_reading_reaches_its_record() -> None:
     """What is read and not kept would be lost without a word."""
-    texts = {name for name, hint in RunReading.__annotations__.items() if hint == "OptionalText"}
-    names = [name for name, fact in facts(make_reading()) if isinstance(fact, Missing)]
-    given = {name: SourcedText(value=name) if name in texts else number(n + 0.25) for n, name in enumerate(names)}
+    names = [name for name in RUN_FACTS if name != "outcome"]
+    given = {
+        name: SourcedText(value=name) if name in WORDS_OF_A_RUN else number(n + 0.25) for n, name in enumerate(names)
+    }
     record = make_record(**given)
     kept = [fact for _, fact in facts(record) if not isinstance(fact, Missing)]
     # The outcome is one more; how many segments there are is what the segments themselves tell.
@@ -333,6 +321,5 @@ def test_no_cut_raises_or_contradicts(end: int) -> None:
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just({"value": 1.0}) | st.integers(-5, 5)),
     st.integers(0, 14))  # fmt: skip
 def test_any_row(members: dict[str, object], line: int) -> None:
-    """A row with any value in any member is read, or skipped as cut off; it never raises."""
     row = json.loads(fixture("metrics.jsonl").splitlines()[line])
     assert_sound(read(json.dumps({**row, **members})), 1)

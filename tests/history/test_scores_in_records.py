@@ -23,16 +23,14 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.training import LoraConfig, TrainConfig
 from touchline.history import probe as probing
-from touchline.history import scores as facts_of
+from touchline.history import reading as facts_of
+from touchline.history.facts import csv_text, facts
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.flat import csv_text, facts
-from touchline.history.history import contents, read_record, store_record
-from touchline.history.index import load_index
-from touchline.history.listing import History
+from touchline.history.index import History, load_index
 from touchline.history.probes import probe_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
-from touchline.history.records import from_json, plain, record_of, sealed, to_json
+from touchline.history.records import contents, from_json, plain, read_record, record_of, sealed, store_record, to_json
 from touchline.plan.identity import condition_digest
 
 pytestmark = pytest.mark.planning
@@ -95,7 +93,6 @@ def test_item_scores_are_those_of_the_outcomes_or_missing_with_a_reason() -> Non
 
 
 def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
-    """Hexadecimal digits, hashes and names of tasks pass the cleaning of texts."""
     outcomes = [bool(number % 3) for number in range(400)]
     record = replace(make_record(), scores=(score(outcomes, task="tasks/mine.py@judge"),), condition="f" * 64)
     kept = from_json(to_json(record))
@@ -103,7 +100,6 @@ def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
 
 
 def test_validation_losses_are_in_order_thinned_and_survive_storing(tmp_path: Path) -> None:
-    """The later one of a step counts; a loss that is no number keeps its step; the last one stays."""
     points = facts_of.validation_points([(20, 2.0), (10, float("nan")), (20, 1.5), (30, float("inf"))])
     assert [(point.step, point.loss) for point in points] == [(10, None), (20, 1.5), (30, None)]
     stored = read_record(store_record(tmp_path, replace(make_record(), validation=points)))
@@ -217,7 +213,6 @@ def test_a_collected_run_teaches_seed_condition_scores_and_validation(tmp_path: 
 
 
 def test_a_condition_is_the_settings_without_the_seed(tmp_path: Path, settings: UserConfig) -> None:
-    """In another experiment too; other settings, and shuffled answers, are other conditions."""
     text = "seeds: [1, 2]\n"
     plans = [
         trained(tmp_path / "one", settings, text),
@@ -232,7 +227,6 @@ def test_a_condition_is_the_settings_without_the_seed(tmp_path: Path, settings: 
 
 
 def test_what_is_evaluated_later_replaces_what_was_stored_before(tmp_path: Path, settings: UserConfig) -> None:
-    """Also where an evaluation is made again with another result; collecting twice stores nothing new."""
     folder = tmp_path / "tiny"
     plan = trained(folder, settings, "seeds: [1]\n")
     run = next(run for run in plan.runs if run.batches is not None)
@@ -292,7 +286,6 @@ def test_an_older_index_is_made_again(tmp_path: Path) -> None:
 
 
 def test_a_reading_of_one_more_fact_replaces_an_older_one_of_the_same_log(tmp_path: Path) -> None:
-    """A record that an older touchline stored gives way to the one with validation losses."""
     old = make_record(content=b"a log\n", version=4)
     new = replace(make_record(content=b"a log\n", version=5), validation=(facts_of.ValidationPoint(step=1, loss=1.0),))
     store_record(tmp_path, old)
@@ -437,7 +430,6 @@ def records_of(*tries: probing.ProbeTry) -> list[RunRecord]:
 
 @pytest.mark.parametrize("outcome", [probing.ProbeOutcome.HOST_OOM, probing.ProbeOutcome.GPU_OOM])
 def test_what_does_not_fit_is_evidence_too(outcome: probing.ProbeOutcome) -> None:
-    """No peak is made up."""
     (second,) = records_of(attempt(8, outcome))
     assert second.course.outcome.value == outcome.value
     assert second.course.proofs[0].text == "it took too much"

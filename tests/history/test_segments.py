@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from tests.cases import parametrize, write_files
 
 from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
+from touchline.core.status import Outcome
+from touchline.history.file_segment import Track, is_training_label
 from touchline.history.grouping import group_files, key_of
 from touchline.history.outcome import ending_of
-from touchline.history.reading import Outcome
 from touchline.history.run_view import RunSegment, align, runs_of
 from touchline.history.segments import FileSegmenter
-from touchline.history.tracks import Track, is_training_label
 
 pytestmark = pytest.mark.planning
 
@@ -118,7 +118,6 @@ ENDINGS: dict[str, tuple[tuple[Event, ...], Outcome]] = {
 
 @pytest.mark.parametrize("case", ENDINGS)
 def test_how_a_part_ends(case: str) -> None:
-    """After its first step."""
     events, expected = ENDINGS[case]
     part = segmenter(loss(1, step=1), *events).parts[0]
     assert ending_of(RunSegment(parts=(part,)), steps_done=1, steps_total=10, is_document=False).outcome is expected

@@ -9,8 +9,9 @@ import pytest
 from tests.cases import parametrize
 
 from touchline.core.quantity import Missing, Quantity
+from touchline.history.facts import read_facts
 from touchline.history.files import LoggedRun, SkippedFile, find_runs
-from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
 
@@ -534,20 +535,20 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
 """Files, or the text of one, with facts of the only run that they hold."""
 
 
-def written(folder: Path, files: str | dict[str, str]) -> list[RunReading]:
+def written(folder: Path, files: str | dict[str, str]) -> list[RunRecord]:
     for name, text in ({"run.log": files} if isinstance(files, str) else files).items():
         (folder / name).write_text(text, encoding="utf-8")
     return [each.reading for each in find_runs([folder]) if isinstance(each, LoggedRun)]
 
 
-def told(reading: RunReading, name: str) -> object:
+def told(reading: RunRecord, name: str) -> object:
     """A fact by the name that the table gives it."""
     if name == "steps":
         return told(reading, "steps_done"), told(reading, "steps_total")
     if name == "segments":
-        return [each.outcome.value for each in reading.segment_list]
+        return [each.outcome.value for each in reading.course.segments]
     name, _, member = name.partition(".")
-    fact = getattr(reading, name)
+    fact = dict(read_facts(reading))[name]
     return None if isinstance(fact, Missing) else getattr(fact, member or "value")
 
 
@@ -562,7 +563,6 @@ def test_what_a_log_says(tmp_path: Path, case: str) -> None:
             assert expected in str(told(reading, name))
         else:
             assert told(reading, name) == expected, name
-    assert len(reading.segment_list) == reading.segments.value
 
 
 def trainer_log(step: int, total: int, loss: float, seconds: int) -> str:
@@ -601,13 +601,12 @@ SEVERAL: dict[str, tuple[dict[str, str], list[tuple[float, float]]]] = {
 
 @pytest.mark.parametrize("case", SEVERAL)
 def test_several_runs_in_one_file_are_several(tmp_path: Path, case: str) -> None:
-    """Each with its steps done and its last loss."""
     files, expected = SEVERAL[case]
     found = written(tmp_path, files)
     assert sorted((told(each, "steps_done"), told(each, "last_loss")) for each in found) == [
         (steps, pytest.approx(loss)) for steps, loss in expected
     ]
-    assert [each.segments.value for each in found] == [1, 1]
+    assert [len(each.course.segments) for each in found] == [1, 1]
 
 
 @parametrize("line", "Loading the model", "=== Attempt 2/3 ===")
@@ -615,7 +614,7 @@ def test_an_attempt_that_fails_behind_a_complete_training_is_another_run(tmp_pat
     code = "Job finished with exit code {}\n"
     failed = crash("OSError: no such model", ("/a.py", "<module>"), ("/a.py", "load")) + code.format(1)
     found = written(tmp_path, ROWS + closing(400.0, 1.9, 4.0, 400) + code.format(0) + line + "\n" + failed)
-    assert [(each.outcome.value, told(each, "exit")) for each in found] == [("completed", "0"), ("crash_start", "1")]
+    assert [(told(each, "outcome"), told(each, "exit")) for each in found] == [("completed", "0"), ("crash_start", "1")]
 
 
 def test_a_second_run_of_epochs_behind_the_first_is_one(tmp_path: Path) -> None:
@@ -643,7 +642,7 @@ NO_STOPS = (
 @parametrize("words, outcome", *((each, "completed") for each in STOPS), (NO_STOPS, "running_or_truncated"))
 def test_what_says_that_a_training_stopped_itself(tmp_path: Path, words: str, outcome: str) -> None:
     (reading,) = written(tmp_path, many("Epoch {n}/9 | loss: {x:.4f}", 1, 4) + words + "\n")
-    assert reading.outcome.value == outcome
+    assert reading.course.outcome.value == outcome
 
 
 @parametrize("text",
@@ -690,5 +689,5 @@ def test_bad_files_are_refused_with_a_reason(tmp_path: Path, name: str, data: by
 @pytest.mark.parametrize("rows_of_table", ["0,nan,49\n0,inf,99\n", "0\n,,\n\0,\0,\0\n1e999,1e999,1e999\n1,nan,99\n"])
 def test_a_table_of_numbers_that_are_none_says_no_loss(tmp_path: Path, rows_of_table: str) -> None:
     (reading,) = written(tmp_path, {"metrics.csv": f"epoch,loss,step\n{rows_of_table}"})
-    assert isinstance(reading.last_loss, Missing)
-    assert isinstance(reading.steps_done, Quantity)
+    assert isinstance(reading.losses.last, Missing)
+    assert isinstance(reading.course.steps_done, Quantity)

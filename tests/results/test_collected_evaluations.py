@@ -69,7 +69,6 @@ def collected(plan: Plan, root: Path) -> RunResult:
 
 
 def test_tasks_are_kept_apart_in_the_files_order(tmp_path: Path) -> None:
-    """The score of the run is that of its own task, whatever else it was asked."""
     plan = plan_of()
     write(plan, tmp_path, TASKS[1], [sample(0, value=0.5), sample(1, value=1.0)], score="f1")
     write(plan, tmp_path, None, [sample(0), sample(1, right=False)])
@@ -84,7 +83,6 @@ def test_tasks_are_kept_apart_in_the_files_order(tmp_path: Path) -> None:
 
 
 def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> None:
-    """A task that was taken out of the file, and one whose file has changed."""
     plan = plan_of()
     write(plan, tmp_path, None, [sample(0)])
     write(plan, tmp_path, TASKS[1], [sample(0, value=1.0)])
@@ -99,7 +97,6 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
 
 
 def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
-    """k of n counts answers, and the interval is that of so many items."""
     settings = EvaluateConfig(temperature=0.7, repeats=4)
     plan = replace(plan_of(settings), tasks=())
     answers = [sample(item, right=repeat < 3, repeat=repeat) for item in range(10) for repeat in range(4)]
@@ -114,7 +111,6 @@ def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
 
 
 def test_errors_and_empty_evaluations_are_told(tmp_path: Path) -> None:
-    """An evaluation without a single answer has no score, and breaks nothing."""
     plan = plan_of()
     write(plan, tmp_path, None, [sample(0, error="out of memory"), sample(1)])
     write(plan, tmp_path, TASKS[0], [])
@@ -125,7 +121,6 @@ def test_errors_and_empty_evaluations_are_told(tmp_path: Path) -> None:
 
 
 def test_numbers_name_their_file(tmp_path: Path) -> None:
-    """Every figure can be followed to the run's folder."""
     run = made_run(epochs=1)
     plan = made_plan(run)
     folder = tmp_path / run.name
@@ -147,7 +142,6 @@ def test_numbers_name_their_file(tmp_path: Path) -> None:
 
 
 def test_epochs_come_in_order(tmp_path: Path) -> None:
-    """Epoch 10 after epoch 2, so that the last evaluation is that of the last epoch."""
     run = made_run(epochs=11)
     plan = made_plan(run)
     folder = tmp_path / run.name
@@ -203,7 +197,6 @@ def test_clusters_are_read_from_the_dataset_whenever_they_are_named(tmp_path: Pa
     ("known", "words"), [(None, "items are treated as independent"), ("d1", "clusters are from the evaluation")]
 )
 def test_clusters_that_cannot_be_read_are_told(tmp_path: Path, known: str | None, words: str) -> None:
-    """A dataset that is gone, or has other rows by now; what the scores file says stays."""
     plan = clustered_plan(tmp_path, "doc")
     write(plan, tmp_path, None, [sample(item, cluster=known) for item in range(40)])
     path = Path(plan.runs[0].dataset)
@@ -217,7 +210,6 @@ def test_clusters_that_cannot_be_read_are_told(tmp_path: Path, known: str | None
 
 
 def test_one_cluster_alone_says_nothing_of_the_spread(tmp_path: Path) -> None:
-    """The interval is everything that a share can be."""
     plan = replace(plan_of(EvaluateConfig(cluster="doc")), tasks=())
     write(plan, tmp_path, None, [sample(item, cluster="d1") for item in range(10)])
     found = collected(plan, tmp_path).exact_match
@@ -255,7 +247,6 @@ def _answered(name: str, kind: RunKind, right: int, clusters: bool) -> RunResult
 
 
 def test_the_clusters_that_an_own_task_says_stay(tmp_path: Path) -> None:
-    """Without `evaluate.cluster` nothing else says what belongs together."""
     own = EvaluationTask(name="tasks/a.py", file="/t/a.py", sha256="7" * 64)
     control = replace(made_control(), evaluate=EvaluateConfig())
     plan = replace(made_plan(control), task="tasks/a.py", tasks=(own,))
@@ -329,7 +320,6 @@ def test_each_set_has_its_score_and_its_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lacking", ["5L", "9L", "13L"])
 def test_a_run_that_lacks_a_set_is_not_evaluated(tmp_path: Path, lacking: str) -> None:
-    """Whichever it is: it is pending alone, and the others are kept."""
     plan = all_three(tmp_path)
     for path in (tmp_path / plan.runs[0].name / "eval").glob(f"*-{lacking}_*"):
         path.unlink()

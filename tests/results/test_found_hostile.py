@@ -19,7 +19,7 @@ from tests.tiers import examples
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.history import lines
+from touchline.history import scan as lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
@@ -188,7 +188,6 @@ STRANGE = (
 
 
 def test_strange_folder_names_are_text_and_stay_apart(tmp_path: Path) -> None:
-    """Also those that are no UTF-8."""
     for name in (*STRANGE, os.fsdecode(b"run\xff"), os.fsdecode(b"run\xfe")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "slurm-1.out").write_text(log_of(RUNS[0]))

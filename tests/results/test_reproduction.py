@@ -134,7 +134,6 @@ def test_more_than_rounding_is_not_reproduced(
 
 
 def test_other_weights_with_the_same_losses_are_not_reproduced(experiment: Path) -> None:
-    """Adapters that begin from other random values may end at nearly the same losses."""
     change_weights(experiment / RUN, 1.0)
     found = compared(FINISHED, experiment)
     assert found.outcome is Outcome.NOT_REPRODUCED

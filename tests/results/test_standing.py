@@ -166,7 +166,6 @@ def test_an_attempt_lasts_by_a_clock_that_does_not_jump() -> None:
     ids=["a heartbeat", "an old one", "none", "a dead process", "a living one", "an exit file"],
 )
 def test_a_folder_tells_of_a_job_by_its_files(one: Attempt, state: JobState, active: bool) -> None:
-    """Of one on another machine by its heartbeat, of one on this machine by its process."""
     found = job_view_from_files([one], NOW)
     assert found is not None
     assert (found.state, found.active, found.restarts) == (state, active, 1)

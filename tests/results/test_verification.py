@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.estimate.made_shapes import LLAMA_TARGETS, SHAPES
 from tests.results.conftest import Trained
 from tests.results.made_checkpoints import (
     ADAPTER,
+    CONFIG,
     MARKER,
     base_spec,
     copy_tokenizer,
@@ -28,9 +30,14 @@ from tests.results.made_checkpoints import (
 )
 from tests.tiers import examples
 
+from touchline.core.estimate import TrainingSetup
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import in_unit
+from touchline.estimate.disk import disk_estimate
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind
 from touchline.experiment.training import LoraConfig
+from touchline.results.checkpoint_files import tree_bytes
 from touchline.results.verification import verify_folders, verify_planned
 from touchline.results.verification_types import CheckpointKind, Verification
 
@@ -78,7 +85,6 @@ def test_what_was_saved_is_sound(trained_once: Trained, deep: bool) -> None:
 
 
 def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> None:
-    """A report is often written where the base is not: fewer things can be compared, and none is made up."""
     models = {name: replace(model, path=str(tmp_path / "gone")) for name, model in trained.plan.models.items()}
     found = verify_planned(replace(trained.plan, models=models), trained.root, deep=True)
     assert not faults(found)
@@ -137,7 +143,6 @@ def _kinds() -> list[str]:
 
 
 def test_adapters_of_some_layers_and_with_a_whole_one(tmp_path: Path, trained_once: Trained) -> None:
-    """q and v of the last block alone; and an adapter beside a layer that was trained whole."""
     some, whole = tmp_path / "some" / "checkpoint-5", tmp_path / "whole" / "checkpoint-5"
     write_adapter(some, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
     write_adapter(whole, trained_once.base, 4, modules_to_save=["lm_head"])
@@ -209,7 +214,6 @@ def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, t
 
 
 def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> None:
-    """A download's files are links to where they lie."""
     folder = tmp_path / "run" / "epoch_0"
     write_adapter(tmp_path / "blobs", trained_once.base, 4)
     folder.mkdir(parents=True)
@@ -255,7 +259,6 @@ def test_a_checkpoint_in_the_making_is_told(trained: Trained) -> None:
 
 @pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a pipe"])
 def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None:
-    """Nothing that can be in a folder stops the others from being verified."""
     place = trained.root / "1M_rank4" / "epoch_1"
     shutil.rmtree(place)
     if what == "a file":
@@ -283,7 +286,7 @@ def test_what_may_not_be_read_is_told(trained: Trained, monkeypatch: pytest.Monk
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("touchline.results.verifying.weights.read_shard", refuse)
+    monkeypatch.setattr("touchline.results.checkpoint_weights.read_shard", refuse)
     found = verify_planned(trained.plan, trained.root)
     assert {fault.code for item in found.checkpoints for fault in item.faults} == {"unreadable"}
     assert "Permission denied" in found.checkpoints[0].faults[0].message
@@ -333,3 +336,127 @@ def test_whatever_bytes_are_written_over_weights_nothing_is_raised(
         content = path.read_bytes()
         path.write_bytes(content[:place] + data + content[place + len(data) :])
     assert len(verify_folders({"run": root / "run"}, deep=True).checkpoints) == 1
+
+
+WITHIN = 0.03
+
+
+def test_the_sums_are_those_of_the_files(trained: Trained) -> None:
+    storage = verify_planned(trained.plan, trained.root).storage
+    assert [run.run for run in storage.runs] == ["1M_rank2", "1M_rank4", "1M_base"]
+    for run in storage.runs:
+        folder = trained.root / run.run
+        everything = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        assert run.total_bytes == sum(path.stat().st_size for path in everything)
+        assert run.adapter_bytes == sum(path.stat().st_size for path in everything if path.name == ADAPTER)
+        assert run.checkpoint_bytes == sum(path.stat().st_size for path in everything if "epoch_" in str(path.parent))
+    assert storage.total_bytes == sum(run.total_bytes for run in storage.runs)
+    base = storage.bases["Tiny-1M-Instruct"]
+    assert isinstance(base, Quantity)
+    assert base.value == (trained.base / "model.safetensors").stat().st_size
+    whole = storage.runs[1].full_model_bytes
+    assert isinstance(whole, Quantity)
+    assert (whole.value, whole.unit) == (2 * base.value, "B")
+    alone = storage.runs[1].adapter_only_bytes
+    assert isinstance(alone, Quantity)
+    assert alone.value == storage.runs[1].adapter_bytes
+    assert storage.runs[2].checkpoints == 0
+    assert isinstance(storage.runs[2].full_model_bytes, Missing)
+    assert [(size.model, size.rank, size.run) for size in storage.adapters] == [
+        ("Tiny-1M-Instruct", 2, "1M_rank2"),
+        ("Tiny-1M-Instruct", 4, "1M_rank4"),
+    ]
+
+
+def test_merged_models_say_what_adapters_would_take(trained: Trained) -> None:
+    adapter = (trained.root / "1M_rank4" / "epoch_0" / ADAPTER).stat().st_size
+    for epoch in (0, 1):
+        folder = trained.root / "1M_rank4" / f"epoch_{epoch}"
+        (folder / ADAPTER).unlink()
+        (folder / CONFIG).unlink()
+        shutil.copyfile(trained.base / "model.safetensors", folder / "model.safetensors")
+    plan = with_run(trained.plan, "1M_rank4", merged)
+    run = verify_planned(plan, trained.root).storage.runs[1]
+    assert run.adapter_bytes == 0
+    assert isinstance(run.adapter_only_bytes, Quantity)
+    assert run.adapter_only_bytes.value == pytest.approx(2 * adapter, rel=0.001)
+    assert isinstance(run.full_model_bytes, Quantity)
+    assert run.full_model_bytes.value == 2 * (trained.base / "model.safetensors").stat().st_size
+
+
+def test_links_are_not_followed_in_counting(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "large").write_bytes(b"0" * 100_000)
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "large")
+    (tmp_path / "run" / "round").symlink_to(tmp_path)
+    (tmp_path / "run" / "small").write_bytes(b"0" * 10)
+    assert 10 <= tree_bytes(tmp_path / "run") < 1000
+
+
+# ---- what was forecast -----------------------------------------------------------------------------------------------
+
+
+def test_the_plans_forecast_of_the_tiny_model_holds(trained: Trained) -> None:
+    for name in ("1M_rank2", "1M_rank4"):
+        run, folder = run_of(trained.plan, name), trained.root / name
+        assert run.batches is not None
+        answers = next(s.num_examples for s in trained.plan.datasets[run.dataset].splits if s.name == "test")
+        for epoch in (0, 1):
+            _settings_of_peft(folder / f"epoch_{epoch}" / CONFIG)
+        (folder / "eval").mkdir()
+        # Measured on real runs: a step's row, an answer with its log, and the small files of a run.
+        (folder / "metrics.jsonl").write_bytes(b"r" * (832 * run.batches.steps))
+        (folder / "eval" / "log.eval").write_bytes(b"e" * (2567 * answers))
+        (folder / "others").write_bytes(b"o" * 20_700)
+        assert isinstance(run.disk, Quantity)
+        forecast = in_unit(run.disk, "B")
+        assert isinstance(forecast, Quantity)
+        taken = tree_bytes(folder)
+        assert forecast.value == pytest.approx(taken, rel=WITHIN)
+        assert forecast.low is not None
+        assert forecast.high is not None
+        assert forecast.low <= taken <= forecast.high
+    found = verify_planned(trained.plan, trained.root).storage
+    assert isinstance(found.forecast, Quantity)
+    assert found.forecast.unit == "B"
+    assert found.forecast.value == pytest.approx(found.total_bytes, rel=WITHIN)
+    assert found.forecast.method == "without 1 of 3 runs, which had no prediction"
+
+
+def _settings_of_peft(path: Path) -> None:
+    """adapter_config.json as large as PEFT writes it: it names every setting that it knows."""
+    path.write_text(path.read_text() + " " * max(0, 1190 - path.stat().st_size))
+
+
+def test_a_merged_checkpoint_has_the_bases_type_not_that_of_the_training() -> None:
+    """On a processor a base in bfloat16 may be trained in float32; what is saved is as the base."""
+    setup = TrainingSetup(
+        shape=SHAPES["SmolLM2-135M"], backend="peft", method="lora", rank=4, target_modules=LLAMA_TARGETS,
+        base_dtype="float32", adapter_dtype="float32",
+    )  # fmt: skip
+    half, full = (
+        disk_estimate(setup, save="merged", checkpoints=1, steps=1, merged_dtype=dtype).value
+        for dtype in ("bfloat16", "float32")
+    )
+    assert (half, full) == (pytest.approx(269.06, rel=WITHIN), pytest.approx(538.12, rel=WITHIN))
+
+
+def test_the_plan_counts_the_tokenizer_once_a_checkpoint(trained: Trained) -> None:
+    model = trained.plan.models["Tiny-1M-Instruct"]
+    folder = trained.root / "copied"
+    folder.mkdir()
+    copy_tokenizer(folder, trained.base)
+    beside = trained.base / "generation_config.json"
+    assert model.copied_bytes == tree_bytes(folder) + (beside.stat().st_size if beside.is_file() else 0)
+
+
+def test_of_a_foreign_run_nothing_was_forecast(tmp_path: Path, trained_once: Trained) -> None:
+    write_adapter(tmp_path / "run" / "epoch_0", trained_once.base, 4)
+    write_adapter(
+        tmp_path / "gone" / "epoch_0", trained_once.base, 4, base_model_name_or_path="meta-llama/Llama-3.2-1B"
+    )
+    found = verify_folders({"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
+    assert found.forecast == Missing(missing="no plan")
+    assert isinstance(found.bases["Tiny-1M-Instruct"], Quantity)
+    assert found.bases["Llama-3.2-1B"] == Missing(missing="the base is not on this disk")
+    assert isinstance(found.runs[1].full_model_bytes, Missing)

@@ -79,7 +79,6 @@ def test_it_is_found_in_a_checkpoint_of_torchtune(tmp_path: Path, trained_once: 
 
 @pytest.mark.parametrize("kind", ["a shard cut off", "the index of another save", "no config.json"])
 def test_it_is_found_where_the_base_is_gone(tmp_path: Path, trained_once: Trained, kind: str) -> None:
-    """By the checkpoint's own configuration: a report is often written on another machine."""
     code, spoil = kinds.MODELS[kind]
     base = Path(shutil.copytree(trained_once.base, tmp_path / "Gone-1M"))
     write_torchtune(tmp_path / "run", base)

@@ -14,7 +14,7 @@ from touchline.core.errors import HostError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
-from touchline.history.selftest import StepCheck, Verdict
+from touchline.history.probe import StepCheck, Verdict
 from touchline.lint.local import scoring as launch
 from touchline.lint.local.programs import program_of, validate
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from touchline.cli.cluster import show_report
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.selftest import NodeCheck, SelftestReport, StepCheck, Verdict
+from touchline.history.probe import NodeCheck, SelftestReport, StepCheck, Verdict
 from touchline.train.selftest_checks import Checks
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schemas" / "selftest.schema.json"

@@ -37,8 +37,8 @@ from touchline.plan.estimate_result import EstimateAnswer
 from touchline.plan.settings import RunSetting, collect_settings
 from touchline.report.compared import ComparedExperiments
 from touchline.report.report import Report
-from touchline.results.failed_jobs import FailedJob
-from touchline.results.live import LiveRun
+from touchline.results.following import FailedJob
+from touchline.results.live_status import LiveRun
 from touchline.results.report_inputs import ResultsAnswer
 from touchline.run.budget import Budget, read_budget, require_approval
 from touchline.run.folders import ExperimentFolder, is_experiment

@@ -14,8 +14,8 @@ from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig, load_settings
 from touchline.estimate.history_points import missing_facts
-from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import Index, find_record, load_index
+from touchline.history.records import Broken, read_record, record_path
 from touchline.history.run_facts import FACTS, FACTS_FILE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from touchline.history.adding import ImportSummary
     from touchline.history.files import LoggedRun, SkippedFile
     from touchline.history.grouping import FileGroup
-    from touchline.history.listing import History
+    from touchline.history.index import History
     from touchline.history.record import RunRecord
 
 _OF_RUNS = frozenset({"log", "table"})
@@ -177,6 +177,6 @@ def history(settings: UserConfig, history_dir: Path | None = None) -> History:
     Raises:
         InputError: the history is not a folder.
     """
-    from touchline.history.listing import History
+    from touchline.history.index import History
 
     return History(history_list(settings.history_dir if history_dir is None else history_dir).rows())

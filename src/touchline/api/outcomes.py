@@ -13,9 +13,9 @@ from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.core.errors import HostError, install_hint
 from touchline.results import collecting
 from touchline.results.collect import collect_results
-from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
 from touchline.results.scored import analyses as analyses_of
+from touchline.results.status_files import RunMetrics
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.loaded_plan import no_such_run, read_started
 
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from touchline.report.local.publishing import Published
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exporting import Export
-    from touchline.results.cleaning import Cleaned
-    from touchline.results.failed_jobs import FailedJob
-    from touchline.results.following import OutputLine
-    from touchline.results.live import LiveRun
+    from touchline.results.following import FailedJob, OutputLine
+    from touchline.results.live_status import LiveRun
     from touchline.results.report_inputs import ResultsAnswer
     from touchline.results.run_result import RunResult
+    from touchline.results.verification import Cleaned
     from touchline.statistics.conclusions import Analysis
 
 
@@ -201,13 +200,13 @@ def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]
     Raises:
         InputError: there is no plan or no such run.
     """
-    from touchline.results import failed_jobs
+    from touchline.results import following
     from touchline.results.watching import status
 
     live = [each for each in status(source, settings) if each.name == run]
     if not live:
         raise no_such_run(run, read_started(source).plan)
-    return failed_jobs.failures(source, live[0])
+    return following.failures(source, live[0])
 
 
 def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
@@ -295,7 +294,7 @@ def clean(
         InputError: there is no plan.
         PolicyError: runs or another command are active.
     """
-    from touchline.results.cleaning import clean as clean_up
+    from touchline.results.verification import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from touchline.data.packing.forecast import IsolationCheck
     from touchline.data.requests import EstimateRequest, PackRequest
     from touchline.experiment.requests import Cluster, OptimiseRequest, PlaceRequest
-    from touchline.history.probe import ProbeReport
-    from touchline.history.selftest import SelftestReport
+    from touchline.history.probe import ProbeReport, SelftestReport
     from touchline.plan.design import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.placement.problem import Placement

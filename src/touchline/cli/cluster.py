@@ -24,7 +24,7 @@ from touchline.data.user_config import load_settings
 from touchline.experiment.requests import PlaceRequest
 
 if TYPE_CHECKING:
-    from touchline.history.selftest import NodeCheck, SelftestReport
+    from touchline.history.probe import NodeCheck, SelftestReport
     from touchline.plan.placement.problem import Placement
     from touchline.run.budget import JobTotals
     from touchline.tools.environments import BackendState
@@ -204,7 +204,7 @@ def selftest(json: Json = False) -> None:
 
 def show_report(report: SelftestReport) -> None:
     """Print a line per check, and a summary."""
-    from touchline.history.selftest import Verdict
+    from touchline.history.probe import Verdict
 
     print_output(f"touchline {report.touchline_version} on {report.machine}\n")
     for check in report.checks:

@@ -33,8 +33,9 @@ from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
     from touchline.history.adding import ImportSummary, IngestedRun
+    from touchline.history.files import LoggedRun
     from touchline.history.index import Index
-    from touchline.history.reading import RunReading, SourcedText
+    from touchline.history.reading import SourcedText
     from touchline.history.record import RunRecord
 
 history_app = typer.Typer(
@@ -81,7 +82,7 @@ def history_read(
     for item in items:
         if isinstance(item, LoggedRun):
             runs += 1
-            _show_reading(item.reading, json, show_missing)
+            _show_run(item, json, show_missing)
         else:
             print_status(f"{item.path}: no run: {item.reason}")
     if not runs:
@@ -121,8 +122,8 @@ def history_import(
 @history_app.command("list", cls=with_old_names({"--all": "--include-superseded"}))
 def history_list(history: History = None, include_superseded: IncludeSuperseded = False, json: Json = False) -> None:
     """List the runs of the history."""
-    from touchline.history.index import HistoryRow
-    from touchline.history.listing import History
+    from touchline import api
+    from touchline.history.index import History, HistoryRow
 
     folder = _folder(history)
     index = api.history_list(folder)
@@ -148,7 +149,8 @@ def history_show(
     show_missing: ShowMissing = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
-    from touchline.history.flat import facts
+    from touchline import api
+    from touchline.history.facts import facts
     from touchline.history.record import RunRecord
 
     id_, record = api.history_show(_folder(history), wanted)
@@ -217,7 +219,8 @@ def history_export(
     include_superseded: IncludeSuperseded = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
-    from touchline.history.flat import csv_text, jsonl_text
+    from touchline import api
+    from touchline.history.facts import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
         raise InputError(
@@ -252,15 +255,16 @@ def _folder(history: Path | None) -> Path:
     return history if history is not None else load_settings().history_dir
 
 
-def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
-    from touchline.history.flat import facts, line_of
+def _show_run(run: LoggedRun, json: bool, show_missing: bool) -> None:
+    from touchline.history.facts import line_of, read_facts
 
     if json:
-        print_data(line_of(reading))
+        print_data(line_of(run.reading, run.files))
         return
-    _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), show_missing)
-    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
-    _show_lines("note", reading.notes)
+    record = run.reading
+    _show_facts(f"{record.name}  ({', '.join(run.files)})", read_facts(record), show_missing)
+    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
+    _show_lines("note", record.notes)
     print_output("")
 
 
@@ -363,7 +367,7 @@ def _here(name: str, paths: list[Path]) -> str:
 
 
 def _learned(item: IngestedRun) -> tuple[str, ...]:
-    from touchline.history.listing import short, steps_text
+    from touchline.history.index import short, steps_text
 
     facts = (item.seconds_per_step, item.peak_memory, item.outcome)
     places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def collect(source: Source, json: Json = False) -> None:
     """Update status files; add finished runs to the history."""
-    from touchline.results.collected import RunMetrics
+    from touchline.results.status_files import RunMetrics
 
     found, notes = api.collect(source, load_settings())
     for note in notes:

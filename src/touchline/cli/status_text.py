@@ -10,7 +10,7 @@ from touchline.core.quantity import Measured, Missing, number_of
 from touchline.core.units import between, format_bytes, format_seconds, plural
 
 if TYPE_CHECKING:
-    from touchline.results.live import LiveRun
+    from touchline.results.live_status import LiveRun
 
 HEADER = ("run", "status", "job", "step", "last loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
 _ALWAYS = ("run", "status", "step")

@@ -30,7 +30,7 @@ from touchline.core.text import one_line
 from touchline.results.watching import Snapshot
 
 if TYPE_CHECKING:
-    from touchline.results.live import LiveRun
+    from touchline.results.live_status import LiveRun
 
 REFRESH_SECONDS = 5.0
 """Seconds between two reads."""

@@ -13,7 +13,7 @@ from touchline.core.text import one_line, shorten
 
 if TYPE_CHECKING:
     from touchline.data.metrics import StepRow
-    from touchline.results.live import LiveRun
+    from touchline.results.live_status import LiveRun
     from touchline.results.watching import Snapshot
 
 HEADER = (*text.HEADER, "curve")

@@ -21,7 +21,7 @@ from touchline.core.errors import InputError, install_hint
 from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
-    from touchline.results.live import LiveRun
+    from touchline.results.live_status import LiveRun
     from touchline.results.watching import Snapshot, Watcher
 
 
@@ -55,7 +55,7 @@ def status(
         if line:
             print_status(line)
     if json:
-        from touchline.results.live import LiveRun
+        from touchline.results.live_status import LiveRun
         from touchline.run.folders import ExperimentFolder
 
         strategy = ExperimentFolder(source).strategy().status() if is_experiment(source) else None

@@ -111,6 +111,24 @@ class TrainingOutcome(StrEnum):
     COMPLETE = "complete"
 
 
+class Outcome(StrEnum):
+    """Outcome of a run, by the evidence."""
+
+    COMPLETED = "completed"
+    RUNNING_OR_TRUNCATED = "running_or_truncated"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    HOST_OOM = "host_oom"
+    GPU_OOM = "gpu_oom"
+    DISK_QUOTA = "disk_quota"
+    CRASH_START = "crash_start"
+    CRASH_MID = "crash_mid"
+    CRASH_EVAL = "crash_eval"
+    CRASH_EXPORT = "crash_export"
+    DIVERGED_NAN = "diverged_nan"
+
+
 class TrainingEnd(StrEnum):
     """Orderly end of an attempt at a training."""
 

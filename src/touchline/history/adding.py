@@ -21,14 +21,23 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics_file import METRICS, read_metrics_file
 from touchline.history.files import LoggedRun, SkippedFile
 from touchline.history.grouping import FileGroup
-from touchline.history.history import contents, record_id, store_record
 from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
-from touchline.history.record import RunRecord, SourceFile
-from touchline.history.record_versions import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
-from touchline.history.records import model_name, record_of, source_names
+from touchline.history.record import RunRecord, SourceFile, first
+from touchline.history.records import (
+    DOCUMENT_LIMIT_BYTES,
+    HEAD_BYTES,
+    contents,
+    growth,
+    is_document,
+    model_name,
+    record_id,
+    record_of,
+    source_names,
+    store_record,
+)
 
 _CHUNK_BYTES = 1 << 20
 Fact = TypeVar("Fact", bound=Quantity | SourcedText | Missing)
@@ -102,8 +111,6 @@ class ImportSummary:
 
 @dataclass(slots=True)
 class _Tally:
-    """Result so far."""
-
     learned: list[IngestedRun] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
     unchanged_files: int = 0
@@ -152,12 +159,8 @@ def add_groups(
     the end, also when the end is Ctrl-C.
 
     Args:
-        history_dir: the history; made when it is not there.
-        groups: files that belong together.
-        dry_run: write nothing.
         again: read unchanged files too, because something is stated of them.
         lacking: returns the facts that an estimate needs and a record lacks.
-        on_progress: called as the work advances.
 
     Raises:
         InputError: the history is not a folder.
@@ -299,19 +302,20 @@ def source_of(path: Path, name: str) -> SourceFile:
 
 def _learned(id_: str, new: bool, found: LoggedRun) -> IngestedRun:
     reading = found.reading
+    course, costs = reading.course, reading.costs
     return IngestedRun(
         id=id_,
         new=new,
         name=reading.name,
-        trainer=reading.trainer,
-        model=model_name(reading.model),
+        trainer=reading.stack.trainer,
+        model=model_name(reading.model.name),
         to_measure=found.to_measure,
-        dataset=reading.dataset.value if isinstance(reading.dataset, SourcedText) else "",
-        steps_done=_followed(reading.steps_done, found.sources),
-        steps_total=_followed(reading.steps_total, found.sources),
-        seconds_per_step=_followed(reading.seconds_per_step, found.sources),
-        peak_memory=_followed(reading.peak_memory, found.sources),
-        outcome=_followed(reading.outcome, found.sources),
+        dataset=reading.dataset.name.value if isinstance(reading.dataset.name, SourcedText) else "",
+        steps_done=_followed(course.steps_done, found.sources),
+        steps_total=_followed(course.steps_total, found.sources),
+        seconds_per_step=_followed(costs.seconds_per_step, found.sources),
+        peak_memory=_followed(first(costs.peak_memory), found.sources),
+        outcome=_followed(course.outcome, found.sources),
         files=tuple(map(str, found.sources)),
         notes=reading.notes,
     )
@@ -347,8 +351,6 @@ class CachedGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cache:
-    """The file's content."""
-
     form: int
     reader_version: int
     groups: dict[str, CachedGroup]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from touchline.backends.logtext.events import BarCount
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import ObservationName, SignKind
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
+from touchline.history.facts import RUN_FACTS, Fact, RunFact, record_from
 from touchline.history.file_segment import Losses, SegmentStart
 from touchline.history.outcome import Ending, ending_of
-from touchline.history.reading import OptionalText, RunReading, Segment, SourcedText
+from touchline.history.reading import OptionalText, Segment, SourcedText
+from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.history.run_view import RunSegment, RunView, SourcedObservation, is_library
-from touchline.history.steps import Steps, bar_count, steps_of
-from touchline.history.validation import validation_of
+from touchline.history.steps import Steps, bar_count, steps_of, validation_of
 
 _LOOP_PRECEDENCE = -1
 _USUAL_PRECEDENCE = 2
@@ -27,24 +29,11 @@ _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
 
-_NOT_LOGGED = "not in the log"
-_WORDS: tuple[ObservationName, ...] = (
-    *("method", "target_modules", "dtype", "adapter_dtype", "quantization", "compiled", "optimizer"),
-    *("gradient_checkpointing", "attention", "grouped_by_length"),
-)
-"""Settings that are texts, under the same names in a reading."""
-_COUNTS: dict[ObservationName, str] = {
-    **dict.fromkeys(("micro_batch_size", "gradient_accumulation_steps", "trainable_parameters", "lora_rank"), "1"),
-    **dict.fromkeys(("lora_alpha", "dropout", "gpu_memory_total", "total_parameters"), "1"),
-    **dict.fromkeys(("max_seq_len", "mean_tokens", "longest_tokens"), "tokens"),
-}
-"""Settings that are numbers, with the units of those whose lines state none."""
-
 LOSS_NOT_A_NUMBER = Missing(missing="the loss is not a number")
 """Last loss of a run whose loss became NaN or infinite."""
 
 
-def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
+def reading_of(name: str, view: RunView, notes: Sequence[str]) -> RunRecord:
     """Return everything that one run's files show."""
     trainer = _trainer(view)
     kind = trainer.value if isinstance(trainer, SourcedText) else None
@@ -53,54 +42,53 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     finished = bool(view.documents.all("train_seconds"))
     endings = [_ending(view, segment, kind, finished and segment is final) for segment in view.segments]
     remarks = [*notes, *_contradictions(view)]
-    packed = view.word("packed", "no line states whether examples are packed")
+    known: dict[str, Any] = {key: _read(view, key, fact) for key, fact in RUN_FACTS.items() if fact.read is not None}
+    packed = known["packed"]
     examples, sequences, density = _packing(view, packed)
     epochs = _epochs(view, steps)
     validation = validation_of(view, steps, epochs, remarks)
-    return RunReading(
-        **{name: view.word(name, _NOT_LOGGED) for name in _WORDS},  # type: ignore[arg-type]
-        **{name: view.count(name, _NOT_LOGGED, unit) for name, unit in _COUNTS.items()},  # type: ignore[arg-type]
-        name=name,
-        files=tuple(files),
-        trainer=trainer,
-        model=view.word("model", "no line names the model"),
-        steps_done=steps.done,
-        steps_total=steps.total,
-        epochs=epochs,
-        global_batch_size=_global_batch(view),
-        gpus=_gpus(view),
-        last_loss=_last_loss(view),
-        mean_train_loss=_mean_loss(view, steps, remarks),
-        eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
-        train_seconds=_train_seconds(view, kind, steps),
-        seconds_per_step=steps.seconds,
-        seconds_per_step_without_pauses=steps.pace,
-        tokens_per_second=_tokens_per_second(view),
-        peak_memory=_peak_memory(view),
-        total_examples=examples,
-        total_sequences=sequences,
-        packing_density=density,
-        packing_efficiency=_last(view, "packing_efficiency", "not in the log"),
-        examples_per_second=_examples_per_second(view, packed, steps, remarks),
-        outcome=_outcome(endings[-1], final),
-        segments=Quantity(value=len(view.segments), unit="segments"),
-        learning_rate=view.count("learning_rate", "the configured one is not in the log"),
-        packed=packed,
-        gpu=view.word("gpu", "no line names the GPU"),
-        memory_after_init=_memory_after_init(view),
-        mean_memory=_last(view, "mean_memory", "not sampled"),
-        gpu_utilization_percent=_last(view, "gpu_utilization_percent", "not sampled"),
-        evaluate_seconds=_sum(view, "eval_seconds", "no evaluation was timed"),
-        save_seconds=_sum(view, "save_seconds", "no saving was timed"),
-        checkpoint_size=_last(view, "checkpoint_size", "not in the log"),
-        exit=endings[-1].exit,
-        versions=_versions(view),
-        segment_list=tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
-        proofs=endings[-1].proofs,
-        notes=tuple(remarks),
-        dataset=view.word("dataset", "no line names the dataset"),
-        validation=validation,
-    )
+    sources = (*view.segments, view.documents)
+    known |= {
+        "trainer": trainer,
+        "steps_done": steps.done,
+        "steps_total": steps.total,
+        "epochs": epochs,
+        "global_batch_size": _global_batch(view),
+        "gpus": _gpus(view),
+        "last_loss": _last_loss(view),
+        "mean_train_loss": _mean_loss(view, steps, remarks),
+        "train_seconds": _train_seconds(view, kind, steps),
+        "seconds_per_step": steps.seconds,
+        "seconds_per_step_without_pauses": steps.pace,
+        "tokens_per_second": _tokens_per_second(view),
+        "peak_memory": _peak_memory(view),
+        "total_examples": examples,
+        "total_sequences": sequences,
+        "packing_density": density,
+        "examples_per_second": _examples_per_second(view, packed, steps, remarks),
+        "outcome": _outcome(endings[-1], final),
+        "memory_after_init": _memory_after_init(view),
+        "exit": endings[-1].exit,
+        "versions": tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version"))),
+        "segment_list": tuple(
+            _segment(view, each, ending, kind) for each, ending in zip(view.segments, endings, strict=True)
+        ),
+        "proofs": endings[-1].proofs,
+    }
+    return record_from(name, known, notes=remarks, validation=validation)
+
+
+def _read(view: RunView, key: str, fact: RunFact) -> Fact:
+    name: ObservationName = fact.line or key  # type: ignore[assignment]
+    match fact.read:
+        case "word":
+            return view.word(name, fact.missing)
+        case "number":
+            return view.count(name, fact.missing, fact.unit)
+        case "sum":
+            return _sum(view, name, fact.missing)
+        case _:
+            return _last(view, name, fact.missing)
 
 
 def _contradictions(view: RunView) -> Iterator[str]:
@@ -137,18 +125,14 @@ def _precedence(trainer: str) -> int:
 
 def _ending(view: RunView, segment: RunSegment, trainer: str | None, is_document: bool) -> Ending:
     steps = steps_of(view, segment, trainer)
-    done = steps.done.value if isinstance(steps.done, Quantity) else None
-    total = steps.total.value if isinstance(steps.total, Quantity) else None
+    done = number_of(steps.done)
+    total = number_of(steps.total)
     if done is None and total is None and bar_count(trainer) is not BarCount.RUN_STEPS:
         # Loops that tell their epochs only: the last loss says how many are done.
         loss, planned = segment.last_loss(), view.setting("epochs")
         done = loss.seen.epoch if loss is not None and loss.seen.step is None else None
         total = planned.number if planned is not None and done is not None else None
     return ending_of(segment, steps_done=done, steps_total=total, is_document=is_document)
-
-
-def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[RunSegment, Ending]]:
-    return list(zip(view.segments, endings, strict=True))
 
 
 def _segment(view: RunView, segment: RunSegment, ending: Ending, trainer: str | None) -> Segment:
@@ -352,7 +336,6 @@ def _memory_after_init(view: RunView) -> Measured:
 
 
 def _packing(view: RunView, packed: OptionalText) -> tuple[Measured, Measured, Measured]:
-    """Return examples, sequences after packing, and examples per sequence."""
     is_packed = isinstance(packed, SourcedText) and packed.value == "true"
     rows = view.setting("train_examples")
     examples = view.setting("total_examples") or (None if is_packed else rows)
@@ -390,8 +373,3 @@ def _sum(view: RunView, name: ObservationName, reason: str) -> Measured:
         return Missing(missing=reason)
     total = sum(each.number or 0.0 for each in found)
     return found[-1].quantity(value=total, unit="s", aggregation="sum", method=f"{len(found)} of them")
-
-
-def _versions(view: RunView) -> tuple[str, ...]:
-    sources = (*view.segments, view.documents)
-    return tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version")))

@@ -22,14 +22,13 @@ from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
-from touchline.history.lines import LineFile, NotTextError
-from touchline.history.loops.reader import DictRowParser
+from touchline.history.loop_lines import DictRowParser
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
-from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
-from touchline.history.scan import Scan
+from touchline.history.scan import LineFile, NotTextError, Scan
 from touchline.history.segments import FileSegmenter
 from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
 from touchline.slurm.resources import read_sbatch
@@ -45,9 +44,12 @@ _JSON_LIMIT_BYTES = 256 << 20
 class LoggedRun:
     """Run with the files that report it."""
 
-    reading: RunReading
+    reading: RunRecord
+    """Its record without sources; names and paths are as the log has them."""
     sources: tuple[Path, ...]
     """Every file that was read: logs, state files, configs, files of facts."""
+    files: tuple[str, ...] = ()
+    """Names of those without the files of facts."""
     stated: StatedFacts = NOTHING_STATED
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
@@ -72,7 +74,6 @@ def find_runs(
 
     Args:
         paths: files and folders; for a named file, the files of its run in the same folder are read too.
-        on_progress: called as the work advances: groups done, groups in all, the group's name.
         stating: what options state of them; files of facts next to them are read in any case.
 
     Raises:
@@ -112,8 +113,8 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
-        reading = reading_of(name, files, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
-        found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
+        reading = reading_of(name, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
+        found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), files=files, stated=stated))
     if not found and not refused:
         reason = "an evaluation or a prediction, and no lines of a training run" if others else ""
         refused = [SkippedFile(path=path, reason=reason or _nothing(path)) for path in group.files[:1]]
@@ -121,7 +122,6 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
 
 
 def _is_table(path: Path) -> bool:
-    """Return True if a log is a table of metrics, whatever its name."""
     if role_of(path) != "log" or path.suffix.lower() == ".gz":
         return False
     return _HEADER.match(read_head(path, _HEADER_BYTES).decode("utf-8", "replace")) is not None
@@ -211,12 +211,7 @@ def _bounded(path: Path, limit: int) -> str:
 def runs_in(
     logs: Sequence[Sequence[FileSegment]], beside: Sequence[Sequence[FileSegment]]
 ) -> tuple[list[list[RunSegment]], RunSegment]:
-    """Return the runs in logs, and what the documents next to them say; without a log, documents show the run.
-
-    Args:
-        logs: parts of each log.
-        next to: parts of each document.
-    """
+    """Return the runs in logs, and what the documents next to them say; without a log, documents show the run."""
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs = [*logs, *(each for each in beside if shows_training(each))]
         beside = [each for each in beside if not shows_training(each)]
@@ -233,7 +228,6 @@ def shows_training(parts: Sequence[FileSegment]) -> bool:
 
 
 def _is_run(segment: RunSegment) -> bool:
-    """Return True if a segment has a value that only a run has."""
     # An evaluation alone is no training.
     progressed = any(
         part.has_progress or part.kinds - {SignKind.EVALUATING} or (len(part.seen) > 1 and not _is_other_work(part))

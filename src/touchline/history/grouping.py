@@ -86,14 +86,13 @@ def group_files(paths: Sequence[Path]) -> tuple[FileGroup, ...]:
     by_folder: dict[Path, set[Path]] = defaultdict(set)
     for path in (*named, *walked):
         by_folder[path.parent].add(path)
-    wanted = set(named)
     groups: list[FileGroup] = []
     for folder in sorted(by_folder):
         files = by_folder[folder]
         companions = _companions(folder, [path for path in named if path.parent == folder])
         facts = tuple(_facts_above(folder, [path for path in paths if path.is_dir()]))
         for group in _in_folder(files | companions):
-            if any(path in files for path in group.files) and _is_wanted(group, wanted, files):
+            if any(path in files for path in group.files):
                 groups.append(replace(group, facts=facts))
     return tuple(groups)
 
@@ -104,10 +103,6 @@ def _facts_above(folder: Path, roots: Sequence[Path]) -> list[Path]:
     above = [folder, *folder.parents]
     found = [each / FACTS_FILE for each in above[: above.index(root) + 1] if (each / FACTS_FILE).is_file()]
     return found[::-1]
-
-
-def _is_wanted(group: FileGroup, named: set[Path], walked: set[Path]) -> bool:
-    return any(path in named or path in walked for path in group.files)
 
 
 def _companions(folder: Path, named: Sequence[Path]) -> set[Path]:
@@ -157,7 +152,11 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
         by_key[key_of(path)].append(path)
-    runs = {key: found for key, found in by_key.items() if any(_tells_course(path) for path in found)}
+    runs = {
+        key: found
+        for key, found in by_key.items()
+        if any(role_of(path) in ("log", "table") or _STATE.search(_plain(path).stem) for path in found)
+    }
     others = [path for key, found in by_key.items() if key not in runs for path in found]
     if "" in runs and len(runs) == 2:
         # State files of the folder, and one log with a name of its own: one run.
@@ -175,12 +174,7 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
 
 
 def _folder_name(path: Path) -> str:
-    """Return the name of a file's folder, also of a file that is named from inside it."""
     return path.absolute().parent.name or path.stem
-
-
-def _tells_course(path: Path) -> bool:
-    return role_of(path) in ("log", "table") or bool(_STATE.search(_plain(path).stem))
 
 
 def _order(path: Path) -> int:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from touchline.backends.logtext.parts import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
-from touchline.history.failures.reader import LAUNCHER_KILLS
+from touchline.core.status import Outcome
+from touchline.history.faults import LAUNCHER_KILLS
 from touchline.history.file_segment import FileSegment
-from touchline.history.reading import EvidenceLine, OptionalText, Outcome, SourcedText, exit_by_cause, exit_code
+from touchline.history.reading import EvidenceLine, OptionalText, SourcedText, exit_by_cause, exit_code
 from touchline.history.run_view import RunSegment
 
 _CAUSES = (

@@ -19,12 +19,7 @@ _RATE_EVERY: Final = 50
 
 
 def own_segments(name: str, rows: Sequence[tuple[int, MetricsRow]]) -> FileSegmenter:
-    """Return the events of a metrics.jsonl, cut into attempts.
-
-    Args:
-        name: name of the file in `where`.
-        rows: (line number, row), all rows of the file in order.
-    """
+    """Return the events of a metrics.jsonl, cut into attempts."""
     segmenter = FileSegmenter(name)
     for event in own_events(rows):
         segmenter.feed(event)

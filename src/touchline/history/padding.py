@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from touchline.backends.registry import batching_of
 from touchline.core.errors import InputError
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.data.packing.forecast import BatchSettings
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, RunRecord, WorkFacts
@@ -44,7 +44,7 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
     def stated(value: float, unit: str, method: str = "by the model's tokenizer") -> Quantity:
         return Quantity(value=value, unit=unit, method=method, where=lengths.where)
 
-    limit = _number(record.batching.max_seq_len)
+    limit = number_of(record.batching.max_seq_len)
     total = lengths.total if limit is None else np.minimum(lengths.total, int(limit))
     labels = np.minimum(lengths.labels, total)
     batching, work = record.batching, record.work
@@ -52,7 +52,9 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
         batching = replace(batching, mean_tokens=stated(float(total.mean()), "tokens"))
     if isinstance(batching.longest_tokens, Missing):
         batching = replace(batching, longest_tokens=stated(int(total.max()), "tokens"))
-    if not _is_packed(record) and isinstance(work.padded_tokens, Missing):
+    packed = record.packing.packed
+    is_packed = isinstance(packed, SourcedText) and packed.value == "true"
+    if not is_packed and isinstance(work.padded_tokens, Missing):
         work = _work(record, work, total, labels, stated)
     dataset = DatasetFacts(
         name=record.dataset.name,
@@ -65,8 +67,7 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
 
 
 def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measured]:
-    """Return the tokens that an epoch computes with and without packing, where trainer and settings are known."""
-    limit, micro = _number(record.batching.max_seq_len), _number(record.batching.micro_batch_size)
+    limit, micro = number_of(record.batching.max_seq_len), number_of(record.batching.micro_batch_size)
     trainer = record.stack.trainer
     if limit is None or micro is None or micro < 1 or isinstance(trainer, Missing):
         return {}
@@ -74,7 +75,7 @@ def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measu
         batching = batching_of(trainer.value)
     except InputError:
         return {}
-    passes = max(int(_number(record.batching.gradient_accumulation_steps) or 1), 1)
+    passes = max(int(number_of(record.batching.gradient_accumulation_steps) or 1), 1)
     settings = BatchSettings(
         max_seq_len=int(limit), packed=True, micro_batch_size=int(micro), gradient_accumulation_steps=passes
     )
@@ -93,7 +94,6 @@ def _epoch_tokens(record: RunRecord, lengths: DatasetLengths) -> dict[str, Measu
 
 
 def _other_size(record: RunRecord, lengths: DatasetLengths) -> Iterator[str]:
-    """Yield a note if the log counts other examples than the dataset has."""
     logged, there = record.packing.examples, len(lengths.total)
     if isinstance(logged, Quantity) and logged.value != there:
         logged_text = f"the log has {logged.value:,.0f} examples ({logged.where})"
@@ -117,7 +117,7 @@ def _work(
 ) -> WorkFacts:
     batching = record.batching
     micro, passes, whole, devices = (
-        _number(each)
+        number_of(each)
         for each in (
             batching.micro_batch_size,
             batching.gradient_accumulation_steps,
@@ -147,11 +147,3 @@ def _work(
         squared_widths=stated(passes * rows * square, "1", _METHOD),
         label_tokens=stated(passes * rows * float(labels.mean()), "tokens", _METHOD),
     )
-
-
-def _is_packed(record: RunRecord) -> bool:
-    return isinstance(record.packing.packed, SourcedText) and record.packing.packed.value == "true"
-
-
-def _number(value: Measured) -> float | None:
-    return value.value if isinstance(value, Quantity) else None

@@ -5,30 +5,19 @@ A try that was cut short, timed out or crashed says nothing of memory and gives 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.shape import ModelShape
+from touchline.core.status import Outcome
 from touchline.core.units import GIB, format_bytes
+from touchline.history.facts import RUN_FACTS, fact_at, facts_of_settings, record_from
 from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.readers import READERS_VERSION
-from touchline.history.reading import EvidenceLine, Outcome, SourcedText
-from touchline.history.record import (
-    BatchFacts,
-    CostFacts,
-    CourseFacts,
-    LossFacts,
-    MachineFacts,
-    ModelFacts,
-    PackingFacts,
-    Quantities,
-    RunRecord,
-    StackFacts,
-    TrainingFacts,
-    WorkFacts,
-)
-from touchline.history.training_form import facts_of_settings
+from touchline.history.reading import EvidenceLine, SourcedText
+from touchline.history.record import NOT_LOGGED, MachineFacts, ModelFacts, Quantities, RunRecord, WorkFacts
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -63,48 +52,45 @@ def probe_record(
     """Return the record of one try; `history.store_record` stores it.
 
     Args:
-        request: what was asked for.
         shape: the model's dimensions; none where they are not known.
         whole_seconds_per_step: of a try in slots, the same step with all threads and nothing next to it.
     """
     if one.outcome not in _OUTCOMES:
         return Missing(missing=f"the probe failed: {one.message}")
-    known = one.answer
-    batch = one.batch
-    return RunRecord(
+    answer, batch, train = one.answer, one.batch, request.train
+    per_row, passes = request.examples_per_row, request.micro_batches_per_step
+    known: dict[str, Any] = {
+        **dict.fromkeys(RUN_FACTS, _PROBE),
+        **_training(request, shape, answer),
+        **_costs(request, one),
+        "versions": () if answer is None else tuple(sorted(f"{k}={v}" for k, v in answer.machine.versions.items())),
+        "trainer": _text(train.backend),
+        "micro_batch_size": _number(one.micro_batch_size, "1"),
+        "gradient_accumulation_steps": _number(passes, "1"),
+        "global_batch_size": _number(one.micro_batch_size * passes, "1"),
+        "max_seq_len": _number(max(train.max_seq_len, batch.width), "tokens"),
+        "mean_tokens": _number(batch.width / per_row, "tokens", aggregation="mean"),
+        "longest_tokens": _number(-(-batch.width // per_row), "tokens"),
+        "grouped_by_length": NOT_LOGGED,
+        "dataset": NOT_LOGGED,
+        "packed": _text(str(per_row > 1).lower()),
+        "total_examples": _number(batch.rows * per_row, "examples"),
+        "total_sequences": _number(batch.rows, "1"),
+        "packing_density": _number(per_row, "1"),
+        "packing_efficiency": _number(100, "%", method="rows filled by construction"),
+        "steps_done": _number(0 if answer is None else len(answer.step_seconds), "steps"),
+        "steps_total": _number(request.steps, "steps"),
+        "outcome": _text(_OUTCOMES[one.outcome].value),
+        "segment_list": (),
+        "proofs": (EvidenceLine(where=WHERE, text=one.message, says=one.outcome.value),) if one.message else (),
+    }
+    return replace(
+        record_from(f"probe {request.model.name} {batch.rows}x{batch.width}", known, notes=_notes(request, one)),
         reader_version=READERS_VERSION,
         origin="touchline",
-        name=f"probe {request.model.name} {batch.rows}x{batch.width}",
-        model=_model(request, shape, known),
-        training=_training(request, shape, known),
-        stack=StackFacts(
-            trainer=_text(request.train.backend),
-            versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
-        ),
-        machine=_machine(machine, known),
-        batching=BatchFacts(
-            micro_batch_size=_number(one.micro_batch_size, "1"),
-            gradient_accumulation_steps=_number(request.micro_batches_per_step, "1"),
-            global_batch_size=_number(one.micro_batch_size * request.micro_batches_per_step, "1"),
-            max_seq_len=_number(max(request.train.max_seq_len, batch.width), "tokens"),
-            mean_tokens=_number(batch.width / request.examples_per_row, "tokens", aggregation="mean"),
-            longest_tokens=_number(-(-batch.width // request.examples_per_row), "tokens"),
-        ),
-        packing=PackingFacts(
-            packed=_text(str(request.examples_per_row > 1).lower()),
-            examples=_number(batch.rows * request.examples_per_row, "examples"),
-            sequences=_number(batch.rows, "1"),
-            density=_number(request.examples_per_row, "1"),
-            efficiency=_number(100, "%", method="rows filled by construction"),
-        ),
-        costs=_costs(request, one),
+        model=_model(request, shape, answer),
+        machine=_machine(machine, answer),
         work=_work(request, one, whole_seconds_per_step),
-        losses=LossFacts(last=_PROBE, mean=_PROBE, evaluation=_PROBE),
-        course=_course(request, one),
-        fingerprint="",
-        fingerprint_unknown=(),
-        sources=(),
-        notes=_notes(request, one),
     )
 
 
@@ -122,7 +108,7 @@ def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer |
     )
 
 
-def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> TrainingFacts:
+def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> dict[str, object]:
     train, lora = request.train, request.train.lora
     work = None if known is None else known.work
     trainable: Measured = _UNKNOWN
@@ -131,14 +117,14 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
     elif shape is not None:
         count = shape.num_parameters if train.trains_all else shape.adapter_parameters(lora.rank, lora.target_modules)
         trainable = _number(count, "parameters")
-    return TrainingFacts(
-        **facts_of_settings(train, _number, WHERE),
-        trainable_parameters=trainable,
-        base_dtype=_UNKNOWN if known is None else _text(known.machine.base_dtype),
-        optimizer=_UNKNOWN if work is None else _text(work.optimizer),
-        gradient_checkpointing=_text(str(train.gradient_checkpointing).lower()),
-        attention=_UNKNOWN if work is None else _text(work.attention),
-    )
+    return {
+        **{fact_at(f"training.{name}"): fact for name, fact in facts_of_settings(train, _number, WHERE).items()},
+        "trainable_parameters": trainable,
+        "dtype": _UNKNOWN if known is None else _text(known.machine.base_dtype),
+        "optimizer": _UNKNOWN if work is None else _text(work.optimizer),
+        "gradient_checkpointing": _text(str(train.gradient_checkpointing).lower()),
+        "attention": _UNKNOWN if work is None else _text(work.attention),
+    }
 
 
 def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
@@ -160,7 +146,6 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
 
 
 def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFacts:
-    """Return the work; every micro-batch of a probe is the same."""
     batch, times = one.batch, request.micro_batches_per_step
     answer = one.answer
     setup = None if answer is None else answer.setup_seconds
@@ -181,7 +166,7 @@ def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFact
     )
 
 
-def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
+def _costs(request: ProbeRequest, one: ProbeTry) -> dict[str, object]:
     none = Missing(missing="it did not fit")
     seconds, rate = one.seconds_per_step, one.tokens_per_second
     each: Measured = none
@@ -214,34 +199,14 @@ def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
             read = memory.method if kind == "process" else None
             if size is not None:
                 peaks.append(_memory_gib(size, phase="step", kind=kind, aggregation="peak", method=read))
-    return CostFacts(
-        seconds_per_step=each,
-        seconds_per_step_without_pauses=each,
-        tokens_per_second=fast,
-        examples_per_second=examples,
-        peak_memory=tuple(peaks) or none,
-        memory_after_init=loaded,
-        mean_memory=_PROBE,
-        gpu_utilization_percent=_PROBE,
-        train_seconds=_PROBE,
-        evaluate_seconds=_PROBE,
-        save_seconds=_PROBE,
-        checkpoint_size=_PROBE,
-    )
-
-
-def _course(request: ProbeRequest, one: ProbeTry) -> CourseFacts:
-    done = () if one.answer is None else one.answer.step_seconds
-    proofs = () if not one.message else (EvidenceLine(where=WHERE, text=one.message, says=one.outcome.value),)
-    return CourseFacts(
-        steps_done=_number(len(done), "steps"),
-        steps_total=_number(request.steps, "steps"),
-        epochs=_PROBE,
-        outcome=_text(_OUTCOMES[one.outcome].value),
-        exit=_PROBE,
-        segments=(),
-        proofs=proofs,
-    )
+    return {
+        "seconds_per_step": each,
+        "seconds_per_step_without_pauses": each,
+        "tokens_per_second": fast,
+        "examples_per_second": examples,
+        "peak_memory": tuple(peaks) or none,
+        "memory_after_init": loaded,
+    }
 
 
 def _notes(request: ProbeRequest, one: ProbeTry) -> tuple[str, ...]:

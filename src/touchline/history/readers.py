@@ -12,8 +12,8 @@ from touchline.backends.logtext.events import DocumentReader, LogReader, Row
 from touchline.backends.logtext.parts import NUMBER, not_a_number, read_stamp, strip_prefix, to_count, to_number
 from touchline.backends.registry import document_readers, log_readers
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
-from touchline.history.failures.reader import Faults
-from touchline.history.loops.reader import TrainingLines
+from touchline.history.faults import Faults
+from touchline.history.loop_lines import TrainingLines
 from touchline.history.slurm_lines import SlurmLines
 
 READERS_VERSION = 10
@@ -93,7 +93,6 @@ class PackingLines:
     )
 
     def __init__(self) -> None:
-        """Start a file."""
         self._loaded = False
 
     def line(self, text: str, number: int) -> Iterable[Event]:
@@ -218,7 +217,6 @@ class WandbLines:
     words: ClassVar[frozenset[str]] = frozenset({"wandb", "mwandb"})
 
     def __init__(self) -> None:
-        """Start a file."""
         self._block: dict[str, tuple[str, int]] | None = None
         self._cut = False
 
@@ -283,7 +281,6 @@ def _facts(block: Mapping[str, tuple[object, int]], *, rounded: bool, cut: bool)
     """Yield the facts of a whole summary.
 
     Args:
-        block: values and their lines, by key.
         rounded: whether values have five decimals only.
         cut: whether keys were left out.
     """

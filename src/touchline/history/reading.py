@@ -1,30 +1,14 @@
-"""Reading of one run from its logs. Absent is not zero: a field has a value or a reason."""
+"""Words that logs state, the lines that prove them, segments of a run, and scores as a record keeps them."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.history.scores import ValidationPoint
-
-
-class Outcome(StrEnum):
-    """Outcome of a run, by the evidence."""
-
-    COMPLETED = "completed"
-    RUNNING_OR_TRUNCATED = "running_or_truncated"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    PREEMPTED = "preempted"
-    HOST_OOM = "host_oom"
-    GPU_OOM = "gpu_oom"
-    DISK_QUOTA = "disk_quota"
-    CRASH_START = "crash_start"
-    CRASH_MID = "crash_mid"
-    CRASH_EVAL = "crash_eval"
-    CRASH_EXPORT = "crash_export"
-    DIVERGED_NAN = "diverged_nan"
+from touchline.core.quantity import Measured, Missing
+from touchline.core.status import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +27,7 @@ OptionalText = SourcedText | Missing
 """A word, or why there is none."""
 
 _BY_CAUSE = "failed: "
-"""Prefix of the value of `RunReading.exit` where a line gives the cause and none the exit code."""
+"""Prefix of the value of an exit where a line gives the cause and none the exit code."""
 
 
 def exit_by_cause(cause: str, where: str) -> SourcedText:
@@ -59,9 +43,6 @@ def exit_code(exit_word: SourcedText) -> int | None:
 def exit_cause(exit_word: SourcedText) -> str:
     """Return the line that gives the cause."""
     return exit_word.value.removeprefix(_BY_CAUSE)
-
-
-_NOT_LOGGED = Missing(missing="not in the log")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,131 +73,89 @@ class Segment:
     """Outcome of the segment."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunReading:
-    """Run found in logs: the flat fields, what a record needs next to them, and the proof."""
+MOST_VALIDATIONS = 2000
+"""Most validation losses that a record keeps; of more, evenly spaced ones and the last."""
+_HEX = re.compile(r"[0-9a-f]*")
+_BITS = 4
+_DIGITS, _FULL = 2, 255
+"""Hexadecimal digits of a score in 255ths, and the best score."""
+_OLDER = Missing(missing="the record is older and has no scores of partly correct items")
 
-    schema_version: int = 1
-    """Version of this form."""
-    name: str
-    """Name of the log without words for its stream or role."""
-    files: tuple[str, ...]
-    """The files that it was read from."""
-    trainer: OptionalText
-    """Trainer that printed it."""
-    model: OptionalText
-    """The base model, as the log names it."""
-    steps_done: Measured
-    """Optimizer steps done, of the last segment that counts."""
-    steps_total: Measured
-    """Optimizer steps planned."""
-    epochs: Measured
-    """Epochs planned."""
-    micro_batch_size: Measured
-    """Examples, or packed rows, per forward pass and device."""
-    gradient_accumulation_steps: Measured
-    """Forward passes per optimizer step."""
-    global_batch_size: Measured
-    """Examples, or packed rows, per optimizer step over all devices."""
-    gpus: Measured
-    """Devices that trained."""
-    trainable_parameters: Measured
-    """Parameters with a gradient."""
-    last_loss: Measured
-    """Training loss of the last row that has one."""
-    mean_train_loss: Measured
-    """Mean training loss over the run; corrected or refused after a resume."""
-    eval_loss: Measured
-    """Last validation loss."""
-    train_seconds: Measured
-    """Duration of the training; its method names what else is inside."""
-    seconds_per_step: Measured
-    """Time over steps, from after warm-up to the last step known; evaluations and savings in between are inside."""
-    seconds_per_step_without_pauses: Measured
-    """Median over windows of steps: what a step takes when nothing else is done."""
-    tokens_per_second: Measured
-    """With its token unit."""
-    peak_memory: Measured
-    """Peak of the GPU (or process) memory while training, with phase and kind."""
-    total_examples: Measured
-    """Examples of the training split, before packing."""
-    total_sequences: Measured
-    """Rows after packing."""
-    packing_density: Measured
-    """Examples a packed row."""
-    packing_efficiency: Measured
-    """Per cent of the tokens that are no padding."""
-    examples_per_second: Measured
-    """Examples, not packed rows, a second of training."""
-    outcome: SourcedText
-    """An `Outcome`."""
-    segments: Quantity
-    """Number of segments."""
-    method: OptionalText
-    """lora, qlora, full."""
-    lora_rank: Measured
-    """Rank of the adapter."""
-    lora_alpha: Measured
-    """Alpha of the adapter."""
-    target_modules: OptionalText
-    """Modules that it adapts."""
-    dtype: OptionalText
-    """Element type of the base."""
-    quantization: OptionalText
-    """Quantization of the base."""
-    optimizer: OptionalText
-    """The optimizer."""
-    learning_rate: Measured
-    """The configured one."""
-    gradient_checkpointing: OptionalText
-    """true or false."""
-    attention: OptionalText
-    """Implementation of attention."""
-    packed: OptionalText
-    """true or false."""
-    max_seq_len: Measured
-    """Most tokens per sequence."""
-    gpu: OptionalText
-    """Name of the device."""
-    gpu_memory_total: Measured
-    """Capacity of the GPU."""
-    total_parameters: Measured
-    """All parameters."""
-    memory_after_init: Measured
-    """Peak after the model was loaded, which shows nothing of training."""
-    mean_memory: Measured
-    """Mean of the GPU memory in use while training."""
-    gpu_utilization_percent: Measured
-    """Mean share of time in which the GPU was busy."""
-    evaluate_seconds: Measured
-    """All evaluations within the training."""
-    save_seconds: Measured
-    """All savings within the training."""
-    checkpoint_size: Measured
-    """Size on disk of a checkpoint."""
-    exit: OptionalText
-    """End of the job's process, a fact next to the outcome: `0`, `1`, `failed: mv: ...`."""
-    versions: tuple[str, ...]
-    """`library=version`, as far as they were printed."""
-    segment_list: tuple[Segment, ...]
-    """The segments, in order."""
-    proofs: tuple[EvidenceLine, ...]
-    """The lines that prove the outcome."""
-    notes: tuple[str, ...]
-    """Corrections, refusals and omissions, with their reasons."""
-    dataset: OptionalText = _NOT_LOGGED
-    """Dataset of the training."""
-    mean_tokens: Measured = _NOT_LOGGED
-    """Mean length of an example, in tokens."""
-    longest_tokens: Measured = _NOT_LOGGED
-    """Length of the longest example, in tokens."""
-    grouped_by_length: OptionalText = _NOT_LOGGED
-    """true where batches are of examples of similar lengths."""
-    adapter_dtype: OptionalText = _NOT_LOGGED
-    """Element type of the adapter."""
-    dropout: Measured = _NOT_LOGGED
-    """Dropout on the adapter's input."""
-    compiled: OptionalText = _NOT_LOGGED
-    """true or false."""
-    validation: tuple[ValidationPoint, ...] = ()
-    """Validation losses in the order of their optimizer steps; empty where no step is known."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreFacts:
+    """Score of the last checkpoint on one task."""
+
+    task: str
+    """Name of the task."""
+    score: str
+    """Name of the score: `exact match`, `accuracy`, or one of a task of the user's."""
+    checkpoint: str
+    """Name of the checkpoint, `epoch_0`."""
+    value: Measured
+    """Mean over the items, with its interval."""
+    items: int
+    """Number of items; repeated answers to one item count once."""
+    comparable: str
+    """Hash of the items and the evaluation's settings: scores are comparable where it is equal."""
+    outcomes: str | Missing
+    """Outcome of every item, packed by `pack_outcomes`, in the order of the items' ids: with equal `comparable` the
+    items are the same, in the same order. Missing where an item can be right in part."""
+    item_scores: str | Missing = _OLDER
+    """Score of every item, packed by `pack_item_scores`, in the same order. Missing where `outcomes` holds them, where
+    a score is not from 0 to 1, and in older records."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationPoint:
+    """Validation loss at one optimizer step."""
+
+    step: int
+    """Optimizer step, from 1; 0 is before the first."""
+    loss: float | None
+    """Mean over the label tokens, in nats; None where it is not finite."""
+
+
+def pack_outcomes(outcomes: Sequence[bool]) -> str:
+    """Return outcomes as hexadecimal digits, the first item in the highest bit; the last digit is filled with zeros."""
+    bits = "".join("1" if each else "0" for each in outcomes)
+    digits = -(-len(bits) // _BITS)
+    return f"{int(bits.ljust(digits * _BITS, '0'), 2):0{digits}x}" if bits else ""
+
+
+def item_outcomes(score: ScoreFacts) -> tuple[bool, ...] | Missing:
+    """Return whether each item was right, in the order of the items; Missing where the record does not say so."""
+    if isinstance(score.outcomes, Missing):
+        return score.outcomes
+    digits = -(-score.items // _BITS)
+    if score.items < 0 or len(score.outcomes) != digits or not _HEX.fullmatch(score.outcomes):
+        return Missing(missing=f"the record does not have outcomes of {score.items} items")
+    bits = "".join(f"{int(digit, 16):04b}" for digit in score.outcomes)
+    return tuple(bit == "1" for bit in bits[: score.items])
+
+
+def pack_item_scores(scores: Sequence[float]) -> str | Missing:
+    """Return scores in 255ths, two hexadecimal digits each; Missing where one is not from 0 to 1."""
+    if not all(0 <= score <= 1 for score in scores):
+        return Missing(missing="scores of items are not from 0 to 1")
+    return "".join(f"{round(_FULL * score):02x}" for score in scores)
+
+
+def read_item_scores(score: ScoreFacts) -> tuple[float, ...] | Missing:
+    """Return the score of each item from 0 to 1, in the order of the items; Missing where the record lacks them."""
+    if not isinstance(score.outcomes, Missing):
+        outcomes = item_outcomes(score)
+        return outcomes if isinstance(outcomes, Missing) else tuple(float(right) for right in outcomes)
+    if isinstance(score.item_scores, Missing):
+        return score.item_scores
+    if len(score.item_scores) != _DIGITS * score.items or not _HEX.fullmatch(score.item_scores):
+        return Missing(missing=f"the record does not have scores of {score.items} items")
+    return tuple(value / _FULL for value in bytes.fromhex(score.item_scores))
+
+
+def validation_points(pairs: Sequence[tuple[int, float]]) -> tuple[ValidationPoint, ...]:
+    """Return validation losses in the order of their steps; of two at one step the later one."""
+    found = sorted(dict(pairs).items())
+    every = -(-len(found) // MOST_VALIDATIONS)
+    kept = [pair for number, pair in enumerate(found, 1) if (len(found) - number) % every == 0] if found else []
+    return tuple(ValidationPoint(step=step, loss=loss if math.isfinite(loss) else None) for step, loss in kept)

@@ -12,8 +12,7 @@ from typing import Literal
 from touchline.core.machine import cpu_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.experiment.runs import ControlKind
-from touchline.history.reading import EvidenceLine, OptionalText, Segment, SourcedText
-from touchline.history.scores import ScoreFacts, ValidationPoint
+from touchline.history.reading import EvidenceLine, OptionalText, ScoreFacts, Segment, SourcedText, ValidationPoint
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -24,7 +23,12 @@ Quantities = tuple[Quantity, ...] | Missing
 """The same thing measured in several ways, each with its kind or unit; or why there is none."""
 
 
-_NOT_LOGGED = Missing(missing="not in any log")
+def first(quantities: Quantities) -> Measured:
+    """Return the first of several measurements of one thing."""
+    return quantities if isinstance(quantities, Missing) else quantities[0]
+
+
+NOT_LOGGED = Missing(missing="not in any log")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +43,7 @@ class SourceFile:
     """Hash of its content."""
     growth: str
     """Cumulative digests of a file that only grows, eight hex digits each: of its first line, its first two, and so on
-    (`history/record_versions.py`). A grown file begins with the digests it had. Empty for files rewritten as a whole.
+    (`history/records.py`). A grown file begins with the digests it had. Empty for files rewritten as a whole.
     """
 
 
@@ -93,9 +97,9 @@ class TrainingFacts:
     """true or false."""
     attention: OptionalText
     """Implementation of attention."""
-    compiled: OptionalText = _NOT_LOGGED
+    compiled: OptionalText = NOT_LOGGED
     """true or false."""
-    dropout: Measured = _NOT_LOGGED
+    dropout: Measured = NOT_LOGGED
     """Dropout on the adapter's input."""
 
 
@@ -119,11 +123,11 @@ class MachineFacts:
     """Capacity of one device."""
     gpus: Measured
     """Devices that trained."""
-    processor: OptionalText = _NOT_LOGGED
+    processor: OptionalText = NOT_LOGGED
     """Name of the CPU, if it trained."""
-    threads: Measured = _NOT_LOGGED
+    threads: Measured = NOT_LOGGED
     """Number of compute threads, on a CPU."""
-    at_once: Measured = _NOT_LOGGED
+    at_once: Measured = NOT_LOGGED
     """Number of runs that shared the CPU, each with these threads, this one included."""
 
     @property
@@ -153,7 +157,7 @@ class BatchFacts:
     """Mean length of an example, in tokens."""
     longest_tokens: Measured
     """Length of the longest example, in tokens."""
-    grouped_by_length: OptionalText = _NOT_LOGGED
+    grouped_by_length: OptionalText = NOT_LOGGED
     """true where batches are of examples of similar lengths, so that a row is hardly padded."""
 
 
@@ -177,11 +181,11 @@ class PackingFacts:
 class DatasetFacts:
     """Dataset of the training."""
 
-    name: OptionalText = _NOT_LOGGED
+    name: OptionalText = NOT_LOGGED
     """Name of the dataset, or of its file."""
-    sha256: OptionalText = _NOT_LOGGED
+    sha256: OptionalText = NOT_LOGGED
     """Hash of the file."""
-    examples: Measured = _NOT_LOGGED
+    examples: Measured = NOT_LOGGED
     """Examples of its training split."""
 
 
@@ -223,41 +227,41 @@ class CostFacts:
 class WorkFacts:
     """Computed work: the mean optimizer step, the largest micro-batch, and what took time apart from the steps."""
 
-    micro_batches: Measured = _NOT_LOGGED
+    micro_batches: Measured = NOT_LOGGED
     """Forward passes of a step."""
-    padded_tokens: Measured = _NOT_LOGGED
+    padded_tokens: Measured = NOT_LOGGED
     """Positions of a step, padding included."""
-    squared_widths: Measured = _NOT_LOGGED
+    squared_widths: Measured = NOT_LOGGED
     """Sum over a step's rows of the row's width squared: what attention's scores grow with."""
-    label_tokens: Measured = _NOT_LOGGED
+    label_tokens: Measured = NOT_LOGGED
     """Positions of a step with a loss."""
-    steps: Measured = _NOT_LOGGED
+    steps: Measured = NOT_LOGGED
     """Steps that these are the mean of, and that the pace was measured over."""
-    largest_rows: Measured = _NOT_LOGGED
+    largest_rows: Measured = NOT_LOGGED
     """Rows of the largest micro-batch."""
-    largest_width: Measured = _NOT_LOGGED
+    largest_width: Measured = NOT_LOGGED
     """Tokens of its rows, padding included."""
-    largest_label_tokens: Measured = _NOT_LOGGED
+    largest_label_tokens: Measured = NOT_LOGGED
     """Label tokens among its positions."""
-    startup_seconds: Measured = _NOT_LOGGED
+    startup_seconds: Measured = NOT_LOGGED
     """From the process's start to the first step."""
-    validation_seconds: Measured = _NOT_LOGGED
+    validation_seconds: Measured = NOT_LOGGED
     """Duration of a validation."""
-    validation_tokens: Measured = _NOT_LOGGED
+    validation_tokens: Measured = NOT_LOGGED
     """Tokens that it scored."""
-    saving_seconds: Measured = _NOT_LOGGED
+    saving_seconds: Measured = NOT_LOGGED
     """Duration of saving a checkpoint."""
-    evaluation_seconds: Measured = _NOT_LOGGED
+    evaluation_seconds: Measured = NOT_LOGGED
     """The evaluation of one checkpoint after training."""
-    evaluation_samples: Measured = _NOT_LOGGED
+    evaluation_samples: Measured = NOT_LOGGED
     """Items that it asked."""
-    compile_seconds: Measured = _NOT_LOGGED
+    compile_seconds: Measured = NOT_LOGGED
     """Compiling the model before the first step, which is not inside the start-up."""
-    compiled_shapes: Measured = _NOT_LOGGED
+    compiled_shapes: Measured = NOT_LOGGED
     """Shapes of micro-batches that it was compiled for."""
-    side_by_side: Measured = _NOT_LOGGED
+    side_by_side: Measured = NOT_LOGGED
     """Runs of the cohort that shared the process, this one included."""
-    whole_seconds_per_step: Measured = _NOT_LOGGED
+    whole_seconds_per_step: Measured = NOT_LOGGED
     """Of a probe of slots: the same step with all threads and nothing next to it, measured just before."""
 
 
@@ -269,17 +273,17 @@ NO_WORK = WorkFacts()
 class PredictedFacts:
     """Predictions made before the run, to be scored against the measurements."""
 
-    seconds_per_step: Measured = _NOT_LOGGED
+    seconds_per_step: Measured = NOT_LOGGED
     """Time of an optimizer step."""
-    train_seconds: Measured = _NOT_LOGGED
+    train_seconds: Measured = NOT_LOGGED
     """Time of all optimizer steps; validation, saving and start-up are not inside."""
-    peak_memory: Measured = _NOT_LOGGED
+    peak_memory: Measured = NOT_LOGGED
     """Peak memory of the process."""
-    disk: Measured = _NOT_LOGGED
+    disk: Measured = NOT_LOGGED
     """Size on disk."""
-    packed_tokens: Measured = _NOT_LOGGED
+    packed_tokens: Measured = NOT_LOGGED
     """Tokens that an epoch computes with packing, by simulating the trainer's own packer."""
-    unpacked_tokens: Measured = _NOT_LOGGED
+    unpacked_tokens: Measured = NOT_LOGGED
     """Tokens that an epoch computes without packing, padding included."""
 
 

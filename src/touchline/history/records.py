@@ -1,7 +1,14 @@
-"""A reading becomes a record, and a record becomes bytes: the same reading of the same files gives the same bytes.
+"""A reading becomes a record, a record bytes, and bytes a file of the history: the same reading, the same bytes.
 
-Nothing here looks at a disk or a clock. What identifies the reader or the machine is taken out: files are named from
-the folder that they have in common, absolute paths in copied lines keep only their last part, secrets are redacted.
+What identifies the reader or the machine is taken out: files are named from the folder that they have in common,
+absolute paths in copied lines keep only their last part, secrets are redacted.
+
+history/records/ab/abcdef....json    a record, named by the hash of its content, written once, never changed
+history/index.jsonl                  the rows of `list`; made from the records, again when it is lost or stale
+history/.cache/                      which files were read before (`adding.py`); may be lost at any time
+
+Equal records have equal names, so writers on any number of nodes need no lock, and two histories are merged by copying
+one over the other. A file that is no record is named and skipped; it never keeps the others from being read.
 """
 
 from __future__ import annotations
@@ -10,44 +17,24 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.logtext.parts import redact
-from touchline.core.errors import InputError
+from touchline.core.errors import HostError, InputError, quoted
+from touchline.core.files import open_regular, read_bytes, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import valid_utf8, without_controls
-from touchline.history.reading import OptionalText, RunReading, SourcedText
-from touchline.history.record import (
-    RECORD_SCHEMA_VERSION,
-    BatchFacts,
-    CostFacts,
-    CourseFacts,
-    DatasetFacts,
-    LossFacts,
-    MachineFacts,
-    ModelFacts,
-    PackingFacts,
-    RunRecord,
-    SourceFile,
-    StackFacts,
-    TrainingFacts,
-)
+from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.record import RECORD_SCHEMA_VERSION, RunRecord, SourceFile
 
-_UNSAID = Missing(missing="not stated in the files")
-_SHAPE = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocab_size")
-_RENAMED = {
-    **{"rank": "lora_rank", "alpha": "lora_alpha", "base_dtype": "dtype", "segments": "segment_list"},
-    **{"examples": "total_examples", "sequences": "total_sequences"},
-    **{"density": "packing_density", "efficiency": "packing_efficiency"},
-}
-"""Names of a record's facts that differ from the reading's."""
-_OF_SEVERAL = ("tokens_per_second", "peak_memory")
 _NO_NUMBER = Missing(missing="not a finite number")
 _RECORD = TypeAdapter(RunRecord)
 _PART = r"[^\s/'\"`:,;()\[\]{}<>|=]+"
@@ -80,45 +67,24 @@ def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
 
 
 def record_of(
-    reading: RunReading, sources: Mapping[str, SourceFile], *, reader_version: int, part: int = 0
+    reading: RunRecord, sources: Mapping[str, SourceFile], *, reader_version: int, part: int = 0
 ) -> RunRecord:
     """Return the record of an imported run.
 
     Args:
         sources: the files by the path that the reading's places name them with.
-        reader_version: `READERS_VERSION` of the readers that read it.
         part: which of the runs in these files it is, from 0.
     """
-    r = reading
-    record = RunRecord(
+    record = dataclasses.replace(
+        reading,
         reader_version=reader_version,
-        origin="imported",
-        name=r.name,
         part=part,
-        model=ModelFacts(name=model_name(r.model), parameters=r.total_parameters, **dict.fromkeys(_SHAPE, _UNSAID)),
-        training=TrainingFacts(**_named(r, TrainingFacts)),
-        stack=StackFacts(trainer=r.trainer, versions=tuple(sorted(set(r.versions)))),
-        machine=MachineFacts(gpu=r.gpu, gpu_memory=r.gpu_memory_total, gpus=r.gpus),
-        batching=BatchFacts(**_named(r, BatchFacts)),
-        packing=PackingFacts(**_named(r, PackingFacts)),
-        costs=CostFacts(**_named(r, CostFacts)),
-        losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
-        validation=r.validation,
-        course=CourseFacts(**_named(r, CourseFacts)),
-        dataset=DatasetFacts(name=model_name(r.dataset)),
-        fingerprint="",
-        fingerprint_unknown=(),
+        model=dataclasses.replace(reading.model, name=model_name(reading.model.name)),
+        dataset=dataclasses.replace(reading.dataset, name=model_name(reading.dataset.name)),
+        stack=dataclasses.replace(reading.stack, versions=tuple(sorted(set(reading.stack.versions)))),
         sources=tuple(sorted(sources.values(), key=lambda source: (source.name, source.sha256))),
-        notes=r.notes,
     )
     return sealed(_placed(record, {path: source.name for path, source in sources.items()}))
-
-
-def _named(reading: RunReading, group: type) -> dict[str, Any]:
-    """Return the members of a group of facts, which have the names of the reading or those of `_RENAMED`."""
-    names = (member.name for member in dataclasses.fields(group))
-    facts = {name: getattr(reading, _RENAMED.get(name, name)) for name in names}
-    return {name: _several(fact) if name in _OF_SEVERAL else fact for name, fact in facts.items()}
 
 
 def sealed(record: RunRecord) -> RunRecord:
@@ -177,10 +143,6 @@ def redact_paths(text: str) -> str:
     """Return a copied line without absolute paths and control characters: `…/last_part` stays of a path."""
     text = _QUOTED.sub(r"\1…/\2\1", valid_utf8(without_controls(text).replace("\n", "")))
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
-
-
-def _several(value: Measured) -> tuple[Quantity, ...] | Missing:
-    return value if isinstance(value, Missing) else (value,)
 
 
 def _word(value: OptionalText) -> str | None:
@@ -296,3 +258,161 @@ def from_json(data: bytes) -> RunRecord:
         first = fault.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"][:4])
         raise InputError(f"not a run record: {place}: {first['msg']}") from None
+
+
+HEAD_BYTES = 1 << 20
+"""Bytes at a log's beginning that are compared: megabytes of equal lines are not a coincidence."""
+_EACH = 64
+_FACTOR = 1.09
+_DIGITS = 8
+_DOCUMENTS = (".json", ".yaml", ".yml", ".toml", ".sh", ".slurm", ".sbatch")
+_LINE_END = re.compile(rb"[\r\n]")
+DOCUMENT_LIMIT_BYTES = 64 << 20
+"""A larger document is not parsed."""
+
+
+def is_document(name: str) -> bool:
+    """Return True if a file of that name is a document or a script, rewritten as a whole, and no log."""
+    return name.lower().endswith(_DOCUMENTS)
+
+
+def growth(name: str, content: bytes) -> str:
+    """Return the digests of a file that grows.
+
+    Args:
+        name: the file's name; its suffix distinguishes logs from documents.
+        content: of a log its first `HEAD_BYTES`, of a document everything.
+    """
+    # What stands behind the last line's end may be half a line.
+    pieces = _history(content) if is_document(name) else _LINE_END.split(content[:HEAD_BYTES])[:-1]
+    digest = hashlib.sha256()
+    found: list[str] = []
+    mark = 1.0
+    for number, piece in enumerate(pieces, 1):
+        digest.update(piece)
+        digest.update(b"\n")
+        if number >= mark:
+            found.append(digest.hexdigest()[:_DIGITS])
+            mark = number + 1 if number < _EACH else max(number + 1, mark * _FACTOR)
+    return "".join(found)
+
+
+def _history(content: bytes) -> list[bytes]:
+    """Return the entries of a trainer state's log_history; of another document nothing."""
+    if len(content) > DOCUMENT_LIMIT_BYTES or b'"log_history"' not in content:
+        return []
+    try:
+        rows = parse_json(content)["log_history"]
+        return [json.dumps(row, sort_keys=True).encode() for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+RECORD_LIMIT_BYTES = 4 << 20
+"""A record takes some ten kilobytes; a larger file is none."""
+_SHELF = re.compile(r"[0-9a-f]{2}")
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """A file in the history that is not a record."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """Files of a history by their names, none of them opened."""
+
+    records: Mapping[str, Path] = field(default_factory=dict)
+    """File of each record, by its id, sorted."""
+    strays: tuple[Broken, ...] = ()
+
+
+def store_record(history_dir: Path, record: RunRecord) -> Path:
+    """Put a record into the history, unless it is there, and give its file; it is on disk when this returns.
+
+    Raises:
+        InputError: the history is not a folder.
+        HostError: no space, or no permission.
+    """
+    data = to_json(sealed(record))
+    path = record_path(history_dir, id_of(data))
+    try:
+        if path.is_file() and path.stat().st_size == len(data) and read_bytes(path) == data:
+            return path
+        # What else has this name was copied by half, and is mended.
+        write_atomic(path, data)
+    except (NotADirectoryError, FileExistsError):
+        raise InputError(
+            f"the history {str(history_dir)!r} is not a folder",
+            expected="a folder, or a path where one can be created",
+            hint="touchline history list --history DIR, or TOUCHLINE_HISTORY_DIR=DIR",
+        ) from None
+    return path
+
+
+def record_id(record: RunRecord) -> str:
+    """Return the id under which `store_record` stores a record."""
+    return id_of(to_json(sealed(record)))
+
+
+def record_path(history_dir: Path, id_: str) -> Path:
+    """Return the path of the record of that id."""
+    return history_dir / "records" / id_[:2] / f"{id_}.json"
+
+
+def contents(history_dir: Path) -> Contents:
+    """Return the files of a history; a missing one is empty.
+
+    Raises:
+        InputError: it is not a folder.
+        HostError: it may not be read.
+    """
+    if history_dir.exists() and not history_dir.is_dir():
+        raise InputError(f"the history {str(history_dir)!r} is a file", expected="a folder")
+    found: dict[str, Path] = {}
+    strays: list[Broken] = []
+    for shelf, name in _files(history_dir / "records"):
+        path = history_dir / "records" / shelf / name
+        match = _NAME.fullmatch(name)
+        if match is None or match[1][:2] != shelf:
+            strays.append(Broken(path=path, reason="not the name of a record"))
+        else:
+            found[match[1]] = path
+    return Contents(records=dict(sorted(found.items())), strays=tuple(strays))
+
+
+def _files(records: Path) -> Iterator[tuple[str, str]]:
+    """Yield folder and name of every file, except hidden ones: other programs' files, or interrupted writes."""
+    try:
+        with os.scandir(records) as entries:
+            shelves = sorted(entry.name for entry in entries if _SHELF.fullmatch(entry.name) and entry.is_dir())
+        for shelf in shelves:
+            with os.scandir(records / shelf) as entries:
+                yield from ((shelf, entry.name) for entry in entries if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise HostError(
+            f"no permission to read the history {str(error.filename)!r}", hint=f"ls -ld {quoted(str(error.filename))}"
+        ) from None
+
+
+def read_record(path: Path) -> RunRecord | Broken:
+    """Return the record in a file of the history, whose name must be the hash of its content."""
+    try:
+        with open_regular(path) as stream:
+            data = stream.read(RECORD_LIMIT_BYTES + 1)
+    except OSError as error:
+        return Broken(path=path, reason=f"cannot be read: {error.strerror or error}")
+    if len(data) > RECORD_LIMIT_BYTES:
+        return Broken(path=path, reason=f"larger than {RECORD_LIMIT_BYTES:,} bytes")
+    if id_of(data) != path.stem:
+        return Broken(path=path, reason="its content does not match its name (incomplete copy, or edited)")
+    try:
+        return from_json(data)
+    except InputError as fault:
+        return Broken(path=path, reason=fault.message)

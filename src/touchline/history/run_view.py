@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
-from touchline.history.file_segment import FileSegment, SegmentStart
+from touchline.history.file_segment import FileSegment, SegmentStart, Track, is_training_label
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.run_facts import DTYPES, STATED
-from touchline.history.tracks import Track, is_training_label
 
 GUESS = "guessed from a line that any program could print"
 """Mark of a value from a line that is not a trainer's own."""
@@ -257,7 +256,6 @@ def runs_of(segments: Iterable[RunSegment]) -> list[list[RunSegment]]:
 
 
 def _differs(before: RunSegment, after: RunSegment) -> bool:
-    """Return True if two segments cannot be attempts at the same run."""
     for name in ("model", "trainable_parameters"):
         old = [each.seen.value for each in before.all(name) if each.seen.certain]
         new = [each.seen.value for each in after.all(name) if each.seen.certain]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 
 from touchline.core.observation import OVER, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
-from touchline.history.file_segment import FileSegment, HeadTailBuffer, SegmentStart
-from touchline.history.tracks import Track, is_training_label, label_key
+from touchline.history.file_segment import (
+    FileSegment,
+    HeadTailBuffer,
+    SegmentStart,
+    Track,
+    is_training_label,
+    label_key,
+)
 
 CLOCK_BACK_SECONDS = 3600.0
 """A clock that jumps back further belongs to another execution, not to a corrected clock."""
@@ -32,7 +38,6 @@ class FileSegmenter:
     """Cutter of a file's events, in order, into segments."""
 
     def __init__(self, file: str) -> None:
-        """Start a file."""
         self.file = file
         self.parts = [FileSegment(file)]
         self.part = self.parts[0]

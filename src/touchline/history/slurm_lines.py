@@ -197,7 +197,6 @@ def exit_code(code: str, number: int) -> Observation:
 
 
 def _code(text: str, number: int) -> tuple[Event, ...]:
-    """Return the exit code that a script prints, as the whole of a short line."""
     if len(text) > _TEXT_LIMIT:
         return ()
     match = _EXIT_CODE.match(text)

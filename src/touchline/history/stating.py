@@ -43,7 +43,6 @@ class StatedFacts:
     dataset: Path | None = None
 
     def __bool__(self) -> bool:
-        """Return True if anything is stated."""
         return bool(self.facts.parts)
 
 
@@ -53,8 +52,6 @@ NOTHING_STATED = StatedFacts()
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """Facts of one place: a file, a mapping under `logs`, or the options."""
-
     part: FileSegment
     pattern: str | None = None
     dataset: Path | None = None

@@ -34,11 +34,11 @@ from touchline.report.findings.strategy import strategy_answer, strategy_claims,
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
-from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
+from touchline.results.status_files import run_metrics
 from touchline.statistics.conclusions import NextStep
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")

@@ -16,9 +16,9 @@ from touchline.data.scores import AskedItem
 from touchline.experiment.runs import Phase
 from touchline.plan.settings import RunSetting
 from touchline.report.formatting import scale_or_share
-from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
+from touchline.results.status_files import RunMetrics
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis, Conclusion, NextStep, Statement
 from touchline.strategy.report import StrategyReport

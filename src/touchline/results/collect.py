@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.errors import InputError, TouchlineError
@@ -15,7 +15,7 @@ from touchline.core.units import plural
 from touchline.data.checkpoints import paused_step, read_checkpoints, read_training_marker
 from touchline.data.datasets import load_clusters
 from touchline.data.evaluations import current_evaluation, is_earlier, read_evaluations, scores_path
-from touchline.data.metrics import Metrics, StepRow, TrainingMarker
+from touchline.data.metrics import Metrics, StepRow
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.evaluation import EvaluationConfig
@@ -24,7 +24,7 @@ from touchline.experiment.runs import RunKind
 from touchline.experiment.tasks.classification import canonical_label
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.experiment.training import TrainConfig
-from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import NOT_EVALUATED, AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
@@ -44,48 +44,28 @@ from touchline.slurm.job_view import JobView
 from touchline.statistics.labels import LabelReport, label_report
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Evidence:
-    """Contents of one run folder."""
-
-    metrics: Metrics
-    log: RunReading | None
-    """The run in the log of another trainer, if there are no metrics."""
-    marker: TrainingMarker | None
-    checkpoints: tuple[CheckpointInfo, ...]
-    attempts: tuple[Attempt, ...]
-    paused: bool
-    evaluations: tuple[EvaluationRecord, ...]
-    other_evaluations: tuple[EvaluationRecord, ...]
-    earlier_evaluations: tuple[EvaluationRecord, ...]
-    stale_evaluations: int
-    metric_note: str | None
-    ready_made: bool
-    evaluated: bool
-    not_evaluated: tuple[str, ...]
-    test_sets: tuple[str, ...]
-    cluster_note: str | None
-
-
 def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None = None) -> list[RunResult]:
     """Return the results of every run of the plan, in its order.
 
     Args:
-        root: the experiment's folder.
         views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """
     seen = views or {}
     cut = cut_runs(plan, root)
-    found = [
-        _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name), cut.get(run.name))
-        for run in plan.runs
-    ]
-    return compared(found)
+    return compared([_result(plan, run, root / run.name, seen.get(run.name), cut.get(run.name)) for run in plan.runs])
 
 
-def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
-    config = evaluation_config(plan, run)
+def _result(plan: Plan, run: PlannedRun, folder: Path, view: JobView | None, cut_after_step: int | None) -> RunResult:
+    trained = run.kind is RunKind.FINE_TUNED
     checkpoints = read_checkpoints(folder)
+    attempts = drop_lock_conflicts(read_attempts(folder / "status"))
+    metrics = read_metrics(folder / METRICS)
+    log = None if metrics.steps or run.train is None else _logged(folder)
+    outcome = _outcome(run, folder, checkpoints, begun=bool(metrics.attempts or attempts))
+    job = view if view is not None else job_view_from_files(attempts, time.time())
+    state = None if job is None else job.state
+
+    config = evaluation_config(plan, run)
     weights = {item.name: item.adapter_sha256 for item in checkpoints}
     records = read_evaluations(folder)
     named = (current_evaluation(record, config, weights.get(record.checkpoint)) for record in records)
@@ -96,59 +76,41 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     current.sort(key=lambda record: (order[record.label], _number(record.checkpoint)))
     clustered, cluster_note = with_clusters(current, config, folder)
     clustered, metric_note = with_metric(clustered, config)
-    marker = read_training_marker(folder)
-    evaluated = {(record.label, record.checkpoint) for record in current}
-    own = config.label_of(None)
-    wanted = {(task.label, name) for task in config.tasks for label, name in evaluated if label == own}
+    done = {(record.label, record.checkpoint) for record in current}
+    own_label = config.label_of(None)
     sets = [task.label for task in config.tasks if task.test_set is not None]
-    metrics = read_metrics(folder / METRICS)
-    return _Evidence(
-        metrics=metrics,
-        log=None if metrics.steps or run.train is None else _logged(folder),
-        marker=marker if marker is not None and marker.run_digest == run.digest else None,
-        checkpoints=checkpoints,
-        attempts=drop_lock_conflicts(read_attempts(folder / "status")),
-        paused=paused_step(folder, run.digest) is not None,
-        evaluations=tuple(record for record in clustered if record.label == own),
-        other_evaluations=tuple(record for record in clustered if record.label != own),
-        earlier_evaluations=tuple(earlier),
-        stale_evaluations=len(records) - len(current) - len(earlier),
-        metric_note=metric_note,
-        ready_made=config.own is None,
-        evaluated=any(
-            all((label, record.checkpoint) in evaluated for label in sets) for record in current if record.label == own
-        ),
-        not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
-        test_sets=() if config.first_set is None else tuple(config.data.test_sets),
-        cluster_note=cluster_note,
-    )
+    evaluated = any(all((task, name) in done for task in sets) for label, name in done if label == own_label)
+    wanted = {(task.label, name) for task in config.tasks for label, name in done if label == own_label}
+    own = tuple(record for record in clustered if record.label == own_label)
+    others = tuple(record for record in clustered if record.label != own_label)
+    last = own[-1] if own else None
+    ready = last if config.own is None else None
 
-
-def _result(
-    run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None, cut_after_step: int | None
-) -> RunResult:
-    outcome = _outcome(run, seen)
-    job = view if view is not None else job_view_from_files(seen.attempts, time.time())
-    state = None if job is None else job.state
-    standing = StatusInputs(
-        kind=run.kind,
-        prepared=(folder / ("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml")).exists(),
-        outcome=outcome,
-        evaluated=seen.evaluated,
-        job=job,
-        cut=cut_after_step is not None,
+    status = run_status(
+        StatusInputs(
+            kind=run.kind,
+            prepared=(folder / ("finetune.yaml" if trained else "eval.yaml")).exists(),
+            outcome=outcome,
+            evaluated=evaluated,
+            job=job,
+            cut=cut_after_step is not None,
+        )
     )
-    last = seen.evaluations[-1] if seen.evaluations else None
-    ready = last if seen.ready_made else None
-    trained = run.kind is RunKind.FINE_TUNED
-    unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
+    unread = f"{METRICS} cannot be read" if metrics.unread is not None else "no step has been measured"
     nothing = Missing(missing=unread if trained else "not trained")
-    attempts = _attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
-    figures = figures_of_log(seen.log) if seen.log is not None else figures_of_metrics(run, seen.metrics, nothing)
-    status = run_status(standing)
-    started, completed = started_and_completed(seen.attempts, status)
+    attempt_list = _attempt_results(folder, attempts) if trained else ()
+    started, completed = started_and_completed(attempts, status)
+    notes = [
+        *_training_notes(attempts, metrics, checkpoints, complete=outcome is TrainingOutcome.COMPLETE, state=state),
+        *_left_out(len(records) - len(current) - len(earlier), earlier),
+        *([Note.stated(metric_note)] if metric_note is not None else []),
+        *(Note(NoteCode.NOT_EVALUATED, {"evaluation": f"{name} on {task}"}) for task, name in sorted(wanted - done)),
+        *([Note.stated(cluster_note)] if cluster_note is not None else []),
+        *_not_scored((*own[-1:], *others)),
+        *_trained_on(metrics),
+    ]
     return RunResult(
-        **own_fields(figures),
+        **own_fields(figures_of_log(log) if log is not None else figures_of_metrics(run, metrics, nothing)),
         name=run.name,
         kind=run.kind,
         model=run.model,
@@ -157,14 +119,14 @@ def _result(
         status=status,
         job_state=state,
         outcome=outcome,
-        attempts=len(attempts),
-        attempt_list=attempts,
-        job_id=seen.attempts[-1].start.job_id if seen.attempts else None,
+        attempts=len(attempt_list),
+        attempt_list=attempt_list,
+        job_id=attempts[-1].start.job_id if attempts else None,
         started=started,
         completed=completed,
         dataset=run.dataset,
         settings=static_config(run),
-        steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
+        steps_done=(metrics.steps[-1].step if metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
         exact_match=None if ready is None else proportion(ready, [sample.exact for sample in ready.samples]),
         match=None if ready is None else proportion(ready, [sample.match for sample in ready.samples]),
@@ -173,26 +135,25 @@ def _result(
         if last is not None
         else NOT_EVALUATED,
         sampled=resource_figures(read_resources(folder / "status")),
-        adapter_size=_adapter_size(seen.checkpoints, folder, run.train),
-        checkpoints=seen.checkpoints,
-        train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
-        curves=_curves(seen.metrics.steps, nothing),
-        validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.validations),
-        evaluations=seen.evaluations,
-        other_evaluations=seen.other_evaluations,
-        earlier_evaluations=seen.earlier_evaluations,
+        adapter_size=_adapter_size(checkpoints, folder, run.train),
+        checkpoints=checkpoints,
+        train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in metrics.steps),
+        curves=_curves(metrics.steps, nothing),
+        validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in metrics.validations),
+        evaluations=own,
+        other_evaluations=others,
+        earlier_evaluations=tuple(earlier),
         metric=None if last is None else last.score,
-        set_scores=dict.fromkeys(seen.test_sets, NOT_EVALUATED),
+        set_scores={} if config.first_set is None else dict.fromkeys(config.data.test_sets, NOT_EVALUATED),
         labels=None if last is None else labels_of_record(last),
         control=run.control,
         phase=run.phase,
         cut_after_step=cut_after_step,
-        notes=_notes(seen, outcome, state),
+        notes=tuple(notes),
     )
 
 
-def _logged(folder: Path) -> RunReading | None:
-    """Return the newest run in the job output of another trainer."""
+def _logged(folder: Path) -> RunRecord | None:
     logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
     if not logs:
         return None
@@ -204,12 +165,7 @@ def _logged(folder: Path) -> RunReading | None:
 
 
 def _attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:
-    """Return every attempt at a run's training that reached its own process, oldest first.
-
-    Args:
-        folder: run folder, searched for attempts before a re-plan.
-        attempts: attempts since then.
-    """
+    """Return every attempt at a run's training that reached its own process, oldest first."""
     earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
     before = [
         _attempt_row(attempt, superseded=True)
@@ -241,15 +197,17 @@ def _attempt_seconds(attempt: Attempt) -> Measured:
     return Quantity(value=seconds, unit="s", method=method)
 
 
-def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
-    marker, kept = seen.marker, {item.name: item.complete for item in seen.checkpoints}
+def _outcome(run: PlannedRun, folder: Path, checkpoints: Sequence[CheckpointInfo], *, begun: bool) -> TrainingOutcome:
+    marker, kept = read_training_marker(folder), {item.name: item.complete for item in checkpoints}
+    if marker is not None and marker.run_digest != run.digest:
+        marker = None
     return training_outcome(
         run.kind,
         steps_planned=None if run.batches is None else run.batches.steps,
         marked_steps=None if marker is None else marker.steps,
         last_export_whole=marker is not None and bool(marker.checkpoints) and kept.get(marker.checkpoints[-1], False),
-        begun=bool(seen.metrics.attempts or seen.attempts),
-        paused=seen.paused,
+        begun=begun,
+        paused=paused_step(folder, run.digest) is not None,
     )
 
 
@@ -278,47 +236,52 @@ def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, train: Tr
     return Missing(missing="no adapter has been saved")
 
 
-def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) -> tuple[Note, ...]:
-    notes: list[Note] = []
-    failed = [a.exit for a in seen.attempts if a.exit is not None and a.exit.code not in (0, 75)]
-    silent = sum(a.exit is None and a.alive is False for a in seen.attempts)
+def _training_notes(
+    attempts: Sequence[Attempt],
+    metrics: Metrics,
+    checkpoints: Sequence[CheckpointInfo],
+    *,
+    complete: bool,
+    state: JobState | None,
+) -> Iterator[Note]:
+    failed = [a.exit for a in attempts if a.exit is not None and a.exit.code not in (0, 75)]
+    silent = sum(a.exit is None and a.alive is False for a in attempts)
     if failed:
         last = failed[-1]
-        notes.append(Note(NoteCode.ATTEMPTS_FAILED, {"count": len(failed), "reason": last.reason, "code": last.code}))
+        yield Note(NoteCode.ATTEMPTS_FAILED, {"count": len(failed), "reason": last.reason, "code": last.code})
     if silent:
-        notes.append(Note(NoteCode.ATTEMPTS_KILLED, {"count": silent}))
-    if outcome is TrainingOutcome.COMPLETE and state is not None and state.ended and state is not JobState.COMPLETED:
-        notes.append(Note(NoteCode.FAILED_EXIT))
-    if seen.metrics.unread is not None:
-        notes.append(Note(NoteCode.METRICS_UNREAD, {"file": METRICS, "reason": seen.metrics.unread}))
-    if seen.metrics.superseded_steps:
-        notes.append(Note(NoteCode.STEPS_REPEATED, {"count": seen.metrics.superseded_steps}))
-    notes += [
-        Note(NoteCode.CHECKPOINT_UNUSABLE, {"name": item.name, "problems": "; ".join(item.problems)})
-        for item in seen.checkpoints
-        if not item.complete
-    ]
-    if seen.stale_evaluations:
-        notes.append(Note(NoteCode.EVALUATIONS_LEFT_OUT, {"evaluations": _evaluations(seen.stale_evaluations)}))
-    if seen.earlier_evaluations:
-        settings = "; ".join(dict.fromkeys(record.decoding for record in seen.earlier_evaluations))
-        evaluations = _evaluations(len(seen.earlier_evaluations))
-        notes.append(Note(NoteCode.EVALUATIONS_KEPT, {"evaluations": evaluations, "settings": settings}))
-    notes += [Note.stated(seen.metric_note)] if seen.metric_note is not None else []
-    notes += [Note(NoteCode.NOT_EVALUATED, {"evaluation": each}) for each in seen.not_evaluated]
-    notes += [Note.stated(seen.cluster_note)] if seen.cluster_note is not None else []
-    for record in (*seen.evaluations[-1:], *seen.other_evaluations):
+        yield Note(NoteCode.ATTEMPTS_KILLED, {"count": silent})
+    if complete and state is not None and state.ended and state is not JobState.COMPLETED:
+        yield Note(NoteCode.FAILED_EXIT)
+    if metrics.unread is not None:
+        yield Note(NoteCode.METRICS_UNREAD, {"file": METRICS, "reason": metrics.unread})
+    if metrics.superseded_steps:
+        yield Note(NoteCode.STEPS_REPEATED, {"count": metrics.superseded_steps})
+    for item in checkpoints:
+        if not item.complete:
+            yield Note(NoteCode.CHECKPOINT_UNUSABLE, {"name": item.name, "problems": "; ".join(item.problems)})
+
+
+def _left_out(stale: int, earlier: Sequence[EvaluationRecord]) -> Iterator[Note]:
+    if stale:
+        yield Note(NoteCode.EVALUATIONS_LEFT_OUT, {"evaluations": _evaluations(stale)})
+    if earlier:
+        settings = "; ".join(dict.fromkeys(record.decoding for record in earlier))
+        yield Note(NoteCode.EVALUATIONS_KEPT, {"evaluations": _evaluations(len(earlier)), "settings": settings})
+
+
+def _not_scored(records: Sequence[EvaluationRecord]) -> Iterator[Note]:
+    for record in records:
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
             evaluation = f"{record.checkpoint} on {record.label}"
-            notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
-    for row in seen.metrics.attempts[-1:]:
-        machine = (
-            f"{row.device}, {plural(row.threads, 'thread')}, base in {row.base_dtype} ({row.base_dtype_reason}), "
-            f"layout: {row.layout}"
-        )
-        notes.append(Note(NoteCode.TRAINED_ON, {"machine": machine}))
-    return tuple(notes)
+            yield Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors})
+
+
+def _trained_on(metrics: Metrics) -> Iterator[Note]:
+    for row in metrics.attempts[-1:]:
+        threads, base = plural(row.threads, "thread"), f"base in {row.base_dtype} ({row.base_dtype_reason})"
+        yield Note(NoteCode.TRAINED_ON, {"machine": f"{row.device}, {threads}, {base}, layout: {row.layout}"})
 
 
 def _evaluations(number: int) -> str:
@@ -331,12 +294,7 @@ def _evaluations(number: int) -> str:
 def with_metric(
     records: Sequence[EvaluationRecord], config: EvaluationConfig
 ) -> tuple[tuple[EvaluationRecord, ...], str | None]:
-    """Return the records with `evaluate.metric` as score of the experiment's own task, and a note for the reader.
-
-    Args:
-        records: evaluations that are current under `config`.
-        config: planned evaluation of the run.
-    """
+    """Return the records with `evaluate.metric` as score of the experiment's own task, and a note for the reader."""
     own = [record for record in records if record.task == config.task]
     if config.evaluate.metric is None or not own:
         return tuple(records), None
@@ -363,7 +321,6 @@ def labels_of_record(record: EvaluationRecord) -> LabelReport | None:
 
 
 def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> EvaluationRecord | None:
-    """Return the record with another score; None if it has no such score."""
     if config.own is None:
         try:
             name, field = get_task(config.task).metric(metric)
@@ -399,11 +356,6 @@ def with_clusters(
     The scores file holds the clusters from the time of writing. Clusters change no score, so the column may be set,
     changed or removed later: they are read from the dataset again. If that fails, the clusters of the scores file stay
     and the note says so. Custom tasks set the clusters of their items themselves.
-
-    Args:
-        records: evaluations that are current under `config`.
-        config: planned evaluation of the run.
-        folder: run folder; the dataset path is relative to it.
     """
     column = config.evaluate.cluster
     found: dict[str, EvaluationRecord] = {}

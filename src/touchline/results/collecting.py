@@ -1,4 +1,4 @@
-"""Collection of run folders into runs_status.yaml, run_metrics.yaml and history records."""
+"""Collection of run folders: status files are written, and finished runs become records of the history."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import write_if_changed
 from touchline.core.status import RunStatus
 from touchline.data.user_config import UserConfig
-from touchline.results.collected import RunMetrics, run_metrics
 from touchline.results.run_result import RunResult
-from touchline.results.runs_status import run_metrics_text, runs_status_text
+from touchline.results.status_files import RunMetrics, run_metrics, run_metrics_text, runs_status_text
 from touchline.run.loaded_plan import LoadedPlan
 
 if TYPE_CHECKING:
@@ -56,9 +55,9 @@ def store_finished_runs(
     """
     # The readers of every trainer's logs are loaded when there is something to learn, and not before.
     from touchline.history.adding import as_latest
-    from touchline.history.history import store_record
     from touchline.history.index import load_index
     from touchline.history.record import RunRecord
+    from touchline.history.records import store_record
     from touchline.results.record_builder import record_of_own
 
     kept: list[Path] = []

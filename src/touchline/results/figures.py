@@ -13,8 +13,8 @@ from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, 
 from touchline.data.metrics_file import METRICS
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.settings import COLLECTED, value_of
-from touchline.history.reading import RunReading, SourcedText
-from touchline.history.record import PackingFacts
+from touchline.history.reading import SourcedText
+from touchline.history.record import PackingFacts, RunRecord, first
 from touchline.results.run_result import ON_CPU, EpochMetrics, RunFigures, Setting
 
 _LAST_STEPS = 10
@@ -48,51 +48,43 @@ def own_fields(figures: RunFigures) -> dict[str, Any]:
 
 def no_figures(nothing: Missing) -> RunFigures:
     """Return the figures of a run of which nothing was measured, each with this reason."""
-    return RunFigures(
-        train_seconds=nothing,
-        validation_seconds=nothing,
-        saving_seconds=nothing,
-        final_train_loss=nothing,
-        final_val_loss=nothing,
-        tokens_per_second=nothing,
-        examples_per_second=nothing,
-        seconds_per_step=nothing,
-        peak_memory=nothing,
-        mean_memory=nothing,
-        gpu_utilization=nothing,
-        packing=PackingFacts(packed=nothing, examples=nothing, sequences=nothing, density=nothing, efficiency=nothing),
-    )
+    packing = PackingFacts(**dict.fromkeys((each.name for each in fields(PackingFacts)), nothing))
+    names = (each.name for each in fields(RunFigures) if each.type == "Measured" and each.name != "data_wait")
+    figures: dict[str, Any] = dict.fromkeys(names, nothing)
+    return RunFigures(**figures, packing=packing)
 
 
 # ---- from a log ------------------------------------------------------------------------------------------------------
 
 
-def figures_of_log(reading: RunReading, placed: Callable[[Measured], Measured] = lambda value: value) -> RunFigures:
+def figures_of_log(record: RunRecord, placed: Callable[[Measured], Measured] = lambda value: value) -> RunFigures:
     """Return the figures that the log of another trainer holds.
 
     Args:
         placed: gives a figure's place in the log as the user should see it.
     """
+    costs, packing = record.costs, record.packing
+    versions = (each.partition("=") for each in record.stack.versions)
     return RunFigures(
-        train_seconds=placed(reading.train_seconds),
-        validation_seconds=placed(reading.evaluate_seconds),
-        saving_seconds=placed(reading.save_seconds),
-        final_train_loss=_logged_loss(placed(reading.last_loss)),
-        final_val_loss=_logged_loss(placed(reading.eval_loss)),
-        tokens_per_second=_logged_rate(placed(reading.tokens_per_second)),
-        examples_per_second=placed(reading.examples_per_second),
-        seconds_per_step=placed(reading.seconds_per_step_without_pauses),
-        peak_memory=in_unit(placed(reading.peak_memory), "B"),
-        mean_memory=in_unit(placed(reading.mean_memory), "B"),
-        gpu_utilization=placed(reading.gpu_utilization_percent),
+        train_seconds=placed(costs.train_seconds),
+        validation_seconds=placed(costs.evaluate_seconds),
+        saving_seconds=placed(costs.save_seconds),
+        final_train_loss=_logged_loss(placed(record.losses.last)),
+        final_val_loss=_logged_loss(placed(record.losses.evaluation)),
+        tokens_per_second=_logged_rate(placed(first(costs.tokens_per_second))),
+        examples_per_second=placed(costs.examples_per_second),
+        seconds_per_step=placed(costs.seconds_per_step_without_pauses),
+        peak_memory=in_unit(placed(first(costs.peak_memory)), "B"),
+        mean_memory=in_unit(placed(costs.mean_memory), "B"),
+        gpu_utilization=placed(costs.gpu_utilization_percent),
         packing=PackingFacts(
-            packed=reading.packed,
-            examples=placed(reading.total_examples),
-            sequences=placed(reading.total_sequences),
-            density=placed(reading.packing_density),
-            efficiency=placed(reading.packing_efficiency),
+            packed=packing.packed,
+            examples=placed(packing.examples),
+            sequences=placed(packing.sequences),
+            density=placed(packing.density),
+            efficiency=placed(packing.efficiency),
         ),
-        versions=_printed_versions(reading),
+        versions={name.strip(): version.strip() for name, _, version in versions if version.strip()},
     )
 
 
@@ -118,11 +110,6 @@ def _train_seconds(metrics: Metrics) -> Quantity:
     return replace(whole, value=own, method="its share of the cohort's time")
 
 
-def _printed_versions(reading: RunReading) -> dict[str, str]:
-    pairs = (each.partition("=") for each in reading.versions)
-    return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
-
-
 # ---- from metrics.jsonl ----------------------------------------------------------------------------------------------
 
 
@@ -130,7 +117,6 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
     """Return the figures of a training by our own trainer.
 
     Args:
-        metrics: rows of its metrics.jsonl.
         nothing: reason for missing figures where no step was measured.
     """
     steps, validations = metrics.steps, metrics.timed_validations

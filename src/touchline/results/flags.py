@@ -208,7 +208,6 @@ def heartbeat_age(glance: RunFolderState, attempt: Attempt, now_unix: float) -> 
 
 
 def _since_written(seen: FlagInputs, *parts: str) -> float:
-    """Return the age of a file in seconds, by the disk's clock."""
     return _age(seen.glance.folder.joinpath(*parts), seen.now_unix) or 0.0
 
 
@@ -224,7 +223,6 @@ def _name(attempt: Attempt) -> str:
 
 
 def _most(run: PlannedRun, parts: tuple[str, ...]) -> float:
-    """Return the upper end of some parts of the planned time, in seconds."""
     found = [run.time_parts.get(part) for part in parts]
     return sum((part.high or part.value) for part in found if isinstance(part, Quantity))
 

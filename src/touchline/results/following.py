@@ -1,4 +1,4 @@
-"""Command `logs`: newest output of a run, optionally followed across attempts until the run ends."""
+"""Command `logs`: newest output of a run, optionally followed across attempts; and why its jobs failed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from touchline.core.status import TrainingOutcome
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.results.live_status import evaluation_job
+from touchline.plan.recovery import Failure, RecoveryAction
+from touchline.results.live_status import LiveRun, evaluation_job
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS
 from touchline.run.executors import Executor, executor_for
+from touchline.run.failures import failures_of
 from touchline.run.folders import ExperimentFolder
-from touchline.run.jobs import Job, run_training
-from touchline.run.loaded_plan import one_run
+from touchline.run.jobs import Job, is_training_complete, missing_evaluations, run_training, training_job
+from touchline.run.ledger import read_ledger
+from touchline.run.loaded_plan import LoadedPlan, one_run, read_started, selected
 from touchline.run.statusfiles import read_attempts
 from touchline.run.tails import Follower, last_lines
 from touchline.slurm.local.commands import RealCommands
@@ -42,8 +45,6 @@ class OutputLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Output:
-    """Output to show and its job."""
-
     plan: Plan
     folder: ExperimentFolder
     run: PlannedRun
@@ -67,11 +68,8 @@ def logs(
 
     Args:
         source: experiment.yaml, its folder, or a run folder.
-        settings: user config with the queue polling interval.
         run: run name, if `source` is not a run folder.
         evaluation: show the evaluation's output instead of the training's; a control has no other.
-        lines: number of initial lines.
-        follow: continue until the run ends.
 
     Raises:
         InputError: there is no plan, no such run, or no output.
@@ -182,3 +180,47 @@ def _is_over(output: _Output) -> bool:
     settings = evaluation_settings(output.plan, output.folder.plan_json, output.folder.internal)
     found = read_run_folder(output.plan, output.run, output.folder.run(output.run.name), settings)
     return found.evaluated if output.is_evaluation else found.outcome is TrainingOutcome.COMPLETE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedJob:
+    """Job with failed attempts."""
+
+    job: str
+    failures: tuple[Failure, ...]
+    """Failed attempts, oldest first."""
+    decision: RecoveryAction | None
+    """Last decision about it; None if there was none."""
+    reason: str
+
+
+def failures(source: Path, run: LiveRun) -> list[FailedJob]:
+    """Return the jobs of a run that have failed attempts."""
+    planned = read_started(source)
+    return list(_failures(planned, run))
+
+
+def _failures(planned: LoadedPlan, live: LiveRun) -> Iterator[FailedJob]:
+    (run,) = selected(planned.plan, live.name)
+    if run.batches is not None:
+        ended = live.job is not None and not live.job.active
+        found = failures_of(training_job(planned, run), live.job if ended else None)
+        # The attempt that completed the training did not fail.
+        found = found[:-1] if is_training_complete(planned.folder, run) or not ended else found
+        if found:
+            yield _failed(planned, live.name, found)
+    if is_training_complete(planned.folder, run) and missing_evaluations(planned, run, None):
+        job: Job = evaluation_job(planned.plan, planned.folder, run)
+        if found := failures_of(job, None):
+            yield _failed(planned, job.name, found)
+
+
+def _failed(planned: LoadedPlan, job: str, found: list[Failure]) -> FailedJob:
+    decided = [each for each in read_ledger(planned.folder.ledger) if each.event == "decided" and each.job == job]
+    last = decided[-1] if decided else None
+    return FailedJob(
+        job=job,
+        failures=tuple(found),
+        decision=None if last is None else RecoveryAction(last.state),
+        reason="" if last is None else last.reason,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from touchline.core.notebook import data_frame
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.core.table import Column, Section, Table, Value, present, table_of
 from touchline.core.text import first_of
 from touchline.core.units import Scale, in_unit, plural
@@ -97,27 +97,23 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
         "cut_after_step": run.cut_after_step,
         "status": run.status.value,
         "metric": run.metric,
-        "score": _value(run.score),
+        "score": number_of(run.score),
         "score_low": low,
         "score_high": high,
         **{key: value for name, score in run.set_scores.items() for key, value in _on_set(name, score)},
-        "train_loss": _value(run.final_train_loss),
-        "validation_loss": _value(run.final_val_loss),
-        "train_seconds": _value(run.train_seconds),
-        "evaluate_seconds": _value(run.evaluate_seconds),
-        "tokens_per_second": _value(run.tokens_per_second),
-        "peak_memory_gib": _value(in_unit(run.peak_memory, "GiB")),
+        "train_loss": number_of(run.final_train_loss),
+        "validation_loss": number_of(run.final_val_loss),
+        "train_seconds": number_of(run.train_seconds),
+        "evaluate_seconds": number_of(run.evaluate_seconds),
+        "tokens_per_second": number_of(run.tokens_per_second),
+        "peak_memory_gib": number_of(in_unit(run.peak_memory, "GiB")),
         "steps": run.steps_done,
     }
 
 
 def _on_set(name: str, score: Measured) -> Iterator[tuple[str, float | None]]:
     low, high = (None, None) if isinstance(score, Missing) else (score.low, score.high)
-    yield from ((f"score[{name}]", _value(score)), (f"score_low[{name}]", low), (f"score_high[{name}]", high))
-
-
-def _value(fact: Measured) -> float | None:
-    return None if isinstance(fact, Missing) else fact.value
+    yield from ((f"score[{name}]", number_of(score)), (f"score_low[{name}]", low), (f"score_high[{name}]", high))
 
 
 def _typed(level: str) -> Cell:

@@ -15,14 +15,14 @@ from pydantic_core import from_json
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import in_unit
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
+from touchline.lint.checked import FindingRow
 from touchline.plan.jobs import training_limit
 from touchline.results.flags import FlagInputs, flags
-from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job, model_evaluation, run_evaluation, run_training
@@ -31,6 +31,47 @@ from touchline.run.resources import read_resources, resource_figures
 from touchline.run.run_status import StatusInputs, job_view_from_files, run_status
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView, evaluation_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveRun:
+    """State of a run, from its folder and a queue query."""
+
+    name: str
+    """Run name."""
+    kind: RunKind
+    """Fine-tuned or control."""
+    status: RunStatus
+    """Derived from files and jobs."""
+    job_state: JobState | None
+    """State of its last job of any kind; None if there was none."""
+    job: JobView | None
+    """Training job; None if there was none."""
+    evaluation: JobView | None
+    """Evaluation job; None if there was none or if it shares a process with other runs."""
+    attempts: int
+    """Number of training attempts."""
+    steps_done: int | None
+    """Optimizer steps done; None for a control."""
+    steps_planned: int | None
+    """Optimizer steps planned; None for a control."""
+    loss: Measured
+    """Last training loss."""
+    tokens_per_second: Measured
+    """Non-padding tokens per second over the last steps."""
+    memory: Measured
+    """Peak memory so far."""
+    seconds_left: Measured
+    """Predicted seconds until the training ends, with an interval."""
+    queue_reason: str
+    """Pending reason of the scheduler; empty if not queued."""
+    flags: tuple[FindingRow, ...]
+    """Warnings: NaN, zero loss, stall, far slower than planned, insufficient time limit or disk space."""
+    items_done: int | None = None
+    """Test items answered by the active evaluation; None if none is active."""
+    items_planned: int | None = None
+    """Test items of the active evaluation."""
+
 
 _EVALUATED = re.compile(rb"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
 _OUTPUT_TAIL_BYTES = 8192
@@ -53,8 +94,6 @@ class Opened(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evaluating:
-    """Evaluation process shared by several runs."""
-
     view: JobView
     runs: frozenset[str]
     output: bytes
@@ -112,8 +151,6 @@ def live(
     Args:
         executor_look: job states by name, of runs and evaluations (`evaluate 135M_rank4`); others are derived from
             files.
-        seen: run folders, if already read.
-        now_unix: current time; that of this machine if None.
     """
     now = time.time() if now_unix is None else now_unix
     found = glances(opened) if seen is None else seen
@@ -271,7 +308,6 @@ def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
 
 
 def _memory(found: RunFolderState) -> Measured:
-    """Return the trainer's peak memory, else the sampler's: GPU before process tree."""
     own = found.recent.peak_memory
     if isinstance(own, Quantity) or not found.attempts:
         return own
@@ -294,8 +330,7 @@ def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:
         return job.time_limit_seconds
     if plan.executor == "local" and plan.compute.time_limit is None:
         return None
-    planned = training_limit(plan, run)
-    return planned.value if isinstance(planned, Quantity) else None
+    return number_of(training_limit(plan, run))
 
 
 def _free_bytes(root: Path) -> float | None:

@@ -16,11 +16,10 @@ from touchline.data.metrics import Metrics, steady_steps
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.history.adding import record_of_run
+from touchline.history.facts import facts_of_settings
 from touchline.history.files import LoggedRun, find_runs
-from touchline.history.reading import SourcedText
+from touchline.history.reading import ScoreFacts, SourcedText, pack_item_scores, pack_outcomes, validation_points
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
-from touchline.history.scores import ScoreFacts, pack_item_scores, pack_outcomes, validation_points
-from touchline.history.training_form import facts_of_settings
 from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
 from touchline.results.scored import SEED, last_of_each, scored_run
@@ -30,11 +29,7 @@ _PLANNED = "as planned"
 
 
 def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult | None = None) -> RunRecord | Missing:
-    """Build the record of a run; a failed run yields a record of its failure.
-
-    Args:
-        result: result of the run, which adds the evaluation time.
-    """
+    """Build the record of a run; a failed run yields a record of its failure."""
     if run.train is None or run.batches is None:
         return Missing(missing="a control is not trained")
     files = [folder / METRICS] if (folder / METRICS).is_file() else sorted(folder.glob("slurm-*.out"))
@@ -53,7 +48,6 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
 
 
 def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
-    """Add the scores of the last checkpoint, and the time of its evaluation."""
     record = replace(record, scores=tuple(score_facts(result)))
     if isinstance(result.evaluate_seconds, Missing) or not result.evaluations:
         return record
@@ -63,7 +57,6 @@ def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
 
 
 def _epoch_tokens(run: PlannedRun, *, packed: bool) -> Measured:
-    """Return the tokens that an epoch computes, as planned."""
     if isinstance(run.packing, Missing):
         return run.packing
     side = run.packing.packed if packed else run.packing.unpacked
@@ -200,11 +193,7 @@ def _number(value: float, unit: str) -> Measured:
 
 
 def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
-    """Return the mean step, the largest micro-batch, and start-up, validation and saving times.
-
-    Args:
-        metrics: rows of metrics.jsonl.
-    """
+    """Return the mean step, the largest micro-batch, and start-up, validation and saving times."""
     steps = steady_steps(metrics.steps)
     if not steps:
         return WorkFacts()

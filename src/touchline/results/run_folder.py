@@ -186,7 +186,6 @@ def _evaluated(
 
 
 def _head(path: Path) -> dict[str, object] | None:
-    """Return a score file without its items; None if it is corrupt."""
     try:
         with open_regular(path) as stream:
             data = stream.read(_HEAD_BYTES)

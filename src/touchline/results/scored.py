@@ -97,9 +97,6 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
 
     Repeated answers count as one observation per item, with their mean; this makes the interval conservative. With
     clusters the interval is over clusters; a single cluster gives the interval 0 to 1.
-
-    Args:
-        right: correctness of each answer, in its order.
     """
     if not right:
         return None
@@ -126,11 +123,7 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
 
 
 def checkpoint_scores(result: RunResult, checkpoint: str) -> tuple[tuple[EvaluationRecord, RunScore], ...]:
-    """Return the evaluations of one checkpoint of a run, each with its score and interval, the own task first.
-
-    Args:
-        checkpoint: name of the checkpoint, `epoch_0`.
-    """
+    """Return the evaluations of one checkpoint of a run, each with its score and interval, the own task first."""
     found = []
     for record in (*result.evaluations, *result.other_evaluations):
         if record.checkpoint == checkpoint and record.samples:
@@ -218,10 +211,6 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
 
     Cut runs are left out. Where a strategy decides which runs are made, effects of factors are left out too, and runs
     of explore are scored but compared with nothing: a test over such runs would not have its level.
-
-    Args:
-        runs: the results, in the plan's order.
-        factors: the factors, with their levels in the design's order.
     """
     found: dict[tuple[str, str], list[ScoredRun]] = {}
     sets: dict[tuple[str, str], str | None] = {}
@@ -290,9 +279,6 @@ def own_item_scores(results: list[RunResult]) -> tuple[ItemScores, ...]:
     """Return the first score of each finished run at its last checkpoint, by condition and seed.
 
     Scores that are not shares are left out: points mean nothing on their scale.
-
-    Args:
-        results: results of the experiment's runs.
     """
     groups: dict[tuple[str, str], dict[str, dict[int, ScoredRun]]] = {}
     for result in results:

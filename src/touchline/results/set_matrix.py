@@ -33,9 +33,6 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
     """Return the means of every condition on every test set; None if test sets have no names.
 
     Conditions of other factors are rows of their own: nothing is averaged over them.
-
-    Args:
-        results: results of the runs, in the plan's order.
     """
     sets = tuple(dict.fromkeys(name for result in results for name in result.set_scores))
     if not sets:
@@ -80,7 +77,6 @@ def _training_set(result: RunResult, factor: str | None) -> str:
 
 
 def _items(results: Iterable[RunResult]) -> dict[str, int]:
-    """Return the smallest number of items that a run answered of each set."""
     found: dict[str, int] = {}
     for result in results:
         for record in (*result.evaluations, *result.other_evaluations):
@@ -121,11 +117,7 @@ def mean_over_seeds(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
 
 
 def set_tables(results: Sequence[RunResult], matrix: SetMatrix | None) -> tuple[Table, ...]:
-    """Return the scores of every run by test set, and the matrix. Empty if test sets have no names.
-
-    Args:
-        results: results of the runs, in the plan's order.
-    """
+    """Return the scores of every run by test set, and the matrix. Empty if test sets have no names."""
     return () if matrix is None else present(sets_table(results, matrix), matrix_table(matrix))
 
 
@@ -157,12 +149,7 @@ def matrix_table(matrix: SetMatrix) -> Table | None:
 
 
 def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
-    """Return the scores of every run on every test set side by side; None with one set.
-
-    Args:
-        results: results of the runs, in the plan's order.
-        matrix: names and sizes of the sets.
-    """
+    """Return the scores of every run on every test set side by side; None with one set."""
     if len(matrix.test_sets) < 2:
         return None
     columns = (Column("run", code=True), *_set_columns(matrix))

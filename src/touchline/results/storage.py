@@ -9,12 +9,10 @@ from pathlib import Path
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import in_unit
+from touchline.results.checkpoint_files import LEFTOVER, numbered, role_of, tree_bytes
+from touchline.results.checkpoint_folder import ADAPTER_FILE, verify_folder
+from touchline.results.checkpoint_weights import BaseTensors, Expected
 from touchline.results.verification_types import AdapterSize, Deletable, RunStorage, StorageSummary, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_FILE, Expected
-from touchline.results.verifying.bases import BaseTensors
-from touchline.results.verifying.files import role_of, tree_bytes
-from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import LEFTOVER, numbered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +36,7 @@ def summarise(
     forecast: Measured,
     deletable: Sequence[Deletable],
 ) -> StorageSummary:
-    """Sum up the disk usage of the runs.
-
-    Args:
-        places: runs, in order.
-        deletable: items that are safe to delete.
-    """
+    """Sum up the disk usage of the runs."""
     of_run = {place.run: [item for item in checkpoints if item.run == place.run] for place in places}
     bases: dict[str, Measured] = {}
     for place in places:
@@ -191,7 +184,6 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
 
 
 def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
-    """Yield files that killed attempts left next to the checkpoints."""
     sound = {item.name for item in own if item.sound}
     for path in sorted(place.folder.iterdir()):
         if path.is_symlink():

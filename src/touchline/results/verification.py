@@ -1,30 +1,43 @@
-"""Verification of every checkpoint of an experiment: contents, problems, missing checkpoints, disk usage.
+"""Verification of every checkpoint of an experiment, and `clean`, which deletes what may go without loss.
 
-`verifying.folder` verifies one checkpoint, `verifying.markers` compares with the plan, `storage` covers disk usage. By
-default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
+By default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
 value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from touchline.core.callbacks import ProgressCallback
+from touchline.core.errors import InputError, PolicyError, quoted
+from touchline.core.files import disk_errors
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.checkpoints import training_complete
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.results.storage import RunLocation, deletable_of, summarise
-from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, Expected
-from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
-from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import missing_of, numbered
-from touchline.run.folders import cut_runs
+from touchline.results.checkpoint_files import LEFTOVER, missing_of, numbered
+from touchline.results.checkpoint_folder import ADAPTER_CONFIG, verify_folder
+from touchline.results.checkpoint_weights import (
+    CONFIG_FILE,
+    BaseTensors,
+    Expected,
+    planned_base,
+    read_base,
+    read_object,
+)
+from touchline.results.storage import RunLocation, deletable_of, is_lost, summarise
+from touchline.results.verification_types import CheckpointFault, Deletable, Depth, Verification, VerifiedCheckpoint
+from touchline.run.folders import ExperimentFolder, cut_runs
+from touchline.run.loaded_plan import experiment_lock
+from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
+from touchline.run.statusfiles import read_attempts
 
 _NOTHING_PLANNED = Missing(missing="no plan")
 
@@ -32,12 +45,7 @@ _NOTHING_PLANNED = Missing(missing="no plan")
 def verify_planned(
     plan: Plan, root: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Verification:
-    """Verify the checkpoints of every run of a plan.
-
-    Args:
-        deep: read every value and compare every hash too.
-        on_progress: called with the number of verified checkpoints and their total.
-    """
+    """Verify the checkpoints of every run of a plan."""
     bases = {name: planned_base(model) for name, model in plan.models.items()}
     work = [
         (path, _expected(run, bases[run.model])) for run in plan.runs for path in checkpoint_folders(root / run.name)
@@ -52,18 +60,14 @@ def verify_planned(
         missing=tuple(
             item
             for run in plan.runs
-            for item in missing_of(run, root / run.name, names[run.name], is_no_op=_is_no_op(run))
+            for item in missing_of(run, root / run.name, names[run.name], is_no_op=run.control is ControlKind.NO_OP)
         ),
         storage=summarise(places, checkpoints, plan.disk, deletable_of(places, checkpoints, root)),
     )
 
 
 def verify_checkpoint(plan: Plan, run: PlannedRun, folder: Path, *, deep: bool = True) -> VerifiedCheckpoint:
-    """Verify one checkpoint of a planned run.
-
-    Args:
-        deep: read every value and compare every hash too.
-    """
+    """Verify one checkpoint of a planned run."""
     return verify_folder(folder, _expected(run, planned_base(plan.models[run.model])), deep=deep)
 
 
@@ -74,11 +78,6 @@ def verify_folders(
 
     Without a plan, a checkpoint is compared with its own configuration, its base if that is on this disk, and the files
     of the run's other checkpoints.
-
-    Args:
-        runs: run folders by run name.
-        deep: read every value too.
-        on_progress: called with the number of verified checkpoints and their total.
     """
     bases = {name: _found_base(folder) for name, folder in runs.items()}
     work = [
@@ -160,10 +159,6 @@ def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoi
 # ---- what is expected ------------------------------------------------------------------------------------------------
 
 
-def _is_no_op(run: PlannedRun) -> bool:
-    return run.control is ControlKind.NO_OP
-
-
 def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
     if run.train is None or run.batches is None:
         # A control's adapter is the base with nothing on it; it is written without a tokenizer.
@@ -219,3 +214,154 @@ def _found_base(folder: Path) -> BaseTensors:
             continue
         break
     return BaseTensors(name=name)
+
+
+CLEAN_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptBroken:
+    """Invalid checkpoint that is kept."""
+
+    run: str
+    """Run name."""
+    path: str
+    """Path relative to the experiment folder."""
+    codes: tuple[str, ...]
+    """Codes of the problems found."""
+    why: str
+    """Reason for keeping it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaned:
+    """Files that are safe to delete, or were deleted."""
+
+    schema_version: int = CLEAN_SCHEMA_VERSION
+    """Format version."""
+    experiment: str
+    """Experiment name."""
+    depth: Depth
+    """Verification depth of the checkpoints."""
+    performed: bool
+    """Whether the files were deleted; False for a dry run."""
+    items: tuple[Deletable, ...]
+    """Files and folders that are safe to delete."""
+    size_bytes: int
+    """Their total size."""
+    kept: tuple[KeptBroken, ...]
+    """Invalid checkpoints that are kept."""
+
+
+_SHOWN = 5
+
+
+def clean(
+    source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> Cleaned:
+    """Find files that are safe to delete, and delete them if requested.
+
+    Args:
+        deep: read every tensor value before a checkpoint counts as valid.
+
+    Raises:
+        InputError: there is no plan.
+        PolicyError: runs are active, or another command is.
+        HostError: a file cannot be deleted.
+    """
+    folder = ExperimentFolder(source)
+    plan = folder.read_plan()
+    if plan is None:
+        raise InputError(
+            f"{str(folder.root)!r} has no plan.json",
+            hint=f"touchline plan {quoted(str(folder.yaml))}",
+        )
+    if not perform:
+        return _answer(plan, verify_planned(plan, folder.root, deep=deep, on_progress=on_progress), performed=False)
+    with experiment_lock(folder):
+        _refuse_at_work(plan, folder)
+        found = verify_planned(plan, folder.root, deep=deep, on_progress=on_progress)
+        # All of them before the first is touched: a list with a strange path in it is not to be trusted at all.
+        paths = [_inside(folder.root, item) for item in found.storage.deletable]
+        for path in paths:
+            _remove(path)
+        return _answer(plan, found, performed=True)
+
+
+def _answer(plan: Plan, found: Verification, *, performed: bool) -> Cleaned:
+    items = found.storage.deletable
+    going = {item.path for item in items}
+    kept = [
+        KeptBroken(
+            run=item.run,
+            path=f"{item.run}/{item.name}",
+            codes=tuple(dict.fromkeys(fault.code for fault in item.faults)),
+            why="no later checkpoint of this run is valid" if is_lost(item) else "its weights may be usable",
+        )
+        for item in found.checkpoints
+        if not item.sound and f"{item.run}/{item.name}" not in going
+    ]
+    return Cleaned(
+        experiment=plan.experiment,
+        depth=found.depth,
+        performed=performed,
+        items=items,
+        size_bytes=sum(item.size_bytes for item in items),
+        kept=tuple(kept),
+    )
+
+
+def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
+    """Refuse if a job of any run is active or queued: apparent leftovers may be its training state."""
+    queued = folder.queued()
+    busy = [run.name for run in plan.runs if run.name in queued or _works(folder.root / run.name)]
+    if busy:
+        more = f" and {len(busy) - _SHOWN} more" if len(busy) > _SHOWN else ""
+        raise PolicyError(
+            f"runs are active or queued: {', '.join(busy[:_SHOWN])}{more}",
+            expected="runs that have ended",
+            hint=f"touchline status {quoted(str(folder.root))}, or touchline cancel {quoted(str(folder.root))} --all",
+        )
+
+
+def _works(run: Path) -> bool:
+    """Return True if an attempt at the training or evaluation of a run has a fresh heartbeat."""
+    views = (
+        job_view_from_files(drop_lock_conflicts(read_attempts(run / status)), time.time())
+        for status in ("status", "eval/status")
+    )
+    return any(view is not None and view.active for view in views)
+
+
+def _inside(root: Path, item: Deletable) -> Path:
+    """Return the path of an item to delete.
+
+    Raises:
+        PolicyError: it is not under the experiment folder, or a symbolic link is on the way.
+    """
+    relative = PurePath(item.path)
+    steps = relative.parts
+    real = root.resolve()
+    wrong = relative.is_absolute() or not steps or ".." in steps
+    path = real
+    for step in () if wrong else steps:
+        path = path / step
+        wrong = wrong or path.is_symlink()
+    if wrong or path.resolve() != real.joinpath(*steps):
+        raise PolicyError(
+            f"{item.path!r} is not deleted, because it is outside {str(root)!r} or behind a symbolic link",
+            expected="a file or folder inside the experiment",
+        )
+    return path
+
+
+def _remove(path: Path) -> None:
+    with disk_errors("folder" if path.is_dir() else "file", path):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        doomed = path
+        if not LEFTOVER.fullmatch(path.name):
+            doomed = path.with_name(f".replaced-{path.name}-{secrets.token_hex(4)}")
+            path.rename(doomed)
+        shutil.rmtree(doomed)

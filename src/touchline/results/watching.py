@@ -1,4 +1,4 @@
-"""Commands `status` and `status --watch`: one or repeated reads of folders and queue.
+"""Commands `status` and `status --watch`: one or repeated reads of folders and queue; they keep runs_status.yaml.
 
 Imports are light because a thousand runs should be shown within a second.
 """
@@ -6,26 +6,29 @@ Imports are light because a thousand runs should be shown within a second.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded, write_if_changed
+from touchline.core.json_text import parse_json
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
-from touchline.experiment.plan import Plan
-from touchline.results.live import LiveRun
-from touchline.results.live_status import glances, jobs_to_ask, live
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.results.live_status import LiveRun, Opened, glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
-from touchline.results.runs_status import keep_current
 from touchline.run.executors import Executor, executor_for
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, close_ended
 from touchline.run.recorded import recorded_lines
+from touchline.run.run_status import ENDED_WELL, started_and_completed
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import CommandResult, Commands, RealCommands
 
@@ -100,8 +103,6 @@ class Watcher:
         """Open the experiment.
 
         Args:
-            source: experiment.yaml or its folder.
-            settings: user config with the queue polling interval.
             look: query the executor.
             commands: runner of the scheduler's commands; those on PATH if None.
 
@@ -144,7 +145,6 @@ class Watcher:
         return any(run.status in _TO_DO for run in snapshot.runs)
 
     def _glances(self, opened: _Opened) -> dict[str, RunFolderState]:
-        """Read all folders, those of finished runs less often."""
         if time.monotonic() - self._read_all >= FULL_SECONDS:
             self._finished, self._read_all = {}, time.monotonic()
         seen = glances(opened, self._finished)
@@ -200,7 +200,6 @@ class Watcher:
         return self._compared[1]
 
     def _current_plan(self) -> Plan:
-        """Return the plan, read again if it has changed."""
         found = self.folder.started_plan()
         if found is not self._plan:
             self._plan, self._finished = found, {}
@@ -213,7 +212,6 @@ def status(
     """Return the current state of every run.
 
     Args:
-        source: experiment.yaml or its folder.
         look: query the executor; otherwise only files are read.
         on_message: called with the reason why the queue could not be queried, the overrides of the plan, and edits of
             experiment.yaml since.
@@ -226,3 +224,104 @@ def status(
         if line and on_message is not None:
             on_message(line)
     return list(snapshot.runs)
+
+
+AT_ONCE = 8
+"""Maximum number of runs whose measurements are collected per call, about ten milliseconds each."""
+_LIMIT_BYTES = 1 << 28
+_HEADERS = ("# Status and measurements of every run", "# How every run of this experiment")
+"""Begin of the first line, also in files of version 0.1.0."""
+_PART = re.compile(r"^  - name: ", re.MULTILINE)
+_STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.MULTILINE)
+
+
+def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> bool:
+    """Update runs_status.yaml. Return True if it was written.
+
+    A file that is missing or holds other runs is left to `prepare` and `collect`; so is one that this user may not
+    write.
+    """
+    path = opened.folder.root / "runs_status.yaml"
+    with contextlib.suppress(OSError, TouchlineError, UnicodeDecodeError):
+        if path.stat().st_size > _LIMIT_BYTES:
+            return False
+        split = split_status(read_text_bounded(path, _LIMIT_BYTES))
+        if split is None or list(split[1]) != [run.name for run in runs]:
+            return False
+        head, parts = split
+        parts |= _collected(opened, runs, seen)
+        for run in runs:
+            parts[run.name] = _current(parts[run.name], run, seen[run.name])
+        return write_if_changed(path, joined_status(head, parts))
+    return False
+
+
+def _current(part: str, run: LiveRun, found: RunFolderState) -> str:
+    attempts = found.attempts
+    view = run.job or run.evaluation
+    started, completed = started_and_completed(attempts, run.status)
+    return with_standing(
+        part,
+        status=run.status.value,
+        job_id=view.job_id or None if view is not None else attempts[-1].start.job_id if attempts else None,
+        started=started,
+        completed=completed,
+    )
+
+
+def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> dict[str, str]:
+    """Return the parts of runs that ended since their last collection, and write their run_metrics.yaml."""
+    due: list[PlannedRun] = []
+    for run in runs:
+        planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in ENDED_WELL else None
+        if planned is not None and planned.batches is not None and _is_due(seen[run.name].folder):
+            due.append(planned)
+    if not due:
+        return {}
+    # What reads and compares whole runs is loaded when a run has ended, and not before.
+    from touchline.results.collect import collect_results
+    from touchline.results.status_files import run_metrics, run_metrics_text, runs_status_text
+
+    parts: dict[str, str] = {}
+    for result in collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root):
+        metrics = run_metrics(result)
+        write_if_changed(seen[result.name].folder / "run_metrics.yaml", run_metrics_text(metrics))
+        parts[result.name] = runs_status_text("", [metrics]).partition("  - name: ")[2]
+    return parts
+
+
+def _is_due(folder: Path) -> bool:
+    try:
+        measured = max((folder / name).stat().st_mtime_ns for name in ("metrics.jsonl", "training.json"))
+    except OSError:
+        return False
+    try:
+        return (folder / "run_metrics.yaml").stat().st_mtime_ns < measured
+    except OSError:
+        return True
+
+
+def split_status(text: str) -> tuple[str, dict[str, str]] | None:
+    """Split a generated runs_status.yaml into its head and each run's part by name; None for other text."""
+    head, *parts = _PART.split(text)
+    if not head.startswith(_HEADERS) or not parts:
+        return None
+    found: dict[str, str] = {}
+    for part in parts:
+        try:
+            found[parse_json(part.partition("\n")[0])] = part
+        except (ValueError, TypeError):
+            return None
+    return head, found
+
+
+def joined_status(head: str, parts: Mapping[str, str]) -> str:
+    """Return the joined text."""
+    return head + "".join(f"  - name: {part}" for part in parts.values())
+
+
+def with_standing(part: str, *, status: str, job_id: str | None, started: str | None, completed: str | None) -> str:
+    """Return a run's part with another status; its measurements stay unchanged."""
+    values = {"status": status, "slurm_job_id": job_id, "started": started, "completed": completed}
+    lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
+    return _STANDING.sub(lambda match: f"    {lines.pop(match[1])}" if match[1] in lines else match[0], part)

@@ -77,8 +77,7 @@ def _own_words(output: Path) -> str | None:
 
 def _signs(output: Path) -> list[Sign]:
     # The readers of every trainer's logs are loaded when something failed, and not before.
-    from touchline.history.lines import NotTextError
-    from touchline.history.scan import Scan
+    from touchline.history.scan import NotTextError, Scan
     from touchline.history.segments import FileSegmenter
 
     segmenter = FileSegmenter(output.name)

@@ -27,10 +27,10 @@ from touchline.estimate.points import TimePoint, model_key, stack_key
 from touchline.estimate.terms import place
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.training import DEFAULT_BACKEND
-from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
+from touchline.history.records import store_record
 from touchline.plan.at_once import slots_to_try
 from touchline.plan.context import PlanningContext, estimate_memory
 from touchline.plan.local.context import formula_context

@@ -21,7 +21,7 @@ from touchline.core.errors import HostError
 from touchline.core.quantity import Quantity
 from touchline.data.machine import machine_here
 from touchline.data.worker import told_faults
-from touchline.history.selftest import NodeCheck, SelftestReport, StepCheck, Verdict
+from touchline.history.probe import NodeCheck, SelftestReport, StepCheck, Verdict
 from touchline.run.progress import JobProgress
 from touchline.tools.probing import require_packages
 

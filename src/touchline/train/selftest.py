@@ -22,7 +22,7 @@ if __name__ == "__main__":
     prepare_worker()
 
 from touchline.core.errors import HostError, TouchlineError, install_hint
-from touchline.history.selftest import NodeCheck, StepCheck
+from touchline.history.probe import NodeCheck, StepCheck
 from touchline.train.probe import end_with_parent, take_stdout
 
 _CHECK = TypeAdapter(NodeCheck)

@@ -25,7 +25,7 @@ from touchline.core.units import GIB, plural
 from touchline.data.machine import visible_gpus
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.training import LoraConfig
-from touchline.history.selftest import NodeCheck, StepCheck, Verdict
+from touchline.history.probe import NodeCheck, StepCheck, Verdict
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove

@@ -16,12 +16,12 @@ from touchline.core.observation import ProgressBarEvent
 
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
-_CLOCK_stamps = r"(?P<H>\d{2}):(?P<M>\d{2}):(?P<S>\d{2})"
-_ISO = rf"(?P<y>20\d\d)[-/](?P<m>\d{{2}})[-/](?P<d>\d{{2}})[T _-]{_CLOCK_stamps}"
-_AMERICAN = rf"(?P<m>\d{{2}})/(?P<d>\d{{2}})/(?P<y>20\d\d)[, ]+{_CLOCK_stamps}"
+_TIME_OF_DAY = r"(?P<H>\d{2}):(?P<M>\d{2}):(?P<S>\d{2})"
+_ISO = rf"(?P<y>20\d\d)[-/](?P<m>\d{{2}})[-/](?P<d>\d{{2}})[T _-]{_TIME_OF_DAY}"
+_AMERICAN = rf"(?P<m>\d{{2}})/(?P<d>\d{{2}})/(?P<y>20\d\d)[, ]+{_TIME_OF_DAY}"
 _DATE = (
     r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +(?:(?P<d>\d{1,2}) +)?(?P<b>[A-Z][a-z]{2}) +(?:(?P<d2>\d{1,2}) +)?"
-    rf"(?:(?P<y>20\d\d) +)?{_CLOCK_stamps}(?: +(?:AM|PM))?(?: +[A-Z]{{2,5}})?(?: +(?P<y2>20\d\d))?"
+    rf"(?:(?P<y>20\d\d) +)?{_TIME_OF_DAY}(?: +(?:AM|PM))?(?: +[A-Z]{{2,5}})?(?: +(?P<y2>20\d\d))?"
 )
 _PREFIX = r"[^\w]{0,4}(?:\[?(?:INFO|WARNING|DEBUG|ERROR|WARN)[|: ][^\]>]{0,80}\]? )?[^\w]{0,4}"
 _ANYWHERE = 200

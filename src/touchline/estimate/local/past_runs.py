@@ -22,9 +22,9 @@ from touchline.estimate.evidence_used import BOTH, group_of
 from touchline.estimate.history_points import PastRun, collect_points, said_word
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import seconds_per_step
-from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import HistoryRow, load_index
 from touchline.history.record import RunRecord
+from touchline.history.records import Broken, read_record, record_path
 from touchline.history.run_view import agree
 from touchline.statistics.closed_forms import Interval, wilson
 

@@ -18,11 +18,10 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu
 from touchline.estimate.local.past_runs import past_runs
 from touchline.experiment.plan import Plan
-from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
-from touchline.history.reading import SourcedText
+from touchline.history.reading import SourcedText, read_item_scores
 from touchline.history.record import RunRecord
-from touchline.history.scores import read_item_scores
+from touchline.history.records import Broken, read_record, record_path
 from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import Target
 from touchline.plan.power import number_of_contrasts

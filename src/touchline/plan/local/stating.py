@@ -136,8 +136,9 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
     """
     if isinstance(found, SkippedFile):
         return found
-    found = replace(found, reading=replace(found.reading, model=_model_here(found.reading.model, settings.models_dir)))
-    name = found.reading.dataset
+    named = replace(found.reading.model, name=_model_here(found.reading.model.name, settings.models_dir))
+    found = replace(found, reading=replace(found.reading, model=named))
+    name = found.reading.dataset.name
     path = found.stated.dataset or _named_file(name, found.sources)
     if path is None:
         return found
@@ -147,7 +148,7 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
         where = path.name
     else:
         where = name.where if isinstance(name, SourcedText) and name.where is not None else path.name
-    model = found.reading.model
+    model = found.reading.model.name
     if isinstance(model, Missing):
         return _noted(found, f"dataset: {path.name} was not measured, because the model is unknown (--model)")
     try:

@@ -17,8 +17,8 @@ from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.collect import collect_results
-from touchline.results.folder_issues import folder_issues, no_op_issues
-from touchline.results.live import LiveRun
+from touchline.results.imported.issues import folder_issues, no_op_issues
+from touchline.results.live_status import LiveRun
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification import verify_planned

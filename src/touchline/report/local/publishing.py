@@ -34,10 +34,10 @@ from touchline.data.public import is_hub_id, known_hub_id
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
+from touchline.results.checkpoint_folder import STAGE_FILE
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
 from touchline.results.verification import verify_checkpoint
-from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import one_run
 

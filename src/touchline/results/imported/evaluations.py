@@ -22,8 +22,7 @@ from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.evaluations import question_of
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
-from touchline.results.imported.folders import RunFolder, named_run
-from touchline.results.imported.text import below, clean_text
+from touchline.results.imported.folders import RunFolder, below, clean_text, named_run
 from touchline.results.report_inputs import Issue
 
 _LIMITS_BYTES = {"header.json": 32 << 20, "summaries.json": 256 << 20}
@@ -197,6 +196,7 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
         if each
     )
     checkpoint = _CHECKPOINT.findall(model) or _CHECKPOINT.findall(str(path.parent)) or ["unknown checkpoint"]
+    test_set = _dict(evaluation.get("metadata")).get("test_set")
     return FoundEvaluation(
         path=path,
         model=model,
@@ -221,18 +221,12 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
                 clean_text(name)[:100]: clean_text(str(version))[:100]
                 for name, version in _dict(evaluation.get("packages")).items()
             },
-            test_set=_test_set(evaluation),
+            test_set=clean_text(test_set)[:40] if isinstance(test_set, str) else None,
         ),
     )
 
 
-def _test_set(evaluation: Mapping[str, object]) -> str | None:
-    name = _dict(evaluation.get("metadata")).get("test_set")
-    return clean_text(name)[:40] if isinstance(name, str) else None
-
-
 def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:
-    """Return the name of the primary score: the first in the log's results."""
     scores = _dict(header.get("results")).get("scores")
     if isinstance(scores, list) and scores and isinstance(scores[0], dict):
         return clean_text(str(scores[0].get("name") or scores[0].get("scorer") or "score"))[:100]

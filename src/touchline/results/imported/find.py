@@ -6,7 +6,7 @@ import datetime
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.callbacks import NamedProgressCallback
@@ -14,18 +14,17 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Note, Severity
 from touchline.core.quantity import Quantity
 from touchline.core.shape import size_text
+from touchline.core.status import Outcome
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
-from touchline.history.lines import NotTextError
-from touchline.history.reading import Outcome
 from touchline.history.run_view import refines
+from touchline.history.scan import NotTextError
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
-from touchline.results.imported.folders import RunFolder, walk, with_loose
+from touchline.results.imported.folders import RunFolder, below, clean_text, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_documents, read_job
 from touchline.results.imported.result import ImportedRun, result_of
-from touchline.results.imported.settings import NAMED, Design, ImportedSettings, design_of, settings_of, together_issues
-from touchline.results.imported.text import below, clean_text
+from touchline.results.imported.settings import NAMED, design_of, settings_of, together_issues
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.verification import verify_folders
 from touchline.results.verification_types import MissingCheckpoint, Verification
@@ -34,19 +33,6 @@ ORIGIN = "found: run folders that touchline did not make"
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
-    """Run before checkpoint verification."""
-
-    folder: RunFolder
-    jobs: tuple[JobLog, ...]
-    settings: ImportedSettings
-    evaluations: tuple[EvaluationScores, ...]
-    evaluated: str
-    """Models of its evaluations, as named in their logs."""
-    issues: tuple[Issue, ...]
 
 
 def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback | None = None) -> ReportInputs:
@@ -66,14 +52,18 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
     folders, issues = with_loose(seen)
     loose, unusable = read_evaluations(root, seen.loose_evaluations, "experiment")
     issues = [*seen.issues, *issues, *unusable]
-    read: list[_Read] = []
+    read: list[ImportedRun] = []
     for number, folder in enumerate(folders):
         if on_progress is not None:
             on_progress(number, len(folders), folder.name)
         read += _apart(root, _read(root, folder, evaluations_of(folder, folders, loose)))
     if on_progress is not None:
         on_progress(len(folders), len(folders), "")
-    read = [each for each in read if _is_run(each)]
+    read = [
+        each
+        for each in read
+        if each.jobs or each.folder.checkpoints or each.evaluations or each.folder.documents or each.issues
+    ]
     if not read:
         raise InputError(
             f"{clean_text(str(root))!r} contains no run",
@@ -83,11 +73,18 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
     return _gathered(root, _with_bases(read), issues, deep=deep)
 
 
-def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> ReportInputs:
+def _gathered(root: Path, read: Sequence[ImportedRun], issues: list[Issue], *, deep: bool) -> ReportInputs:
     verification = verify_folders({each.folder.name: each.folder.weights for each in read}, deep=deep)
     trained = {each.folder.name: each.settings for each in read if not each.settings.is_control}
     design = design_of(trained)
-    runs = [_run(each, verification, design) for each in read]
+    runs = [
+        replace(
+            each,
+            checkpoints=tuple(item for item in verification.checkpoints if item.run == each.folder.name),
+            levels=design.levels.get(each.folder.name, ()),
+        )
+        for each in read
+    ]
     verification = _counted_once(_with_missing(verification, runs))
     tasks = Counter(record.label for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
@@ -131,7 +128,7 @@ def _readable(root: Path) -> None:
         ) from None
 
 
-def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _Read:
+def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> ImportedRun:
     documents, problems = read_documents(_by_weight(folder.documents))
     refused = dict(problems)
     jobs: list[JobLog] = []
@@ -153,20 +150,22 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     records = sorted(
         (each.record for each in (*evaluations, *loose)), key=lambda each: (_step(each.checkpoint), each.log)
     )
-    return _Read(
+    # Of one task, test set and checkpoint the last by log name counts, which begins with its time.
+    latest = {(record.label, record.checkpoint): record for record in records}
+    return ImportedRun(
         folder=folder,
         jobs=tuple(jobs),
         settings=settings,
-        evaluations=tuple(_named(record, folder, control=settings.is_control) for record in _latest(records)),
+        evaluations=tuple(_named(record, folder, control=settings.is_control) for record in latest.values()),
         evaluated=" ".join(each.model for each in (*evaluations, *loose)),
         issues=(*issues, *unusable),
     )
 
 
-def _apart(root: Path, read: _Read) -> list[_Read]:
+def _apart(root: Path, read: ImportedRun) -> list[ImportedRun]:
     """Return the runs of a folder that holds only logs: one per log if several runs finished, else one."""
     folder = read.folder
-    finished = sum(job.reading.outcome.value == Outcome.COMPLETED for job in read.jobs)
+    finished = sum(job.reading.course.outcome.value == Outcome.COMPLETED for job in read.jobs)
     if folder.checkpoints or folder.documents or folder.evaluations or finished < 2:
         return [read]
     prefix = "" if folder.path == root else f"{folder.name}/"
@@ -191,41 +190,19 @@ def _named(record: EvaluationScores, folder: RunFolder, *, control: bool) -> Eva
     return replace(record, run=folder.name, checkpoint=checkpoint)
 
 
-def _latest(records: Sequence[EvaluationScores]) -> list[EvaluationScores]:
-    """Return one record per task, test set and checkpoint: the last by log name, which begins with its time."""
-    kept = {(record.label, record.checkpoint): record for record in records}
-    return list(kept.values())
-
-
 def _step(checkpoint: str) -> int:
     digits = re.findall(r"\d+", checkpoint)
     return int(digits[-1]) if digits else -1
 
 
-def _is_run(read: _Read) -> bool:
-    """Return True if the folder holds a run and not only unrelated logs."""
-    return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
-
-
-def _run(read: _Read, verification: Verification, design: Design) -> ImportedRun:
-    return ImportedRun(
-        folder=read.folder,
-        jobs=read.jobs,
-        settings=read.settings,
-        evaluations=read.evaluations,
-        checkpoints=tuple(checkpoint for checkpoint in verification.checkpoints if checkpoint.run == read.folder.name),
-        levels=design.levels.get(read.folder.name, ()),
-    )
-
-
-def _with_bases(read: Sequence[_Read]) -> list[_Read]:
+def _with_bases(read: Sequence[ImportedRun]) -> list[ImportedRun]:
     """Fill in the base model of runs known only by size, builder or evaluation, if exactly one of the others fits.
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
     stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
     models = sorted({each.settings.model or "" for each in stated})
-    found: list[_Read] = []
+    found: list[ImportedRun] = []
     for each in read:
         settings = each.settings
         if settings.model is None or settings.model_where == NAMED:
@@ -259,7 +236,6 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 
 
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
-    """Add epochs that a run trained without a checkpoint."""
     known = {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
     missing: list[MissingCheckpoint] = []
     for run in runs:

@@ -1,8 +1,7 @@
 """Search for run folders by file names; no file is opened.
 
 A run folder holds checkpoints (`epoch_0`, `checkpoint-500`), job output (`slurm-12.out`), a trainer state or a trainer
-config. Job output next to several such folders belongs to one of them, identified by its text. Symbolic links are not
-followed: they may lead to another run or form a cycle.
+config. Job output next to several such folders belongs to one of them, identified by its text. Links are not followed.
 """
 
 from __future__ import annotations
@@ -14,11 +13,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from touchline.backends.logtext.parts import redact
+from touchline.core.files import read_head
 from touchline.core.finding import Severity
+from touchline.core.text import one_line, valid_utf8
 from touchline.core.units import plural
 from touchline.history.grouping import SKIPPED_FOLDERS
-from touchline.results.imported.text import below, bounded, clean_text
 from touchline.results.report_inputs import Issue
+
+LINE_LIMIT = 300
+
+
+def clean_text(text: str) -> str:
+    """Return text with control and undecodable characters replaced."""
+    return one_line(valid_utf8(text), "\ufffd")
+
+
+def clean_line(text: str) -> str:
+    """Return a copied line of at most 300 characters, secrets redacted."""
+    return redact(clean_text(text.replace("\t", " ")))[:LINE_LIMIT]
+
+
+def below(root: Path, path: Path) -> str:
+    """Return a path relative to `root`; paths next to it begin with `..`."""
+    return clean_text(Path(os.path.relpath(path, root)).as_posix())
+
+
+def bounded(path: Path, limit_bytes: int) -> str | None:
+    """Return the beginning of a text file; None if it cannot be read. Pipes and devices are not opened."""
+    try:
+        return read_head(path, limit_bytes).decode("utf-8-sig", "replace")
+    except OSError:
+        return None
+
 
 DEEPEST = 8
 """Maximum depth below the given folder."""
@@ -59,8 +86,6 @@ class RunFolder:
 
 @dataclass(kw_only=True, slots=True)
 class _Seen:
-    """Entries of one folder by kind, and the folders below it."""
-
     path: Path
     logs: list[Path] = field(default_factory=list)
     documents: list[Path] = field(default_factory=list)
@@ -234,7 +259,6 @@ def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
 
 
 def _flat(seen: _Seen) -> _Seen:
-    """Merge a folder with all folders below it."""
     for each in seen.below:
         _take(seen, _flat(each))
     return seen

@@ -9,16 +9,16 @@ from pathlib import Path
 from touchline.core.errors import InputError
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.status import JobState
+from touchline.core.status import JobState, Outcome
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment, SegmentStart
 from touchline.history.files import read_document, refusal, runs_in, scan_log, shows_training
-from touchline.history.lines import NotTextError
-from touchline.history.reading import Outcome, RunReading, SourcedText, exit_code
+from touchline.history.reading import SourcedText, exit_code
+from touchline.history.record import RunRecord
 from touchline.history.run_view import RunView
+from touchline.history.scan import NotTextError
 from touchline.history.segments import FileSegmenter
-from touchline.results.imported.folders import CHECKPOINT, job_id
-from touchline.results.imported.text import clean_line
+from touchline.results.imported.folders import CHECKPOINT, clean_line, job_id
 from touchline.results.run_result import LossPoint
 
 _MOST_POINTS = 20_000
@@ -144,7 +144,7 @@ class JobLog:
     path: Path
     job: str | None
     """Job id from the file name."""
-    reading: RunReading
+    reading: RunRecord
     signs: tuple[Sign, ...]
     curves: Curves
     started_unix: float | None
@@ -155,7 +155,7 @@ class JobLog:
     @property
     def has_step(self) -> bool:
         """Return True if it shows a training step."""
-        known = self.reading.steps_done
+        known = self.reading.course.steps_done
         return (isinstance(known, Quantity) and known.value > 0) or bool(self.curves.train)
 
     @property
@@ -163,17 +163,17 @@ class JobLog:
         """Return True if it is the log of a training."""
         return (
             self.has_step
-            or isinstance(self.reading.trainer, SourcedText)
-            or isinstance(self.reading.steps_total, Quantity)
+            or isinstance(self.reading.stack.trainer, SourcedText)
+            or isinstance(self.reading.course.steps_total, Quantity)
         )
 
     @property
     def is_complete(self) -> bool:
         """Return True if it shows a complete training."""
-        done, total = self.reading.steps_done, self.reading.steps_total
+        done, total = self.reading.course.steps_done, self.reading.course.steps_total
         if isinstance(done, Quantity) and isinstance(total, Quantity) and total.value > 0:
             return done.value >= total.value
-        return self.reading.outcome.value in _OVER
+        return self.reading.course.outcome.value in _OVER
 
     @property
     def failed_commands(self) -> tuple[Sign, ...]:
@@ -193,10 +193,10 @@ class JobLog:
     @property
     def state(self) -> JobState | None:
         """Job state inferred from the lines; None if unknown."""
-        ending = self.reading.exit
+        ending = self.reading.course.exit
         if not isinstance(ending, Missing) and exit_code(ending) is None and self._went_on:
             return None
-        state = _STATES.get(Outcome(self.reading.outcome.value))
+        state = _STATES.get(Outcome(self.reading.course.outcome.value))
         if state is not None:
             return state
         if isinstance(ending, Missing):
@@ -209,7 +209,6 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
 
     Args:
         log: output; None if only a trainer state describes the training.
-        next to: state files, configs and scripts of its run.
 
     Returns:
         The last training in it; None if it has none.
@@ -225,8 +224,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     if not runs:
         return None
     own = log if log is not None else next(each.path for each in beside if shows_training(_parts(each.curve)))
-    files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
-    reading = reading_of(own.name, files, RunView(segments=tuple(runs[-1]), documents=side), notes)
+    reading = reading_of(own.name, RunView(segments=tuple(runs[-1]), documents=side), notes)
     stamps = [part.stamps for part in (curve.parts if curve is not None else ()) if part.stamps is not None]
     curves = [each for each in (curve, *(each.curve for each in beside)) if each is not None]
     with_losses = next((each for each in curves if each.train), curves[0])

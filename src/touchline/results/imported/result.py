@@ -9,16 +9,16 @@ from pathlib import Path
 
 from touchline.core.finding import Note
 from touchline.core.levels import Level
-from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.core.quantity import Measured, Missing, Quantity, number_of
+from touchline.core.status import JobState, Outcome, RunStatus, TrainingOutcome
+from touchline.data.scores import CheckpointInfo, EvaluationRecord, EvaluationScores
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
+from touchline.history.reading import exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
-from touchline.results.imported.folders import RunFolder, changed_unix
+from touchline.results.imported.folders import RunFolder, below, changed_unix, clean_line
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.settings import ImportedSettings
-from touchline.results.imported.text import below, clean_line
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import AttemptResult, RunFigures, RunResult
 from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint
@@ -52,9 +52,12 @@ class ImportedRun:
     jobs: tuple[JobLog, ...]
     """Training logs: the decisive one first, then newest first."""
     settings: ImportedSettings
-    evaluations: tuple[EvaluationRecord, ...]
-    checkpoints: tuple[VerifiedCheckpoint, ...]
-    levels: tuple[Level, ...]
+    evaluations: tuple[EvaluationScores, ...]
+    evaluated: str
+    """Models of its evaluations, as named in their logs."""
+    issues: tuple[Issue, ...]
+    checkpoints: tuple[VerifiedCheckpoint, ...] = ()
+    levels: tuple[Level, ...] = ()
 
     @property
     def job(self) -> JobLog | None:
@@ -77,11 +80,13 @@ class ImportedRun:
         )
         saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.weights_sound for each in steps)
         if self.job is None:
-            begun = bool(self.checkpoints)
-            return TrainingOutcome.COMPLETE if saved_all else _partial(begun)
-        if self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound):
+            complete, begun = saved_all, False
+        else:
+            complete = self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound)
+            begun = self.job.has_step
+        if complete:
             return TrainingOutcome.COMPLETE
-        return _partial(self.job.has_step or bool(self.checkpoints))
+        return TrainingOutcome.PARTIAL if begun or self.checkpoints else TrainingOutcome.NOT_STARTED
 
     @property
     def state(self) -> JobState | None:
@@ -103,18 +108,14 @@ class ImportedRun:
         return RunStatus.INTERRUPTED if self.outcome is TrainingOutcome.PARTIAL or failed else RunStatus.PREPARED
 
 
-def _partial(begun: bool) -> TrainingOutcome:
-    return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
-
-
 def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunResult:
     """Return the run's result.
 
     Args:
         task: task most runs were evaluated on; other evaluations are listed separately.
-        notes: limitations a reader must know.
     """
-    reading = None if run.job is None else run.job.reading
+    course = None if run.job is None else run.job.reading.course
+    done, planned = (None, None) if course is None else (number_of(course.steps_done), number_of(course.steps_total))
     own = tuple(evaluation for evaluation in run.evaluations if evaluation.label == task)
     last = own[-1] if own else None
     seed = run.settings.values.get("seed")
@@ -137,8 +138,8 @@ def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunR
         completed=_iso(job.ended_unix) if job is not None and complete else None,
         dataset=run.settings.dataset or "",
         settings={"model": run.settings.model or UNKNOWN_MODEL, **run.settings.values},
-        steps_done=_whole(None if reading is None else reading.steps_done),
-        steps_planned=_whole(None if reading is None else reading.steps_total),
+        steps_done=None if done is None else round(done),
+        steps_planned=None if planned is None else round(planned),
         exact_match=_share(last),
         match=_share(last),
         difference=None,
@@ -160,7 +161,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
     for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
         began = job.started_unix if job.started_unix is not None else changed_unix(job.path)
         name = job.job or job.path.name
-        for number, segment in enumerate(job.reading.segment_list[:-1]):
+        for number, segment in enumerate(job.reading.course.segments[:-1]):
             rows.append(
                 AttemptResult(
                     job_id=name,
@@ -175,11 +176,11 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
         rows.append(
             AttemptResult(
                 job_id=name,
-                restart=max(len(job.reading.segment_list) - 1, 0),
+                restart=max(len(job.reading.course.segments) - 1, 0),
                 state=job.state or JobState.UNKNOWN,
                 reason=reason_of(job),
                 started_unix=began,
-                seconds=_placed(job.reading.train_seconds, job),
+                seconds=_placed(job.reading.costs.train_seconds, job),
                 superseded=False,
             )
         )
@@ -188,16 +189,13 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
 
 def reason_of(job: JobLog) -> str:
     """Return the end of a job in words."""
-    words = _WORDS[Outcome(job.reading.outcome.value)]
+    words = _WORDS[Outcome(job.reading.course.outcome.value)]
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
-    ending = job.reading.exit
-    return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}, {_exit_words(ending)}"
-
-
-def _exit_words(ending: SourcedText) -> str:
-    code = exit_code(ending)
-    return clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}"
+    ending = job.reading.course.exit
+    if isinstance(ending, Missing) or (code := exit_code(ending)) == 0:
+        return words
+    return f"{words}, " + (clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}")
 
 
 def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
@@ -260,10 +258,6 @@ def _info(checkpoint: VerifiedCheckpoint) -> CheckpointInfo:
         adapter_sha256=None,
         validation_loss=checkpoint.validation_loss,
     )
-
-
-def _whole(value: Measured | None) -> int | None:
-    return round(value.value) if isinstance(value, Quantity) else None
 
 
 def _iso(unix: float | None) -> str | None:

@@ -13,12 +13,14 @@ from pathlib import Path, PurePosixPath
 from touchline.backends.registry import all_traits
 from touchline.core.finding import Severity
 from touchline.core.levels import Level, factor_words
-from touchline.core.quantity import Measured, Quantity
+from touchline.core.quantity import Quantity
 from touchline.core.shape import size_text
 from touchline.experiment.settings import COLLECTED, COLLECTED_AS, FACTORS, SETTING
-from touchline.history.reading import OptionalText, RunReading, SourcedText
+from touchline.history.facts import fact_of
+from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.record import RunRecord
+from touchline.results.imported.folders import clean_text
 from touchline.results.imported.logs import SideFile
-from touchline.results.imported.text import clean_text
 from touchline.results.report_inputs import Issue
 from touchline.results.run_result import Setting
 
@@ -71,7 +73,7 @@ class ImportedSettings:
     """Settings under the keys of run_metrics.yaml, plus `gpus`."""
 
 
-def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[SideFile]) -> ImportedSettings:
+def settings_of(name: str, readings: Sequence[RunRecord], documents: Sequence[SideFile]) -> ImportedSettings:
     """Return the settings of one run.
 
     Args:
@@ -98,13 +100,13 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
     )
 
 
-def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
+def _of_reading(reading: RunRecord) -> Iterator[tuple[str, Setting]]:
     for key, field in _MEASURED.items():
-        measured: Measured = getattr(reading, field)
+        measured = fact_of(reading, field)
         if isinstance(measured, Quantity):
             yield key, _plain(key, measured.value)
-    if isinstance(reading.packed, SourcedText):
-        yield "packed", reading.packed.value == "true"
+    if isinstance(reading.packing.packed, SourcedText):
+        yield "packed", reading.packing.packed.value == "true"
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
@@ -126,7 +128,7 @@ def _of_name(name: str) -> Iterator[tuple[str, Setting]]:
 
 
 def _model(
-    name: str, readings: Sequence[RunReading], configs: Sequence[tuple[Path, Mapping[str, object]]]
+    name: str, readings: Sequence[RunRecord], configs: Sequence[tuple[Path, Mapping[str, object]]]
 ) -> tuple[str | None, str | None]:
     """Return the base model name and its source; a user-chosen name comes before a model builder."""
     for path, data in configs:
@@ -142,7 +144,7 @@ def _model(
             if isinstance(candidate, str) and "${" not in candidate and (last := _last(candidate)):
                 return last, path.name
     for reading in readings:
-        said: OptionalText = reading.model
+        said: OptionalText = reading.model.name
         if isinstance(said, SourcedText) and (last := _last(said.value)):
             return last, said.where
     size = size_text(name)
@@ -161,7 +163,6 @@ def _last(path: str) -> str:
 
 
 def _dataset(data: Mapping[str, object]) -> str | None:
-    """Return the training data as named in a config."""
     section = data.get("dataset")
     if isinstance(section, Mapping):
         for key in ("data_files", "data_dir", "path", "source"):
@@ -178,7 +179,6 @@ def _dataset(data: Mapping[str, object]) -> str | None:
 
 
 def _completed(values: dict[str, Setting]) -> dict[str, Setting]:
-    """Add the effective batch size if all its factors are known."""
     micro, accumulation, gpus = (values.get(key) for key in ("batch_size", "gradient_accumulation_steps", "gpus"))
     if "effective_batch_size" not in values and isinstance(micro, int) and isinstance(accumulation, int):
         values["effective_batch_size"] = micro * accumulation * (gpus if isinstance(gpus, int) else 1)

@@ -14,7 +14,7 @@ from touchline.backends.logtext.events import SIZES, EventEmitter
 from touchline.backends.logtext.parts import strip_decoration, to_count, to_number
 from touchline.backends.logtext.vocabulary import Concept, Split
 from touchline.core.observation import Event
-from touchline.history.loops.grammar import Item, Line, parse
+from touchline.history.loop_facts import Item, Line, parse
 
 _OTHERS_OWN = re.compile(
     r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:"
@@ -57,7 +57,6 @@ class StepCounter:
     """Converter of counters of steps and epochs into steps of the run and epochs done."""
 
     def __init__(self) -> None:
-        """Start a file."""
         self._first_epoch: int | None = None
         self._epoch: float | None = None
         self._last = -1
@@ -114,7 +113,6 @@ class LoopReader:
     """Reader of one file's loops."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
         self._counter = StepCounter()
         self._epoch: float | None = None

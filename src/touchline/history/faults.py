@@ -14,10 +14,9 @@ from touchline.backends.logtext.events import Row
 from touchline.backends.logtext.parts import strip_prefix
 from touchline.backends.registry import launch_commands
 from touchline.core.observation import During, Event, Sign, SignKind
-from touchline.history.failures.milestones import WORDS as MILESTONE_WORDS
-from touchline.history.failures.milestones import milestone
-from touchline.history.failures.tracebacks import TracebackEnd, Tracebacks, is_launcher
 from touchline.history.slurm_lines import exit_code
+from touchline.history.tracebacks import WORDS as MILESTONE_WORDS
+from touchline.history.tracebacks import TracebackEnd, Tracebacks, is_launcher, milestone
 
 _GPU = re.compile(
     r"\b(?:CUDA|HIP|XPU|NPU|MLU|MUSA|GCU|MPS backend|ROCm) out of memory"
@@ -223,7 +222,6 @@ class Faults:
     )
 
     def __init__(self) -> None:
-        """Begin a file."""
         self._tracebacks = Tracebacks()
         self._fault_line = -_GUESS_LINES
 

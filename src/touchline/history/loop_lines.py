@@ -14,11 +14,10 @@ from touchline.backends.logtext.parts import not_a_number, strip_decoration, to_
 from touchline.backends.logtext.vocabulary import EPOCH_WORDS, LOSS_WORDS, Concept, Split, meaning_of
 from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
-from touchline.history.loops.facts import WORDS as FACT_WORDS
-from touchline.history.loops.facts import FactReader
-from touchline.history.loops.grammar import parse
-from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
-from touchline.history.tracks import is_training_label
+from touchline.history.file_segment import is_training_label
+from touchline.history.loop_facts import WORDS as FACT_WORDS
+from touchline.history.loop_facts import FactReader, parse
+from touchline.history.loop_rows import HELD_OUT_WORDS, LoopReader
 
 _OTHERS_OWN = frozenset(
     {
@@ -38,7 +37,6 @@ class DictRowParser:
     """Parser of one file's rows."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -121,7 +119,6 @@ class LossBarReader:
     """Reader of one file's bars with losses."""
 
     def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
         self._emitter = emitter
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -181,7 +178,6 @@ class TrainingLines:
     )
 
     def __init__(self) -> None:
-        """Start a file."""
         self._emitter = EventEmitter()
         self._forms = tuple(made(self._emitter) for made in form_readers())
         self._bars = LossBarReader(self._emitter)

@@ -1,7 +1,8 @@
-"""Check of one file of weights: headers and sizes, and in deep mode every value."""
+"""Check of one file of weights, in deep mode of every value; and the base model that checkpoints are compared with."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,16 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.files import open_regular
-from touchline.data.weights import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
+from touchline.core.catalog import ModelInfo
+from touchline.core.files import RECORD_LIMIT_BYTES, open_regular, read_record
+from touchline.core.finding import Finding
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.shape import ModelShape
+from touchline.data.shapes import shape_of_config
+from touchline.data.weights import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard, read_shards
+from touchline.experiment.experiment import CheckpointKind
+from touchline.experiment.training import LoraConfig
 from touchline.results.verification_types import CheckpointFault
 
 ELEMENT_BYTES: Mapping[str, int] = {
@@ -241,3 +250,109 @@ def listed(names: list[str]) -> str:
     """Join the first names and the number of the others."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+CONFIG_FILE = "config.json"
+NOT_HERE = Missing(missing="the base is not on this disk")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseTensors:
+    """Known facts of a base model."""
+
+    name: str
+    path: str | None = None
+    tensors: Mapping[str, Tensor] | None = None
+    """Tensors by name; None if the weights are not here or not of the planned version."""
+    layers: int | None = None
+    shape: ModelShape | None = None
+    weights_sha256: str | None = None
+    """Planned `ModelInfo.weights_sha256`; None without a plan."""
+    files: frozenset[str] = frozenset()
+    size: Measured = NOT_HERE
+
+
+def planned_base(model: ModelInfo) -> BaseTensors:
+    """Return a planned base, with tensors if those on disk are still the planned ones."""
+    folder = Path(model.path)
+    read = read_base(folder, model.name)
+    same = read is not None and read.size == Quantity(value=model.weight_bytes, unit="B", where=model.path)
+    return BaseTensors(
+        name=model.name,
+        path=model.path,
+        tensors=read.tensors if read is not None and same else None,
+        layers=model.num_layers,
+        shape=read.shape if read is not None else None,
+        weights_sha256=None if isinstance(model.weights_sha256, Missing) else model.weights_sha256,
+        files=read.files if read is not None else frozenset(),
+        size=Quantity(value=model.weight_bytes, unit="B", where=model.path),
+    )
+
+
+def read_base(folder: Path, name: str | None = None) -> BaseTensors | None:
+    """Read a model folder; None if it has no readable weights."""
+    findings: list[Finding] = []
+    try:
+        if not folder.is_dir():
+            return None
+        files = frozenset(path.name for path in folder.iterdir())
+        shards = read_shards(folder, findings)
+    except OSError:
+        return None
+    if findings or not shards:
+        return None
+    shape = read_shape(folder)
+    return BaseTensors(
+        name=name or folder.name,
+        path=str(folder),
+        tensors={key: tensor for shard in shards for key, tensor in shard.tensors.items()},
+        layers=shape.num_layers if shape is not None else None,
+        shape=shape,
+        files=files,
+        size=Quantity(value=sum(shard.size_bytes for shard in shards), unit="B", where=str(folder)),
+    )
+
+
+def read_shape(folder: Path) -> ModelShape | None:
+    """Read dimensions from a folder's config.json; None if not stated."""
+    config = read_object(folder / CONFIG_FILE)
+    if config is None:
+        return None
+    found = shape_of_config(config, folder.name, str(folder / CONFIG_FILE))
+    return None if isinstance(found, Missing) else found
+
+
+def read_object(path: Path) -> dict[str, object] | None:
+    """Read a JSON object from a bounded file; None if missing or not an object."""
+    try:
+        content = read_record(path)
+        data = parse_json(content.decode("utf-8-sig")) if len(content) <= RECORD_LIMIT_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def finite(value: object) -> float | None:
+    """Return a JSON number as a finite float; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """Expected properties of a checkpoint; None fields are unknown and not compared."""
+
+    run: str
+    planned: bool = False
+    """Whether touchline made it, so that its marker is required."""
+    digest: str | None = None
+    base: BaseTensors | None = None
+    wanted: LoraConfig | None = None
+    saves: CheckpointKind | None = None
+    untrained: bool = False
+    """Whether its adapter is untrained by intention, as in a no-op control."""

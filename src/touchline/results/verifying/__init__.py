@@ -1,1 +1,0 @@
-"""Checks of a single checkpoint, used by `results.verification`."""
