@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import ParentConfig, RunConfig
-from touchline.train.run import Stop, run_training
+from touchline.train.attempt import Stop
+from touchline.train.process import run_training
 
 EASY, HARD = "tiny_easy", "tiny_hard"
 

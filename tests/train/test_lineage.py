@@ -29,8 +29,9 @@ from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
+from touchline.train.attempt import Stop
 from touchline.train.inherit import Factors, combine, combined_settings
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss
 
 Records = dict[str, Any]

@@ -27,7 +27,7 @@ from touchline.core.errors import InputError
 from touchline.train import chunked_loss
 from touchline.train.machine import select_device
 from touchline.train.model import trainable
-from touchline.train.side_by_side import SideBySide
+from touchline.train.setup import SideBySide
 from touchline.train.target_loss import MicroBatchGradient, TargetLoss, add_gradient, scoring
 
 VOCABULARY = SIZES["vocab_size"]

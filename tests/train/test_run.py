@@ -24,8 +24,9 @@ from touchline.data.metrics_file import read_metrics
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import isolation
 from touchline.train.__main__ import main
+from touchline.train.attempt import Stop
 from touchline.train.inputs import load_inputs
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 
 
 @pytest.fixture

@@ -30,11 +30,12 @@ from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.parts import state_bytes, weight_bytes
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.train.attempt import Stop
 from touchline.train.inputs import load_inputs
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable
 from touchline.train.optimizers import optimizer_for
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss, noise_scale
 
 BASE_KEPT = (

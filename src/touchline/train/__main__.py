@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.data.worker import bitsandbytes_left_out
+from touchline.train.attempt import Stop
 from touchline.train.inputs import read_config
-from touchline.train.process import exit_code_of
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.process import exit_code_of, run_cohort, run_training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

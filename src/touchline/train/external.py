@@ -45,16 +45,24 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
 from touchline.core.units import plural
 from touchline.data.machine import cpu_name
+from touchline.data.metrics_file import METRICS
 from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
 from touchline.data.worker import die_with_parent
-from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
+from touchline.train.attempt import LOG, MetricsLog, Stop
+from touchline.train.folders import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    adopt,
+    find_resume,
+    is_done,
+    reached_pause,
+    remove_folder,
+    remove_leftovers,
+)
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
-from touchline.train.log import LOG, MetricsLog
 from touchline.train.process import exit_code_of
 from touchline.train.record import AttemptSetup, TrainingRecord
-from touchline.train.resume import adopt, find_resume
-from touchline.train.run import METRICS, Stop, is_done, reached_pause
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 """Environment variable that marks the trainer's processes with their run folder."""
@@ -408,7 +416,12 @@ def _take_adapter(config: RunConfig, source: Path, target: Path) -> str:
     }
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     (target / ADAPTER_CONFIG_FILE).write_text(text, encoding="utf-8")
-    return sha256_file(target / ADAPTER_FILE)
+    saved = sha256_file(target / ADAPTER_FILE)
+    if config.train.saves == "merged":
+        from touchline.train.model import merge
+
+        merge(config, target)
+    return saved
 
 
 def _read_object(path: Path) -> dict[str, object]:

@@ -9,22 +9,298 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from touchline.backends.peft.layout import PADDED
 from touchline.backends.run_config import RunConfig
+from touchline.core.errors import PlanDriftError
+from touchline.core.status import TrainingEnd
 from touchline.data.images import require_pillow
+from touchline.data.metrics import ScoringSetup
 from touchline.data.rendering.image_rule import ImageRule
-from touchline.train.hf_inputs import FILES, ImageCollator, PlannedOrder, PlannedTraining, open_planned
-from touchline.train.hf_recorder import Recorder
+from touchline.data.training_state import RESUME_FOLDER, read_pause
+from touchline.data.worker import keep_trainable_layout
+from touchline.train.attempt import Stop, open_log, refuse_out_of_memory
+from touchline.train.folders import adopt, remove_folder
+from touchline.train.hf_inputs import (
+    FILES,
+    ImageCollator,
+    PlannedOrder,
+    PlannedTraining,
+    gathered,
+    open_planned,
+    sharded,
+)
+from touchline.train.inherit import with_initial
+from touchline.train.lineage import prove_lineage
+from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
+from touchline.train.model import write_weights
+from touchline.train.optimizers import learning_rate
 from touchline.train.parallel import processes
-from touchline.train.run import Stop
-from touchline.train.schedule import learning_rate
-from touchline.train.sharding import sharded
-from touchline.train.target_loss import IGNORED
+from touchline.train.parent import Lineage
+from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attention
+from touchline.train.target_loss import IGNORED, TargetLoss, arrange_by_length, attending, mean_loss
+from touchline.train.untrained import score_untrained, untrained_setup
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Callback that writes the records of a training."""
+
+    def __init__(self, trainer: Any, planned: PlannedTraining) -> None:
+        self._trainer = trainer
+        self._planned = planned
+        self._config = planned.config
+        self._machine = select_device(planned.config.train.base_dtype)
+        self._model = trainer.accelerator.unwrap_model(trainer.model)
+        keep_trainable_layout(self._model)
+        self._inheritance = with_initial(planned.inheritance, self._model, planned.config.train.lora)
+        self._target_loss = TargetLoss(
+            self._model, self._machine, of_other_trainer=True, images=planned.inputs.renderer.images
+        )
+        self._gpu = gpu_meter(self._machine)
+        self._counts = _Counts()
+        self._loss = torch.zeros((), dtype=torch.float64)
+        self._watch = Stopwatch()
+        self._measured: dict[str, Any] = {}
+        # All processes pause at the same step, whatever each of them read.
+        self._pause_after = int(planned.group.maxima([float(read_pause(planned.folder) or 0)])[0]) or None
+        self._ended: TrainingEnd | None = None
+
+    def run(self) -> bool:
+        """Train or resume. Return True if the training is complete, or paused as asked."""
+        planned, setup = self._planned, self._setup()
+        self._untrained = untrained_setup(setup, planned.inputs, self._inheritance, planned.group)
+        with open_log(planned.folder, planned.group) as log:
+            path, state = planned.saved or (None, None)
+            self._record = TrainingRecord(planned.inputs, planned.folder, log, state)
+            try:
+                lineage = self._prove_lineage(setup.scoring(planned.inputs))
+                self._record.begin(setup, planned.begun, lineage)
+                with MemorySampler(self._machine) as self._memory:
+                    self._trainer.train(resume_from_checkpoint=None if path is None else str(path))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                refuse_out_of_memory(error, self._config.run, self._record.step + 1)
+                raise
+            return self._finish()
+
+    def _prove_lineage(self, scoring: ScoringSetup) -> Lineage | None:
+        """Insert a parent's adapter that is trained further, and verify that the stage starts from it."""
+        ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
+        if ancestry is None or inheritance is None or ancestry.proved is not None:
+            return None
+        with attending(self._model, scoring.attention, self._attention):
+            return prove_lineage(ancestry, inheritance, self._target_loss, scoring, self._planned.rounding)
+
+    @property
+    def _attention(self) -> str:
+        return str(self._planned.settings["model"]["attn_implementation"])
+
+    # ---- what the trainer computes ------------------------------------------------------------------------------
+
+    def count(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Count the tokens of a micro-batch."""
+        self._counts.add(inputs)
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Add a micro-batch's share of the mean loss of the step."""
+        self._loss += loss.detach().double().cpu()
+
+    # ---- events of the trainer ----------------------------------------------------------------------------------
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
+    ) -> None:
+        """Score the untrained model, where the trainer has placed it, and start the clock of the first step."""
+        if self._record.step == 0:
+            self._validate()
+        self._watch = Stopwatch()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
+    ) -> None:
+        """Choose the order of the epoch."""
+        self._trainer.planned_order.epoch = state.global_step // self._config.batches.steps_per_epoch
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
+    ) -> None:
+        """Start to measure memory."""
+        self._memory.watch(active=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
+        """Measure the step; its gradient norm comes with the trainer's log."""
+        group = self._planned.group
+        seconds, (cpu_percent,) = self._watch.seconds(), group.sums([self._watch.cpu_percent()])
+        self._memory.watch(active=False)
+        peak, reserved = group.peaks(self._memory.peaks())
+        loss, counts = self._gathered()
+        self._measured = {
+            "seconds": seconds,
+            "loss": loss,
+            "examples": counts.examples,
+            "micro_batches": counts.micro_batches,
+            "real_tokens": counts.real_tokens,
+            "padded_tokens": counts.computed_tokens,
+            "squared_widths": counts.squared_widths,
+            "target_tokens": counts.target_tokens,
+            "peak_memory": peak,
+            "peak_memory_reserved": reserved,
+            "cpu_percent": cpu_percent,
+            "gpu_percent": self._gpu(),
+        }
+        self._counts, self._loss = _Counts(), torch.zeros((), dtype=torch.float64)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **named: Any,
+    ) -> None:
+        """Write the step's row, and run what is due after it: validation, checkpoint, saved state."""
+        if logs is None or "grad_norm" not in logs or not self._measured:
+            return
+        step, rate, norm = state.global_step, logs["learning_rate"], logs["grad_norm"]
+        self._record.refuse_nonsense(step, self._measured["loss"], norm)
+        self._record.end_step(step, learning_rate=rate, grad_norm=norm, **self._measured)
+        self._measured = {}
+        self._boundary(control)
+        self._watch = Stopwatch()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any) -> None:
+        """Turn what the trainer saved into a training state that is complete or not there."""
+        self._planned.group.barrier()
+        checkpoint = self._planned.folder / RESUME_FOLDER / f"checkpoint-{state.global_step}"
+        self._record.save(lambda folder: adopt(checkpoint, folder))
+        self._watch = Stopwatch()
+
+    # ---- between the steps --------------------------------------------------------------------------------------
+
+    def _boundary(self, control: TrainerControl) -> None:
+        record, epoch = self._record, self._record.ended_epoch
+        if record.validation_due:
+            self._validate()
+        flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due)
+        stop, save, export_due = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
+        if export_due:
+            whole = gathered(self._model) if self._config.train.is_sharded else None
+            record.export(
+                epoch, lambda folder: write_weights(self._model, self._config, folder, self._inheritance, whole=whole)
+            )
+        pauses = record.step == self._pause_after
+        control.should_save = (stop or pauses or save) and not record.complete
+        if (stop or pauses) and not record.complete:
+            self._ended = TrainingEnd.PAUSED if pauses else TrainingEnd.STOPPED
+            control.should_training_stop = True
+
+    def _validate(self) -> None:
+        """Score the validation split, if there is one. Before the first step another run may have done it.
+
+        Each process scores a share of the items, by the same code as touchline's own trainer.
+        """
+        inputs, group = self._planned.inputs, self._planned.group
+        if not inputs.validation:
+            return
+        watch = Stopwatch()
+        rows = arrange_by_length(inputs.validation, PADDED, inputs.batches.micro_batch_size)
+        idle = rows[0] if self._config.train.is_sharded else None
+        with attending(self._model, scoring_attention(self._attention), self._attention):
+            if self._record.step == 0 and self._untrained is not None:
+                score_untrained(self._record, self._target_loss, rows, rows[-1], self._untrained)
+                return
+            loss, targets = mean_loss(self._target_loss, group.rounds(rows), group, idle)
+        self._record.end_validation(loss, targets, watch.seconds())
+
+    def _finish(self) -> bool:
+        if self._record.complete:
+            self._record.finish()
+            # At its end the trainer of each process looks into the folder.
+            self._planned.group.barrier()
+            if self._planned.group.is_first:
+                remove_folder(self._planned.folder / RESUME_FOLDER)
+            return True
+        if self._ended is TrainingEnd.PAUSED:
+            self._record.pause()
+            return True
+        if self._ended is TrainingEnd.STOPPED:
+            self._record.stop(self._planned.stop)
+            return False
+        raise PlanDriftError(
+            f"the trainer ended after step {self._record.step} of {self._config.batches.steps}",
+            expected="the planned steps",
+            hint="touchline plan",
+        )
+
+    # ---- records ------------------------------------------------------------------------------------------------
+
+    def _gathered(self) -> tuple[float, _Counts]:
+        """Return loss and token counts of a step over all processes."""
+        own = self._counts
+        loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
+        return loss / self._planned.group.size, _Counts(*map(int, counts))
+
+    def _setup(self) -> AttemptSetup:
+        machine, optimizer = self._machine, self._trainer.args.optim
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return AttemptSetup(
+            device=machine.device_name,
+            device_kind=machine.kind,
+            threads=machine.threads,
+            versions=library_versions(),
+            base_dtype=machine.choice.dtype,
+            base_dtype_reason=machine.choice.reason,
+            adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
+            attention=self._attention,
+            optimizer=str(getattr(optimizer, "value", optimizer)),
+            trainable_parameters=sum(parameter.numel() for parameter in trained),
+        )
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Counts of one optimizer step."""
+
+    examples: int = 0
+    micro_batches: int = 0
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    squared_widths: int = 0
+    target_tokens: int = 0
+
+    def values(self) -> tuple[int, ...]:
+        return (
+            *(self.examples, self.micro_batches, self.real_tokens),
+            *(self.computed_tokens, self.squared_widths, self.target_tokens),
+        )
+
+    def add(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Add a micro-batch of the trainer's collator."""
+        ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
+        packed = mask is None and "position_ids" in inputs
+        # A row without a label only keeps the processes in step.
+        labeled = (labels != IGNORED).any(dim=1)
+        if not bool(labeled.any()):
+            return
+        self.micro_batches += 1
+        self.computed_tokens += ids.numel()
+        self.real_tokens += ids.numel() if mask is None else int(mask[labeled].sum())
+        self.target_tokens += int((labels != IGNORED).sum())
+        if packed:
+            starts = torch.nonzero(inputs["position_ids"].reshape(-1) == 0).reshape(-1)
+            widths = torch.diff(starts, append=torch.tensor([ids.numel()], device=starts.device))
+            self.examples += len(starts)
+            self.squared_widths += int((widths**2).sum())
+        else:
+            self.examples += int(labeled.sum())
+            self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
+
 
 _BLANK_TOKENS = 2
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, SequenceBatch, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
-from touchline.train.block_masks import FLEX
+from touchline.train.chunked_loss import FLEX
 from touchline.train.model import base_of, trainable
 from touchline.train.target_loss import TargetLoss, attending, scoring
 

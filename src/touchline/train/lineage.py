@@ -21,6 +21,7 @@ from touchline.core.errors import LineageError
 from touchline.core.files import write_atomic
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import ScoringSetup
+from touchline.train.attempt import LOG
 from touchline.train.inherit import (
     Inheritance,
     adapter_tensors,
@@ -30,7 +31,6 @@ from touchline.train.inherit import (
     tensors_sha256,
 )
 from touchline.train.inputs import items_sha256, load_validation
-from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
 from touchline.train.model import trainable
 from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint

@@ -14,14 +14,13 @@ from touchline.backends.peft.layout import arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import TouchlineError
 from touchline.core.status import TrainingEnd
-from touchline.train.export import write_weights
-from touchline.train.failures import refuse_out_of_memory
+from touchline.train.attempt import Stop, refuse_out_of_memory
 from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwatch, gpu_meter
+from touchline.train.model import write_weights
+from touchline.train.optimizers import give_random_state, learning_rate, take_random_state, write_state
 from touchline.train.parallel import Processes
 from touchline.train.record import TrainingRecord
-from touchline.train.run import Stop
-from touchline.train.schedule import learning_rate
-from touchline.train.setup import Session, give_random_state, take_random_state, write_state
+from touchline.train.setup import Session
 from touchline.train.target_loss import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.untrained import score_untrained, untrained_setup
 

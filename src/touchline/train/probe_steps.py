@@ -29,8 +29,7 @@ from touchline.history.probe import (
     ProbeRequest,
     ProbeWork,
 )
-from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
-from touchline.train.log import LOG
+from touchline.train.attempt import LOG
 from touchline.train.machine import (
     Machine,
     MemorySampler,
@@ -45,7 +44,7 @@ from touchline.train.model import (
     to_trained,
     trainable,
 )
-from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
+from touchline.train.optimizers import OPTIMIZER_NAMES, compile_layers, compile_shapes, optimizer_for, require_compiler
 from touchline.train.target_loss import TargetLoss, add_gradient
 
 _STATUS = Path("/proc/self/status")

@@ -26,13 +26,16 @@ from touchline.data.metrics import (
 )
 from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.experiment.training import accumulation_steps
-from touchline.train.checkpoints import drop_old_exports, write_checkpoint, write_completion
-from touchline.train.failures import refuse_nonsense
+from touchline.train.attempt import LOG, ConsoleProgress, MetricsLog, Stop, refuse_nonsense
+from touchline.train.folders import (
+    FINAL_LOSS_STEPS,
+    drop_old_exports,
+    save_resume,
+    write_checkpoint,
+    write_completion,
+)
 from touchline.train.inputs import Inputs, items_sha256
-from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.parent import Lineage
-from touchline.train.resume import FINAL_LOSS_STEPS, save_resume
-from touchline.train.run import Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,11 +26,12 @@ from touchline.data.machine import visible_gpus
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.experiment import LoraConfig
 from touchline.history.selftest import NodeCheck, StepCheck, Verdict
-from touchline.train.compiling import compile_layers
+from touchline.train.attempt import Stop
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import select_device
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.optimizers import compile_layers
+from touchline.train.process import run_cohort, run_training
 from touchline.train.selftest_model import (
     FAMILIES,
     PACKED,

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, arrange, choose_layout
+from touchline.backends.peft.layout import (
+    PADDED,
+    ROW_TOKENS,
+    SAMPLED_STEPS,
+    BatchLayout,
+    SequenceBatch,
+    arrange,
+    choose_layout,
+    stack,
+)
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import PlanDriftError, PolicyError
-from touchline.data.metrics import IsolationProof, SavedFile
+from touchline.core.errors import InputError, PlanDriftError, PolicyError
+from touchline.data.metrics import IsolationProof
 from touchline.data.training_state import ResumeState
-from touchline.train.block_masks import FLEX
-from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
-from touchline.train.failures import refuse_out_of_memory
-from touchline.train.folders import describe, plain_disk_faults
+from touchline.train.attempt import LOG, refuse_out_of_memory
+from touchline.train.chunked_loss import FLEX
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
 from touchline.train.isolation import block_mask_fault, prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
-from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
     DEFAULT_ADAPTER,
@@ -36,11 +44,117 @@ from touchline.train.model import (
     to_trained,
     trainable,
 )
-from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
+from touchline.train.optimizers import (
+    OPTIMIZER_NAMES,
+    compile_layers,
+    compile_shapes,
+    give_random_state,
+    optimizer_for,
+    read_state,
+    require_compiler,
+    take_random_state,
+)
 from touchline.train.parent import Ancestry, Lineage
 from touchline.train.record import AttemptSetup
-from touchline.train.side_by_side import OwnLoss, SideBySide
-from touchline.train.target_loss import LossFunction, TargetLoss
+from touchline.train.target_loss import LossFunction, MicroBatchGradient, TargetLoss
+
+
+class SideBySide:
+    """Adapters of a model, of which several are active at once.
+
+    Args:
+        target_loss: loss function of a base with LoRA adapters, without DoRA and dropout.
+        names: adapters, each attached to the same layers.
+
+    Raises:
+        InputError: a layer with an adapter is not a linear layer of the model's body.
+    """
+
+    def __init__(self, target_loss: TargetLoss, names: Sequence[str]) -> None:
+        self._target_loss = target_loss
+        self._active = tuple(names)
+        self._rows = 0
+        self._scales: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        head = base_of(target_loss.model).get_output_embeddings()
+        for path, layer in target_loss.model.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            if set(layer.lora_A) != set(names) or head in (layer, layer.get_base_layer()):
+                raise InputError(
+                    f"runs cannot be trained in a cohort: the layer {path} holds other adapters than theirs",
+                    expected="adapters on the same linear layers of the model's body",
+                )
+            layer.forward = partial(self._forward, layer, path)
+
+    def losses(self, name: str, rows: SequenceBatch) -> Tensor:
+        """Return the loss of each label token with one adapter, as `TargetLoss` does."""
+        with self._applying([name], rows):
+            return self._target_loss(rows)
+
+    def add_gradients(self, names: Sequence[str], requests: Sequence[MicroBatchGradient]) -> list[Tensor]:
+        """Add the gradient of a micro-batch to each adapter, in one pass. Return each one's share of its loss.
+
+        Args:
+            requests: micro-batch of each.
+        """
+        rows = stack([request.rows for request in requests])
+        with self._applying(names, rows):
+            parts = self._target_loss(rows).split([len(request.rows.labels) for request in requests])
+            losses = [part.sum() / request.targets for part, request in zip(parts, requests, strict=True)]
+            # Each loss depends on its own adapter alone, so the sum's gradients are those of each.
+            torch.stack(losses).sum().backward()
+        return [loss.detach() for loss in losses]
+
+    @contextlib.contextmanager
+    def _applying(self, names: Sequence[str], rows: SequenceBatch) -> Iterator[None]:
+        """Apply adapters to the blocks of a micro-batch's rows for the length of a block."""
+        self._active, self._rows = tuple(names), rows.token_ids.shape[0]
+        yield
+
+    def _forward(self, layer: LoraLayer, path: str, x: Tensor) -> Tensor:
+        """Return the output of a layer for rows of shape [K R, W, inputs]."""
+        if x.ndim != 3 or x.shape[0] != self._rows:
+            raise InputError(
+                f"runs cannot be trained in a cohort: the layer {path} gets an input of shape {list(x.shape)}",
+                expected=f"all {self._rows} rows of the micro-batch",
+            )
+        result: Tensor = layer.base_layer(x)
+        blocks = x.reshape(len(self._active), -1, x.shape[-1])
+        rank = max(layer.r[name] for name in self._active)
+        a = torch.stack([_padded(layer.lora_A[name].weight, rank, 0) for name in self._active])
+        b = torch.stack([_padded(layer.lora_B[name].weight, rank, 1) for name in self._active])
+        if not torch.is_autocast_enabled(x.device.type):
+            blocks = blocks.to(a.dtype)
+        delta = torch.bmm(torch.bmm(blocks, a.transpose(1, 2)), b.transpose(1, 2)) * self._scale(layer, path, x.device)
+        return result + delta.view_as(result).to(result.dtype)
+
+    def _scale(self, layer: LoraLayer, path: str, device: torch.device) -> Tensor:
+        """Return the scales of the active adapters, shape [K, 1, 1]; made once, because a GPU waits for such a copy."""
+        key = path, self._active
+        if key not in self._scales:
+            values = [layer.scaling[name] for name in self._active]
+            self._scales[key] = torch.tensor(values, device=device).view(-1, 1, 1)
+        return self._scales[key]
+
+
+def _padded(weight: Tensor, rank: int, dimension: int) -> Tensor:
+    """Return a factor with zeros up to a rank along a dimension."""
+    missing = rank - weight.shape[dimension]
+    if missing == 0:
+        return weight
+    return nn.functional.pad(weight, (0, 0, 0, missing) if dimension == 0 else (0, missing))
+
+
+class OwnLoss:
+    """Loss function of one of several adapters of a model."""
+
+    def __init__(self, shared: TargetLoss, side_by_side: SideBySide, name: str) -> None:
+        self.model, self.machine, self.pixels = shared.model, shared.machine, shared.pixels
+        self._side_by_side, self._name = side_by_side, name
+
+    def __call__(self, rows: SequenceBatch) -> Tensor:
+        """Return the loss of each label token in nats, float32; shape [T]."""
+        return self._side_by_side.losses(self._name, rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -329,61 +443,3 @@ def _restore(
     except ValueError as error:
         raise PlanDriftError(f"the saved state {str(path)!r} does not fit: {error}") from error
     give_random_state(random)
-
-
-ADAPTER_FILE = "adapter.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-RANDOM_FILE = "random.safetensors"
-
-
-def take_random_state() -> dict[str, Tensor]:
-    """Return the states of torch's generators: CPU and each GPU."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def give_random_state(states: dict[str, Tensor]) -> None:
-    """Restore generator states; states of missing GPUs are skipped."""
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_initialized():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in states:
-                torch.cuda.set_rng_state(states[f"cuda{index}"], index)
-
-
-def write_state(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, SavedFile]:
-    """Write the files of a saved state. Return their sizes and hashes.
-
-    One after the other, because copies of a whole model and of its moments take much memory.
-    """
-    with plain_disk_faults():
-        values = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-        save_file(values, folder / ADAPTER_FILE)
-        del values
-        save_file(pack_optimizer(parameters, optimizer), folder / OPTIMIZER_FILE)
-        save_file(take_random_state(), folder / RANDOM_FILE)
-    return describe(folder)
-
-
-def read_state(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Restore a saved state into parameters and optimizer. Return the random states.
-
-    Raises:
-        ValueError: the state is of other parameters.
-    """
-    saved = load_file(folder / ADAPTER_FILE)
-    if {name: value.shape for name, value in saved.items()} != {
-        name: value.shape for name, value in parameters.items()
-    }:
-        raise ValueError(f"{folder / ADAPTER_FILE} contains other parameters")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
-    unpack_optimizer(load_file(folder / OPTIMIZER_FILE), parameters, optimizer)
-    return load_file(folder / RANDOM_FILE)

@@ -24,9 +24,8 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
-from touchline.train.block_masks import FLEX, block_mask
-from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
-from touchline.train.log import LOG
+from touchline.train.attempt import LOG
+from touchline.train.chunked_loss import FLEX, ChunkedLoss, block_mask, head_is_frozen
 from touchline.train.machine import Machine, send
 from touchline.train.model import base_of, trainable
 from touchline.train.parallel import Processes

@@ -21,9 +21,9 @@ from touchline.backends.peft.layout import SequenceBatch
 from touchline.core.files import read_head
 from touchline.data.metrics import UntrainedScore, ValidationRow
 from touchline.data.metrics_file import METRICS, parse_row
+from touchline.train.attempt import LOG
 from touchline.train.inherit import Inheritance
 from touchline.train.inputs import Inputs
-from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
 from touchline.train.parallel import Processes
 from touchline.train.record import AttemptSetup, TrainingRecord

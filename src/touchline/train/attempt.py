@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import TypeAdapter
 
+from touchline.core.errors import TrainingDivergedError, TrainingOutOfMemoryError
 from touchline.core.files import disk_errors, open_append, open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.units import format_seconds
 from touchline.data.metrics import AttemptRow, MetricsRow
+from touchline.data.metrics_file import METRICS
+from touchline.train.parallel import Processes
+
+
+def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
+    """Raise TrainingOutOfMemoryError if the error says that memory ran out; otherwise return.
+
+    The CPU allocator has no exception type, only a message.
+    """
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+        raise TrainingOutOfMemoryError(
+            f"run {run}: out of memory at step {step}: {str(error)[:200]}",
+            expected="a micro-batch that fits (saved checkpoints are kept)",
+            hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+        ) from error
+
+
+def refuse_nonsense(run: str, step: int, loss: float, norm: float) -> None:
+    """Raise TrainingDivergedError if the loss or the gradient norm of a step is not finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingDivergedError(
+            f"step {step} of run {run}: loss {loss}, gradient norm {norm}",
+            expected="finite numbers (saved checkpoints are kept)",
+            hint="a lower train.learning_rate, a longer warmup, or base_dtype: float32",
+        )
+
 
 LOG = logging.getLogger("touchline.train")
 
@@ -109,3 +141,21 @@ class ConsoleProgress:
             f"{tokens_per_second:,.0f}",
             format_seconds(left),
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class Stop:
+    """Stop request, set by a signal and read between micro-batches."""
+
+    reason: str | None = None
+    """Signal name, such as `SIGTERM`; None if no stop is requested."""
+
+    @property
+    def asked(self) -> bool:
+        """Return True if a stop is requested."""
+        return self.reason is not None
+
+
+def open_log(folder: Path, group: Processes) -> contextlib.AbstractContextManager[MetricsLog | None]:
+    """Open metrics.jsonl for the length of a block; None in a process that writes no files."""
+    return MetricsLog(folder / METRICS) if group.is_first else contextlib.nullcontext()
