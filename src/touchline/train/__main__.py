@@ -1,9 +1,4 @@
-"""Command `python -m touchline.train [--config finetune.yaml] [--folder DIR] [--with DIR]...`, run in a run folder.
-
-With `--with` it trains further runs side by side on the same base, as a cohort.
-
-`touchline.train.process` lists its exit codes.
-"""
+"""Command `python -m touchline.train [--config finetune.yaml] [--folder DIR] [--with DIR]...`, run in a run folder."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Output of a training: rows of metrics.jsonl and progress lines."""
+"""Attempt at a training: rows of metrics.jsonl, progress lines, a request to stop, and errors that end it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from types import TracebackType
 
 from pydantic import TypeAdapter
 
-from touchline.core.errors import TrainingDivergedError, TrainingOutOfMemoryError
+from touchline.core.errors import TrainingOutOfMemoryError
 from touchline.core.files import disk_errors, open_append, open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.units import format_seconds
@@ -36,16 +35,6 @@ def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
             expected="a micro-batch that fits (saved checkpoints are kept)",
             hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
         ) from error
-
-
-def refuse_nonsense(run: str, step: int, loss: float, norm: float) -> None:
-    """Raise TrainingDivergedError if the loss or the gradient norm of a step is not finite."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingDivergedError(
-            f"step {step} of run {run}: loss {loss}, gradient norm {norm}",
-            expected="finite numbers (saved checkpoints are kept)",
-            hint="a lower train.learning_rate, a longer warmup, or base_dtype: float32",
-        )
 
 
 LOG = logging.getLogger("touchline.train")

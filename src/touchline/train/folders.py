@@ -1,4 +1,8 @@
-"""Atomic folders: written under a temporary name, synced, renamed."""
+"""Folders of a run, written under a temporary name and renamed: checkpoints, training states, training.json; no torch.
+
+`resume/step_00000050/` holds parameters, optimizer, random generators and state.json with the hashes of the others. The
+data position is the step, because the order of the examples follows from the seed. Nothing is pickled.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""Training by a Hugging Face Trainer, recorded like touchline's own.
+"""Training by a Hugging Face Trainer in the planned order, recorded like touchline's own.
 
-A script in the run's folder builds the trainer; this module gives it the planned examples in the planned order, and
-writes metrics.jsonl, checkpoints, the training state for resuming and training.json. With several processes (torchrun)
-the first one writes. Scripts in run folders import `PlannedTraining` and `recorded` from here.
+Scripts in run folders build the trainer, and import `PlannedTraining` and `recorded` from here.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from touchline.train.model import write_weights
 from touchline.train.optimizers import learning_rate
 from touchline.train.parallel import processes
 from touchline.train.parent import Lineage
-from touchline.train.record import AttemptSetup, TrainingRecord, scoring_attention
+from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecord, fields_of, scoring_attention
 from touchline.train.target_loss import IGNORED, TargetLoss, arrange_by_length, attending, mean_loss
 from touchline.train.untrained import score_untrained, untrained_setup
 
@@ -64,10 +63,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self._model, self._machine, of_other_trainer=True, images=planned.inputs.renderer.images
         )
         self._gpu = gpu_meter(self._machine)
-        self._counts = _Counts()
+        self._counts: list[StepCounts] = []
         self._loss = torch.zeros((), dtype=torch.float64)
         self._watch = Stopwatch()
-        self._measured: dict[str, Any] = {}
+        self._measured: Step | None = None
         # All processes pause at the same step, whatever each of them read.
         self._pause_after = int(planned.group.maxima([float(read_pause(planned.folder) or 0)])[0]) or None
         self._ended: TrainingEnd | None = None
@@ -105,7 +104,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def count(self, inputs: dict[str, torch.Tensor]) -> None:
         """Count the tokens of a micro-batch."""
-        self._counts.add(inputs)
+        if (counts := _counts_of(inputs)) is not None:
+            self._counts.append(counts)
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Add a micro-batch's share of the mean loss of the step."""
@@ -140,21 +140,18 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._memory.watch(active=False)
         peak, reserved = group.peaks(self._memory.peaks())
         loss, counts = self._gathered()
-        self._measured = {
-            "seconds": seconds,
-            "loss": loss,
-            "examples": counts.examples,
-            "micro_batches": counts.micro_batches,
-            "real_tokens": counts.real_tokens,
-            "padded_tokens": counts.computed_tokens,
-            "squared_widths": counts.squared_widths,
-            "target_tokens": counts.target_tokens,
-            "peak_memory": peak,
-            "peak_memory_reserved": reserved,
-            "cpu_percent": cpu_percent,
-            "gpu_percent": self._gpu(),
-        }
-        self._counts, self._loss = _Counts(), torch.zeros((), dtype=torch.float64)
+        self._measured = Step(
+            **fields_of(counts),
+            seconds=seconds,
+            loss=loss,
+            learning_rate=math.nan,
+            grad_norm=math.nan,
+            peak_memory=peak,
+            peak_memory_reserved=reserved,
+            cpu_percent=cpu_percent,
+            gpu_percent=self._gpu(),
+        )
+        self._counts, self._loss = [], torch.zeros((), dtype=torch.float64)
 
     def on_log(
         self,
@@ -165,12 +162,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         **named: Any,
     ) -> None:
         """Write the step's row, and run what is due after it: validation, checkpoint, saved state."""
-        if logs is None or "grad_norm" not in logs or not self._measured:
+        if logs is None or "grad_norm" not in logs or self._measured is None:
             return
-        step, rate, norm = state.global_step, logs["learning_rate"], logs["grad_norm"]
-        self._record.refuse_nonsense(step, self._measured["loss"], norm)
-        self._record.end_step(step, learning_rate=rate, grad_norm=norm, **self._measured)
-        self._measured = {}
+        measured = replace(self._measured, learning_rate=logs["learning_rate"], grad_norm=logs["grad_norm"])
+        self._record.end_step(state.global_step, measured)
+        self._measured = None
         self._boundary(control)
         self._watch = Stopwatch()
 
@@ -240,11 +236,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     # ---- records ------------------------------------------------------------------------------------------------
 
-    def _gathered(self) -> tuple[float, _Counts]:
+    def _gathered(self) -> tuple[float, StepCounts]:
         """Return loss and token counts of a step over all processes."""
-        own = self._counts
-        loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own.values())])
-        return loss / self._planned.group.size, _Counts(*map(int, counts))
+        own = [sum(column) for column in zip(*map(astuple, self._counts), strict=True)] or [0] * len(fields(StepCounts))
+        loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own)])
+        return loss / self._planned.group.size, StepCounts(*map(int, counts))
 
     def _setup(self) -> AttemptSetup:
         machine, optimizer = self._machine, self._trainer.args.optim
@@ -263,43 +259,25 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         )
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Counts of one optimizer step."""
-
-    examples: int = 0
-    micro_batches: int = 0
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    squared_widths: int = 0
-    target_tokens: int = 0
-
-    def values(self) -> tuple[int, ...]:
-        return (
-            *(self.examples, self.micro_batches, self.real_tokens),
-            *(self.computed_tokens, self.squared_widths, self.target_tokens),
-        )
-
-    def add(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Add a micro-batch of the trainer's collator."""
-        ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
-        packed = mask is None and "position_ids" in inputs
-        # A row without a label only keeps the processes in step.
-        labeled = (labels != IGNORED).any(dim=1)
-        if not bool(labeled.any()):
-            return
-        self.micro_batches += 1
-        self.computed_tokens += ids.numel()
-        self.real_tokens += ids.numel() if mask is None else int(mask[labeled].sum())
-        self.target_tokens += int((labels != IGNORED).sum())
-        if packed:
-            starts = torch.nonzero(inputs["position_ids"].reshape(-1) == 0).reshape(-1)
-            widths = torch.diff(starts, append=torch.tensor([ids.numel()], device=starts.device))
-            self.examples += len(starts)
-            self.squared_widths += int((widths**2).sum())
-        else:
-            self.examples += int(labeled.sum())
-            self.squared_widths += ids.shape[0] * ids.shape[1] ** 2
+def _counts_of(inputs: dict[str, torch.Tensor]) -> StepCounts | None:
+    """Count a micro-batch of the trainer's collator; None without labels, as it only keeps the processes in step."""
+    ids, labels, mask = inputs["input_ids"], inputs["labels"], inputs.get("attention_mask")
+    labeled = (labels != IGNORED).any(dim=1)
+    if not bool(labeled.any()):
+        return None
+    examples, squared_widths = int(labeled.sum()), ids.shape[0] * ids.shape[1] ** 2
+    if mask is None and "position_ids" in inputs:
+        starts = torch.nonzero(inputs["position_ids"].reshape(-1) == 0).reshape(-1)
+        widths = torch.diff(starts, append=torch.tensor([ids.numel()], device=starts.device))
+        examples, squared_widths = len(starts), int((widths**2).sum())
+    return StepCounts(
+        examples=examples,
+        micro_batches=1,
+        real_tokens=ids.numel() if mask is None else int(mask[labeled].sum()),
+        padded_tokens=ids.numel(),
+        squared_widths=squared_widths,
+        target_tokens=int((labels != IGNORED).sum()),
+    )
 
 
 _BLANK_TOKENS = 2

@@ -1,4 +1,4 @@
-"""Planned run as a Hugging Face Trainer takes it: its arguments, base, examples and their order."""
+"""Planned run as a Hugging Face Trainer takes it: arguments, base, examples and their order; models shared by FSDP2."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Inheritance of a parent's adapter: trained further, or merged into the base below a new one.
 
-A merged change is kept as factors A and B with scale 1, W' = W + B A. A stage's checkpoint must load on the original
-base in any library: it is one adapter that concatenates the merged and the trained ranks, B' A' = [B1 B2] [A1; A2]. The
-next stage finds the factors to merge there bit for bit. What the initialization of an adapter subtracts from the base
-(PiSSA, OLoRA) is a merged change, too.
+A merged change is kept as factors B A with scale 1. A stage's checkpoint must load on the original base in any library:
+it is one adapter that concatenates merged and trained ranks, B' A' = [B1 B2] [A1; A2].
 """
 
 from __future__ import annotations

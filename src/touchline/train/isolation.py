@@ -1,9 +1,7 @@
-"""Isolation test on the model to train: packed examples must not attend to each other.
+"""Isolation test on the model to train: packed examples must not attend to each other, whatever its layers do.
 
-A mask is only as good as the layers that apply it: a state-space layer, a convolution or linear attention carries state
-along the sequence whatever the mask says, and a leak improves the loss. Each example must have the same loss in the
-packed sequence as alone, and must keep it when its neighbors' tokens change. Masks by blocks must give the losses and
-gradients of dense masks.
+Each example must have the same loss in the packed sequence as alone, and must keep it when its neighbors' tokens
+change. Masks by blocks must give the losses and gradients of dense masks.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch import Tensor
 from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, SequenceBatch, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
-from touchline.train.chunked_loss import FLEX
+from touchline.train.blockwise import FLEX
 from touchline.train.model import base_of, trainable
 from touchline.train.target_loss import TargetLoss, attending, scoring
 

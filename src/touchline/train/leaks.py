@@ -1,10 +1,7 @@
 """Command `python -m touchline.train.leaks < config.json`: test an architecture for leaks between packed documents.
 
-A small model of the architecture with random weights is created on the CPU. Two documents share a sequence; when the
-tokens of one change, the other's log-probabilities must not change, nor differ from those it has alone. Each packing
-mode of common trainers is tested, because a model may respect one and not another: a mask of ones disables
-packed-sequence detection in transformers, and state along the sequence (linear attention, convolutions, state-space
-layers) passes every mask.
+On a small random model, two documents share a sequence. When the tokens of one change, the other's log-probabilities
+must not change, nor differ from those it has alone. Each packing mode of common trainers is tested.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwa
 from touchline.train.model import write_weights
 from touchline.train.optimizers import give_random_state, learning_rate, take_random_state, write_state
 from touchline.train.parallel import Processes
-from touchline.train.record import TrainingRecord
+from touchline.train.record import Step, StepCounts, TrainingRecord, fields_of
 from touchline.train.setup import Session
 from touchline.train.target_loss import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
 from touchline.train.untrained import score_untrained, untrained_setup
@@ -44,15 +44,9 @@ class _UnfetchedStep:
     """This process's share of the mean loss."""
     norm: torch.Tensor
     """Norm of the gradient, the same in all processes."""
-    padded_tokens: int
-    """Tokens computed by this process."""
-    squared_widths: int
-    """Sum of this process's squared widths."""
+    counts: StepCounts
+    """Counts of the step; computed tokens and squared widths are those of this process."""
     learning_rate: float
-    examples: int
-    micro_batches: int
-    real_tokens: int
-    target_tokens: int
     data_seconds: float | None
 
 
@@ -200,13 +194,15 @@ class Training:
                 end=Moment(session.machine),
                 loss=total,
                 norm=norm,
-                padded_tokens=computed,
-                squared_widths=squares,
+                counts=StepCounts(
+                    examples=len(examples),
+                    micro_batches=len(micro_batches),
+                    real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
+                    padded_tokens=computed,
+                    squared_widths=squares,
+                    target_tokens=targets,
+                ),
                 learning_rate=rate,
-                examples=len(examples),
-                micro_batches=len(micro_batches),
-                real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
-                target_tokens=targets,
                 data_seconds=None if pixels is None else pixels.waited - waited,
             )
         )
@@ -232,31 +228,28 @@ class Training:
             return
         shares = torch.stack([step.loss for step in steps]).tolist()
         norms = torch.stack([step.norm for step in steps]).tolist()
-        own = [(share, step.padded_tokens, step.squared_widths) for share, step in zip(shares, steps, strict=True)]
+        own = [
+            (share, step.counts.padded_tokens, step.counts.squared_widths or 0)
+            for share, step in zip(shares, steps, strict=True)
+        ]
         *sums, cpu_percent = self._group.sums([*itertools.chain(*own), self._watch.cpu_percent()])
         peak, reserved = self._group.peaks(self._memory.peaks())
         gpu_percent, last = self._gpu(), steps[-1].end
         for step, norm, loss, tokens, widths in zip(steps, norms, sums[::3], sums[1::3], sums[2::3], strict=True):
-            self._record.refuse_nonsense(self._record.step + 1, loss, norm)
-            self._record.end_step(
-                self._record.step + 1,
-                seconds_ago=step.end.seconds_to(last),
+            counts = replace(step.counts, padded_tokens=int(tokens), squared_widths=int(widths))
+            measured = Step(
+                **fields_of(counts),
                 seconds=step.begin.seconds_to(step.end),
                 loss=loss,
                 learning_rate=step.learning_rate,
                 grad_norm=norm,
-                examples=step.examples,
-                micro_batches=step.micro_batches,
-                real_tokens=step.real_tokens,
-                padded_tokens=int(tokens),
-                squared_widths=int(widths),
-                target_tokens=step.target_tokens,
-                data_seconds=step.data_seconds,
                 peak_memory=peak,
                 peak_memory_reserved=reserved,
                 cpu_percent=cpu_percent,
                 gpu_percent=gpu_percent,
+                data_seconds=step.data_seconds,
             )
+            self._record.end_step(self._record.step + 1, measured, seconds_ago=step.end.seconds_to(last))
         self._fetch_after = max(1, int(FETCH_SECONDS * len(steps) / max(steps[0].begin.seconds_to(last), 1e-9)))
         self._pending = True
 

@@ -1,4 +1,4 @@
-"""Model that is trained: a base with its adapter, or as a whole."""
+"""Model that is trained, a base with its adapter or the whole; checkpoints as PEFT and transformers read them."""
 
 from __future__ import annotations
 

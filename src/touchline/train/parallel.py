@@ -1,10 +1,8 @@
 """Data parallel on one node: the processes of a training, and what they sum and agree on.
 
-Rank 0 is the training's own process. It starts the others with its own command, listens on localhost, and alone writes
-files. Each process takes every n-th micro-batch of a step; gradients are summed, so all make the same update. The
-others cannot outlive rank 0 (on Linux the kernel kills them), and one that fails ends rank 0 with its exit code.
-
-Under torchrun, which sets RANK and WORLD_SIZE itself, no process is started here.
+Rank 0 is the training's own process. It starts the others with its own command and alone writes files. Each takes every
+n-th micro-batch; gradients are summed. The others cannot outlive rank 0, and one that fails ends rank 0 with its exit
+code. Under torchrun, which sets RANK and WORLD_SIZE itself, no process is started here.
 """
 
 from __future__ import annotations

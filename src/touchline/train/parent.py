@@ -1,8 +1,7 @@
 """Parent of a stage: its checkpoint is verified before anything else is loaded; torch is not needed.
 
-The parent's exit code does not count: a job that failed in its last line has trained well, and files of a successful
-one may have been moved. Required are a training.json of exactly the planned digest, and its checkpoint with every file
-as saved. A missing file ends the stage at once; a changed file is a broken lineage.
+Required are a training.json of exactly the planned digest, and its checkpoint with every file as saved; an exit code
+does not count. A missing file ends the stage at once; a changed file is a broken lineage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Program of a probe: `python -m touchline.train.probe` tries a micro-batch.
+"""Program of a probe: `python -m touchline.train.probe` reads a `ProbeRequest` from stdin and writes a `ProbeReply`.
 
-Reads a `ProbeRequest` from stdin, and writes a `ProbeReply` as the only line on stdout; library output goes to stderr.
 Out of memory is a result, not an error. It ends when stdin is closed.
 """
 

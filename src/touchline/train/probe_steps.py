@@ -1,8 +1,4 @@
-"""Real optimizer steps of a micro-batch of the requested size, with their measurements.
-
-Model, adapter, rows, loss and optimizer come from the trainer's own functions; only the tokens are random. The CUDA
-parts are not verified on a GPU.
-"""
+"""Real optimizer steps of a micro-batch of the requested size, by the trainer's own functions on random tokens."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Process of a training: signals, exit codes and error messages.
+"""Process of a training, from finetune.yaml to training.json: signals, exit codes, errors. Torch is imported late.
 
-Exit codes: 0 trained (now or before), 2 invalid file, 3 drift or refused, 4 the machine lacks something, 75 stopped by
-TERM, INT or USR1 with its state saved (rerun to resume), 77 the parent checkpoint is missing, 78 the parent checkpoint
-contradicts its records, 1 any other error.
+Exit codes: 0 trained, 2 invalid file, 3 drift or refused, 4 the machine lacks something, 75 stopped by TERM, INT or
+USR1 with its state saved, 77 the parent checkpoint is missing, 78 it contradicts its records, 1 any other error.
 """
 
 from __future__ import annotations

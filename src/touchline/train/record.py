@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, Unpack
+from typing import Any, Literal
 
-from touchline.core.errors import RunsFailedError
+from touchline.core.errors import TrainingDivergedError
 from touchline.core.quantity import Measured
 from touchline.core.status import TrainingEnd
 from touchline.data.machine import load_1min
@@ -26,7 +27,7 @@ from touchline.data.metrics import (
 )
 from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.experiment.training import accumulation_steps
-from touchline.train.attempt import LOG, ConsoleProgress, MetricsLog, Stop, refuse_nonsense
+from touchline.train.attempt import LOG, ConsoleProgress, MetricsLog, Stop
 from touchline.train.folders import (
     FINAL_LOSS_STEPS,
     drop_old_exports,
@@ -80,24 +81,36 @@ def scoring_attention(attention: str) -> str:
     return "sdpa" if attention == "flash_attention_2" else attention
 
 
-class StepMeasurements(TypedDict):
-    """Fields of `StepRow` that a trainer measures."""
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """Counts of an optimizer step; the fields are those of `StepRow`."""
 
-    seconds: float
-    loss: float
-    learning_rate: float
-    grad_norm: float
     examples: int
     micro_batches: int
     real_tokens: int
     padded_tokens: int
     squared_widths: int | None
     target_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(StepCounts):
+    """Optimizer step as a trainer measures it; the fields are those of `StepRow`."""
+
+    seconds: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
     peak_memory: Measured
     peak_memory_reserved: Measured
     cpu_percent: float
     gpu_percent: Measured
-    data_seconds: NotRequired[float | None]
+    data_seconds: float | None = None
+
+
+def fields_of(value: StepCounts) -> dict[str, Any]:
+    """Return the fields by name, in order."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 class TrainingRecord:
@@ -217,47 +230,44 @@ class TrainingRecord:
         self._progress = ConsoleProgress(row.steps, self.step, self._label)
         return row
 
-    def refuse_nonsense(self, step: int, loss: float, norm: float) -> None:
-        """Write the end of a training that diverged, if the loss or the gradient norm of a step is not finite.
-
-        Raises:
-            RunsFailedError: one of them is not.
-        """
-        try:
-            refuse_nonsense(self._config.run, step, loss, norm)
-        except RunsFailedError as error:
-            self._end(TrainingEnd.DIVERGED, error.message)
-            raise
-
-    def end_step(self, step: int, *, seconds_ago: float = 0.0, **measured: Unpack[StepMeasurements]) -> None:
+    def end_step(self, number: int, step: Step, *, seconds_ago: float = 0.0) -> None:
         """Write the row of a completed step, and a line of progress.
 
         Args:
-            step: number of the step, from 1.
+            number: number of the step, from 1.
             seconds_ago: time since its end.
-            measured: what was measured of it.
+
+        Raises:
+            TrainingDivergedError: its loss or its gradient norm is not finite; the end of the training is written.
         """
-        loss, seconds = measured["loss"], measured["seconds"]
+        if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
+            message = f"step {number} of run {self._config.run}: loss {step.loss}, gradient norm {step.grad_norm}"
+            self._end(TrainingEnd.DIVERGED, message)
+            raise TrainingDivergedError(
+                message,
+                expected="finite numbers (saved checkpoints are kept)",
+                hint="a lower train.learning_rate, a longer warmup, or base_dtype: float32",
+            )
         state = self._state
         self._state = replace(
             state,
-            step=step,
-            elapsed_seconds=state.elapsed_seconds + seconds,
-            recent_losses=(*state.recent_losses, loss)[-FINAL_LOSS_STEPS:],
+            step=number,
+            elapsed_seconds=state.elapsed_seconds + step.seconds,
+            recent_losses=(*state.recent_losses, step.loss)[-FINAL_LOSS_STEPS:],
         )
         self._write(
             StepRow(
                 event="step",
                 attempt=self._attempt,
-                step=step,
-                epoch=(step - 1) // self._config.batches.steps_per_epoch,
+                step=number,
+                epoch=(number - 1) // self._config.batches.steps_per_epoch,
                 time_unix=time.time() - seconds_ago,
                 elapsed_seconds=self._state.elapsed_seconds,
                 load_1min=load_1min(),
-                **measured,
+                **fields_of(step),
             )
         )
-        self._progress.step(step, loss, measured["real_tokens"] / seconds, seconds_ago)
+        self._progress.step(number, step.loss, step.real_tokens / step.seconds, seconds_ago)
 
     def end_validation(
         self, loss: float, target_tokens: int, seconds: float, untrained: UntrainedScore | None = None

@@ -1,7 +1,6 @@
-"""Checks of `touchline selftest` that need the trainer: facts of the device, losses, gradients, isolation, resuming.
+"""Checks of `touchline selftest` that need the trainer: device, losses, gradients, isolation, resuming.
 
-A loss and its gradient are compared with a plain forward pass of transformers, example by example, in float32 on the
-CPU: no hook, no mask, no packing. The CUDA parts are not verified on a GPU.
+The reference is a plain float32 pass of transformers on the CPU, example by example. Not verified on a GPU.
 """
 
 from __future__ import annotations

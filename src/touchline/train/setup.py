@@ -1,4 +1,8 @@
-"""Construction of a training session from the plan, and its saved state."""
+"""Construction of a training session from the plan: one run, or the adapters of several on one frozen base.
+
+Side by side, the rows of a micro-batch are in blocks of equal size, one per active adapter. Each block gets the change
+of its own adapter, by batched matrix products over stacked factors, padded with zeros to one rank.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.data.metrics import IsolationProof
 from touchline.data.training_state import ResumeState
 from touchline.train.attempt import LOG, refuse_out_of_memory
-from touchline.train.chunked_loss import FLEX
+from touchline.train.blockwise import FLEX
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
 from touchline.train.isolation import block_mask_fault, prove, sample_for_proof

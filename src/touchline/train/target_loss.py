@@ -25,7 +25,7 @@ from touchline.core.quantity import Missing
 from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.train.attempt import LOG
-from touchline.train.chunked_loss import FLEX, ChunkedLoss, block_mask, head_is_frozen
+from touchline.train.blockwise import FLEX, ChunkedLoss, block_mask, head_is_frozen
 from touchline.train.machine import Machine, send
 from touchline.train.model import base_of, trainable
 from touchline.train.parallel import Processes

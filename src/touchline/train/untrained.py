@@ -1,10 +1,8 @@
 """Validation before the first step, computed once for the runs of an experiment.
 
-A new adapter changes nothing before its first step, because its factor B is zero: runs of one base and one validation
-split have the same loss then, bit for bit. The run that computes it leaves it in its metrics.jsonl with a hash of all
-that it depends on; later ones find it there. Each still scores the longest micro-batch itself, and takes the loss over
-only where that one's is equal in every bit: a base that was not loaded right shows. Runs that start at the same moment
-both compute.
+A new adapter changes nothing before its first step: runs of one base and one split have the same loss then, bit for
+bit. The run that computes it leaves it in its metrics.jsonl with a hash of all that it depends on. Later ones score the
+longest micro-batch themselves, and take the loss over only where that one's is equal in every bit.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Cross-entropy of label positions with the logits of one chunk of them at a time.
+"""Masks by blocks of tokens for FlexAttention, and losses by chunks of label positions: what wide rows need in memory.
 
-A micro-batch with many label tokens has no larger tensors than its logits: 12 bytes per position and vocabulary entry
-with log-probabilities and gradients. In chunks only those of one chunk exist. The gradient of the hidden states is
-computed in the forward pass, chunk by chunk, because the loss of a position depends on its own hidden state alone; so
-nothing is computed twice.
-
-Logits are those of the model's own forward pass behind its body, so that soft caps, scales and multipliers apply.
+A dense mask grows with the row's width squared; a block mask names the blocks of 128 x 128 tokens in which any pair may
+be allowed. Logits take 12 bytes per position and vocabulary entry; in chunks, only those of one chunk exist, and the
+gradient of the hidden states is made in the forward pass. Nothing here has run on a GPU yet.
 """
 
 from __future__ import annotations
