@@ -9,7 +9,7 @@ from tests.report.made_gathered import RANK, TASK, control, record, rights, run
 from touchline.core.quantity import Quantity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import scale_of
+from touchline.report.facts import scale_of
 from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses, compared, last_of_each, scored_run

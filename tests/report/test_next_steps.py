@@ -12,7 +12,7 @@ from tests.report import made_gathered as made
 from touchline.core.quantity import Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
-from touchline.report.next_design import seeds_needed, untried_between
+from touchline.report.next_steps import seeds_needed, untried_between
 from touchline.report.report import Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import StepCurves

@@ -9,7 +9,7 @@ import pytest
 from tests.report.made_report import Make, made_report
 
 from touchline.data.scores import SampleScore
-from touchline.report.local.samples import sample_rows, write_lines
+from touchline.report.local.reporting import sample_rows, write_lines
 from touchline.report.report import Report
 
 pytestmark = pytest.mark.planning

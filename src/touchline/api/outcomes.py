@@ -218,7 +218,7 @@ def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = N
     Raises:
         InputError: fewer than two experiments, a duplicate, or a folder without an experiment.
     """
-    from touchline.report.local.comparing import compare_experiments
+    from touchline.report.local.gathering import compare_experiments
 
     return compare_experiments(sources, on_progress=on_progress)
 

@@ -1,7 +1,4 @@
-"""Appendix of the report: shell commands to view, evaluate, repeat and export its contents.
-
-The commands are relative to the experiment's folder, so the text does not depend on the working directory.
-"""
+"""Appendix of the report: shell commands in the experiment's folder to view, evaluate, repeat and export it."""
 
 from __future__ import annotations
 

@@ -17,8 +17,10 @@ from touchline.experiment.runs import RunKind
 from touchline.plan.notes import design_line
 from touchline.plan.settings import collect_settings, setting_rows
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
+from touchline.report.answer import answer, is_complete, strategy_answer, strategy_claims
 from touchline.report.appendix import commands
-from touchline.report.comparing.settings import COLLECTED
+from touchline.report.claims import claims
+from touchline.report.compared_settings import COLLECTED
 from touchline.report.estimates import estimate_rows
 from touchline.report.facts import (
     all_device_hours,
@@ -27,14 +29,13 @@ from touchline.report.facts import (
     device_word,
     devices_of,
     run_facts,
+    scale_or_share,
     seeds_of,
     slots_of,
 )
-from touchline.report.findings import answer, claims, is_complete, remarks
-from touchline.report.findings.strategy import strategy_answer, strategy_claims
-from touchline.report.formatting import scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
+from touchline.report.remarks import remarks
 from touchline.report.report import PackingRow, Report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs

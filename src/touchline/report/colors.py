@@ -1,8 +1,4 @@
-"""Colors of a report: a hue per base model, a shade per setting, grey for controls; text and lines of the figures.
-
-Color-blind readers distinguish blue from orange first, and shades by lightness. Each model also has a shape. Each color
-has two versions, for light and dark backgrounds.
-"""
+"""Colors of a report, light and dark: a hue and a shape per base model, a shade per setting, grey for controls."""
 
 from __future__ import annotations
 

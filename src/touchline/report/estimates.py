@@ -1,8 +1,4 @@
-"""Predicted and measured: each prediction of the plan with the measured value.
-
-Two figures are compared only if they are of the same kind. Process memory is not allocated memory, and the time of a
-resumed training includes repeated work.
-"""
+"""Predicted and measured: each prediction of the plan with the measured value, compared if both are of one kind."""
 
 from __future__ import annotations
 

@@ -1,24 +1,118 @@
-"""Facts of a run beside its result: its control, cost, files and flags."""
+"""Facts of runs that are not in their results: controls, cost, answers, files; numbers and names in plain text."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
 from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.scale import Scale, scale_of_score
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.text import join_names
 from touchline.core.units import bare, is_at_least, plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import at_least
-from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult
 from touchline.statistics.conclusions import Analysis
+
+
+def p_text(p: float) -> str:
+    """Return `p < 0.001`, `p = 0.049` or `p = 0.31`. The result is never 0 and has three digits near 0.05."""
+    return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """Return `<0.001`, `0.049`, `0.31`."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def level_of(run: RunResult, factor: str) -> str | None:
+    """Return a run's level of a factor. None if it has none."""
+    return next((level.value for level in run.levels if level.factor == factor), None)
+
+
+def at_least(value: Quantity) -> Quantity:
+    """Return a sum with unknown parts as a lower bound."""
+    return replace(value, low=value.value, high=None)
+
+
+def relative(value: float, reference: float) -> str:
+    """Return the relative difference of a loss or a time: `10.5% higher`, `lower by a factor of 4.3`."""
+    if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
+        return "not comparable"
+    ratio = value / reference
+    if ratio >= 2:
+        return f"higher by a factor of {ratio:.1f}"
+    if ratio <= 0.5:
+        return f"lower by a factor of {1 / ratio:.1f}"
+    change = 100 * (ratio - 1)
+    if abs(change) < 0.05:
+        return "equal within 0.05%"
+    return f"{abs(change):.1f}% {'higher' if change > 0 else 'lower'}"
+
+
+def family_words(analysis: Analysis, number: int, noun: str) -> str:
+    """Return the family of Holm's adjustment: `2 contrasts`, or `4 contrasts on the test sets 9L and 13L`."""
+    sets = analysis.family_sets
+    on = f" on the test set{'s' if len(sets) > 1 else ''} {join_names(sets)}" if sets else ""
+    return f"{plural(number, noun)}{on}"
+
+
+def scale_of(analysis: Analysis) -> Scale:
+    """Return the scale of an analysis: per cent for shares of right answers."""
+    return scale_of_score(analysis.score, (score.value for score in analysis.scores), is_binary=analysis.binary)
+
+
+def scale_or_share(analyses: Sequence[Analysis]) -> Scale:
+    """Return the scale of the experiment's own score; per cent before anything is evaluated."""
+    return scale_of(analyses[0]) if analyses else Scale(share=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """Facts about a run, beside its result."""
+
+    run: str
+    """Name of the run."""
+    settings: str
+    """Levels as text: `rank 64, learning rate 2e-4`; `-` if nothing varies."""
+    gpus: int
+    """Number of devices used for training."""
+    device_hours: Measured
+    """Duration of all attempts and evaluations times devices, in h."""
+    tokens_per_second_per_gpu: Measured
+    """Throughput per GPU, with its token unit; on a CPU it is per process."""
+    control: str | None
+    """Name of its control; None if it has none or is one."""
+    files: tuple[tuple[str, str], ...]
+    """(kind, path relative to the experiment) of the files with its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerCounts:
+    """Counts of the answers of one evaluation, independent of their score."""
+
+    run: str
+    """Name of the run."""
+    checkpoint: str
+    """Name of the checkpoint."""
+    task: str
+    """Name of the task."""
+    answers: int
+    """Number of answers, repeats included."""
+    empty: int
+    """Number of empty answers."""
+    cut: int | None
+    """Number of answers truncated at the token limit; None if it was not recorded."""
+    errors: int
+    """Number of answers that were not generated. They count as wrong."""
+    parsed: int | None
+    """Number of answers that could be parsed; None if the task does not parse."""
+
 
 RISEN = 1.05
 """Ratio of the last to the lowest validation loss above which the rise is reported. Less is within its noise."""

@@ -1,8 +1,4 @@
-"""Issues and notes: failures, missing results, and deviations from the plan.
-
-An exit code is reported but does not decide. A training is complete when all its steps are done and its last checkpoint
-is valid.
-"""
+"""Issues and notes: failures, missing results, deviations from the plan. Exit codes decide nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +13,7 @@ from touchline.core.units import bare, percent, plural
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text
-from touchline.report.facts import is_failed_exit, not_finite
-from touchline.report.report import AnswerCounts
+from touchline.report.facts import AnswerCounts, is_failed_exit, not_finite
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint

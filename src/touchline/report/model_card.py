@@ -1,8 +1,4 @@
-"""Model card of a published checkpoint: README.md with the Hub's metadata, from the plan, the results and the metrics.
-
-A value that was not measured is `n/a (reason)`, never 0. Paths are cut to their last part, so that the card says
-nothing about the machine.
-"""
+"""Model card of a published checkpoint: README.md with the Hub's metadata. Paths are cut to their last part."""
 
 from __future__ import annotations
 
@@ -21,8 +17,8 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
-from touchline.report.findings.remarks import sentence
-from touchline.report.formatting import family_words, p_text, scale_of
+from touchline.report.facts import family_words, p_text, scale_of
+from touchline.report.remarks import sentence
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 

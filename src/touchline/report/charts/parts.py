@@ -1,8 +1,7 @@
 """Shared parts of the figures: the theme, the highlighted run, and the conversion to specs.
 
-Figures are written with altair. Their data is added afterwards, so that altair does not validate it row by row. Each
-figure has one parameter, `followed`: the name of the run under the pointer. That run keeps its opacity, all others
-fade. The page sets the parameter in every figure at once.
+Data is added after altair has made a spec, so that it is not validated row by row. The parameter `followed` is the name
+of the run under the pointer; the page sets it in every figure at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Drawing in a process of its own. If it crashes, hangs or lacks memory, only the figures are lost.
+"""Drawing in a process of its own, of which this module is also the program. If it crashes, only the figures are lost.
 
-The module is also the program of that process, since the drawing library contains a browser engine that may abort. It
-reads `{"script": bool, "specs": {name: Vega-Lite spec}}` from standard input, and writes JSON lines to standard output:
-`{"script": text}`, then `{"name": name, "png": base64}` for each spec.
+It reads `{"script": bool, "specs": {name: Vega-Lite spec}}` from standard input, and writes JSON lines to standard
+output: `{"script": text}`, then `{"name": name, "png": base64}` for each spec.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Publishing of a run: a folder for the Hugging Face Hub with a verified checkpoint and its model card.
+"""Publishing of a run: a folder for the Hugging Face Hub with a verified checkpoint and its model card; no upload.
 
-Nothing is uploaded. What names this machine or its user is replaced where it is a known key of a config file, and
-refused anywhere else.
+What names this machine or its user is replaced in known keys of a config file, and refused anywhere else.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+from jinja2.filters import do_urlencode
 
 from touchline.core.finding import Severity
 from touchline.core.markup import code, escape, fence
@@ -14,10 +17,10 @@ from touchline.core.text import capital, join_names
 from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import settings_table
 from touchline.plan.settings_table import Origin
+from touchline.report.claims import claims_section
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
 from touchline.report.issues import EXPERIMENT
-from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import (
     checkpoint_verdict,
@@ -27,9 +30,8 @@ from touchline.report.tables.checkpoints import (
     sizes_table,
     storage_totals,
 )
-from touchline.report.tables.claims import claims_section
 from touchline.report.tables.conditions import conditions_table
-from touchline.report.tables.losses import losses_table, runs_in_numbers
+from touchline.report.tables.runs import losses_table, runs_in_numbers
 from touchline.report.tables.scores import label_tables
 from touchline.report.tables.training import agreement_table
 from touchline.results.report_inputs import Issue
@@ -295,3 +297,33 @@ def _folded(report: Report) -> Iterator[str]:
 def _hash(value: str) -> str:
     is_hash = len(value) == 64 and all(letter in "0123456789abcdef" for letter in value)
     return value[:16] if is_hash else value
+
+
+_LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
+
+
+def link(path: str) -> str:
+    """Return a relative link to a file, or code if its name is not safe in a link."""
+    if _LINKABLE.fullmatch(path) and ".." not in path:
+        return f"[{escape(path)}]({path})"
+    return code(path)
+
+
+def rebased(text: str, base: str) -> str:
+    """Return the text with its links to the experiment's files adjusted to another folder.
+
+    Args:
+        text: a report; links to files next to it are unchanged.
+        base: the experiment's folder as seen from the report's.
+    """
+    return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
+
+
+def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
+    """Return the pictures of a section, each with its caption."""
+    return [
+        f"![{escape(chart.title)}](figures/{chart.name}.png)\n\n{escape(chart.caption)}\n"
+        for chart in charts
+        if chart.section in sections and _LINKABLE.fullmatch(chart.name)
+    ]

@@ -19,17 +19,23 @@ from touchline.core.table import Section, Table, present, value_text
 from touchline.core.text import valid_utf8
 from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import leading_text
+from touchline.report.claims import CONTROL as AGAINST_CONTROL
+from touchline.report.claims import claims_table
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
-from touchline.report.facts import is_asked_about
+from touchline.report.facts import is_asked_about, scale_of
 from touchline.report.figures import Chart
-from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
-from touchline.report.formatting import scale_of
-from touchline.report.page.browser import browser_data
-from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
-from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
+from touchline.report.page.parts import (
+    ROWS_LIMIT,
+    browser_data,
+    colours,
+    embedded_json,
+    embedded_spec,
+    heading,
+    inlined,
+    page_table,
+)
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
-from touchline.report.tables.claims import claims_table
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import label_tables, scores_section
 from touchline.report.tables.training import cost_section, training_section

@@ -14,9 +14,18 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.text import capital, join_names
 from touchline.core.units import between, plural
 from touchline.experiment.runs import RunKind
-from touchline.report.facts import condition_of, condition_words, is_asked_about, is_failed_exit, seeds_of
-from touchline.report.formatting import p_number, p_text, scale_of
-from touchline.report.report import Report, RunFacts
+from touchline.report.facts import (
+    RunFacts,
+    condition_of,
+    condition_words,
+    is_asked_about,
+    is_failed_exit,
+    p_number,
+    p_text,
+    scale_of,
+    seeds_of,
+)
+from touchline.report.report import Report
 from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import mean_cell, mean_over_seeds

@@ -13,8 +13,8 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.text import join_names
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import family_words, p_number, scale_of
-from touchline.report.report import AnswerCounts, Report
+from touchline.report.facts import AnswerCounts, family_words, p_number, scale_of
+from touchline.report.report import Report
 from touchline.report.tables.conditions import conditions_table
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import set_tables

@@ -14,7 +14,7 @@ from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.report import EstimateRow, PackingRow, Report
-from touchline.report.tables.losses import is_silent, losses_table, runs_in_numbers, trained_runs
+from touchline.report.tables.runs import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
 
 _NAMES = 20

@@ -1,8 +1,4 @@
-"""Conversion of a run's plan, results and metrics.jsonl to the series for all trackers.
-
-Names contain their unit and are the same in every tracker: `train/loss` and `validation/loss` in nats,
-`train/tokens_per_second` in non-padding tokens. Values that were not measured are omitted, never 0.
-"""
+"""Series of a run for all trackers, from its plan, results and metrics.jsonl. What was not measured is omitted."""
 
 from __future__ import annotations
 

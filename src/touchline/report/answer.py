@@ -1,4 +1,4 @@
-"""Answer to the experiment's question in at most 15 words, then its numbers and limits."""
+"""Answer to the experiment's question in at most 15 words, then its numbers and limits; of a strategy, its looks'."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import factor_words
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.scale import Scale
 from touchline.core.status import TrainingOutcome
 from touchline.core.text import capital, join_names
 from touchline.core.units import between, plural
 from touchline.experiment.runs import ControlKind
-from touchline.report.facts import is_asked_about
-from touchline.report.findings.claims import (
+from touchline.report.claims import (
     CONTROL,
     SAME,
     ceiling,
@@ -21,12 +20,13 @@ from touchline.report.findings.claims import (
     interaction_words,
     pair_words,
 )
-from touchline.report.findings.confounds import ties
-from touchline.report.formatting import p_text, scale_of
+from touchline.report.facts import is_asked_about, p_text, scale_of, scale_or_share
+from touchline.report.remarks import ties
 from touchline.report.report import Answer, Claim
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect, Verdict
+from touchline.strategy.report import ContrastCourse, StrategyReport
 
 MOST_WORDS = 15
 """Maximum number of words of the answer."""
@@ -287,3 +287,66 @@ def short(topic: str, shown: Conclusion | None, *forms: str) -> Answer:
     if text is None:
         text = " ".join(forms[-1].split()[: MOST_WORDS - 1]) + " ..."
     return Answer(topic=topic, text=text, shown=shown)
+
+
+STRATEGY = "strategy"
+"""Topic."""
+
+
+def strategy_answer(strategy: StrategyReport, analyses: Sequence[Analysis]) -> Answer:
+    """Return the answer of the looks with the numbers of the first contrast."""
+    first = strategy.answer(scale_or_share(analyses))
+    return Answer(topic=STRATEGY, text=_text(strategy), details=(first.text,), shown=first.shown)
+
+
+def strategy_claims(strategy: StrategyReport, analyses: Sequence[Analysis]) -> list[Claim]:
+    """Return a claim for each contrast that the strategy looks at."""
+    return [_claim(strategy, course, scale_or_share(analyses)) for course in strategy.courses]
+
+
+def _text(strategy: StrategyReport) -> str:
+    """Return the answer of the looks, in at most 15 words."""
+    if not strategy.is_confirming or not strategy.courses:
+        if strategy.chosen:
+            return "Explore chose by validation loss. No score is claimed."
+        if strategy.chosen is None:
+            return "Explore has not chosen yet: nothing is tested."
+        return "Explore chose no condition: nothing is tested."
+    established = [course for course in strategy.courses if course.verdict is Verdict.ESTABLISHED]
+    if established:
+        level, against = established[0].sides
+        more = f" ({len(established)} of {len(strategy.courses)} contrasts)" if len(strategy.courses) > 1 else ""
+        text = f"Established: {level} scores higher than {against}{more}."
+        return short(STRATEGY, None, text, f"Established: {plural(len(established), 'contrast')}.").text
+    if not strategy.looks_taken:
+        return f"No contrast is established yet: {strategy.next_look}."
+    if strategy.stop is None:
+        return f"Not established after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
+    return f"Not established: the strategy ended after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
+
+
+def _claim(strategy: StrategyReport, course: ContrastCourse, scale: Scale) -> Claim:
+    """Return the verdict of the last look at a contrast."""
+    needed = strategy.next_look if strategy.stop is None else "a new experiment with fresh seeds"
+    if not course.looks:
+        nothing = Missing(missing="no look has been taken")
+        return Claim(
+            topic=STRATEGY, text=course.words, estimate=nothing, is_share=scale.share, p=nothing,
+            verdict="not established", shown=Conclusion.NOT_TESTABLE, needed=needed,
+        )  # fmt: skip
+    last = course.looks[-1]
+    low, high = last.interval(scale) or (None, None)
+    place = f"look {last.number} of {len(strategy.planned.looks)}"
+    is_established = course.verdict is Verdict.ESTABLISHED
+    return Claim(
+        topic=STRATEGY,
+        text=course.words,
+        estimate=Quantity(
+            value=last.found.difference, unit="1", low=low, high=high, coverage=0.95, method=f"repeated, {place}"
+        ),
+        is_share=scale.share,
+        p=Missing(missing="tested by looks"),
+        verdict=f"{'established: higher' if is_established else course.verdict.value}, {place}",
+        shown=Conclusion.HIGHER if is_established else Conclusion.NOT_ESTABLISHED,
+        needed="" if is_established else needed,
+    )

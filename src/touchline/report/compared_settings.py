@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -12,8 +12,40 @@ from touchline.core.quantity import Missing
 from touchline.experiment.experiment import as_written
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.report.compared import ExperimentSummary, SettingRow
-from touchline.results.run_result import Setting
+from touchline.results.run_result import RunResult, Setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentSummary:
+    """Experiment, as input of a comparison."""
+
+    label: str
+    """Label of the experiment; unique among those compared."""
+    root: str
+    """Folder, as the user gave it."""
+    origin: str
+    """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
+    date: str
+    """ISO date of the plan, or of the first log; empty when unknown."""
+    runs: tuple[RunResult, ...]
+    """Results, in the plan's order."""
+    settings: dict[str, dict[str, str]]
+    """Resolved settings by run, as text by dotted key."""
+    unread: tuple[str, ...] = ()
+    """Descriptions of inputs that could not be read."""
+    left_out: tuple[str, ...] = ()
+    """Runs that a strategy cut: they have no final result to compare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettingRow:
+    """Setting that differs between experiments."""
+
+    key: str
+    """Dotted key of experiment.yaml, or another property: `versions.torch`, `device`, `test split`."""
+    values: tuple[tuple[str, ...] | None, ...]
+    """Values among the runs, by experiment; None if unknown."""
+
 
 MODEL, SEED = "models", "seeds"
 """Keys of a run's base model and training seed, as in the levels of a design."""
