@@ -99,7 +99,6 @@ def _asked_first(effects: Sequence[FactorEffect], question: str) -> list[FactorE
 
 
 def _is_named(effect: FactorEffect, question: str) -> bool:
-    """Return True if the question names the factor, or a setting tied to it."""
     asked = question.casefold()
     return any(
         words in asked
@@ -121,7 +120,6 @@ def _is_about_control(question: str, effects: Sequence[FactorEffect]) -> bool:
 
 
 def _about_factor(effect: FactorEffect, tie: str) -> Answer:
-    """Answer whether a factor matters."""
     name = factor_words(effect.factor)
     established = [contrast for contrast in effect.contrasts if contrast.is_shown]
     if established:
@@ -160,7 +158,6 @@ def _numbers(effect: FactorEffect, claims: Sequence[Claim]) -> str:
 
 
 def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
-    """Answer whether training gained anything."""
     family = family_of(analysis, runs)
     if not family:
         return short(CONTROL, None, "The gain from training is unknown: no run was compared with a control.")
@@ -220,7 +217,6 @@ def _counted(family: Sequence[Comparison], control: str) -> str:
 
 
 def _their_control(family: Sequence[Comparison], runs: Mapping[str, RunResult]) -> str:
-    """Return `the untrained model`, or `their controls` if they are not base models."""
     names = list(dict.fromkeys(each.difference.control for each in family))
     if all(name in runs and runs[name].control in (None, ControlKind.BASE) for name in names):
         return "the untrained model" if len(names) == 1 else "their untrained models"
@@ -228,7 +224,6 @@ def _their_control(family: Sequence[Comparison], runs: Mapping[str, RunResult]) 
 
 
 def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
-    """Return the highest score with every run that has it."""
     scale = scale_of(analysis)
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
@@ -268,7 +263,6 @@ def is_complete(run: RunResult, *, planned: bool) -> bool:
 
 
 def _incomplete(gathered: ReportInputs) -> Iterator[str]:
-    """Yield the missing runs and evaluations."""
     planned = gathered.plan is not None
     runs = [run for run in gathered.runs if run.cut_after_step is None]
     rest = [run.name for run in runs if not is_complete(run, planned=planned)]
@@ -305,7 +299,6 @@ def strategy_claims(strategy: StrategyReport, analyses: Sequence[Analysis]) -> l
 
 
 def _text(strategy: StrategyReport) -> str:
-    """Return the answer of the looks, in at most 15 words."""
     if not strategy.is_confirming or not strategy.courses:
         if strategy.chosen:
             return "Explore chose by validation loss. No score is claimed."
@@ -326,7 +319,6 @@ def _text(strategy: StrategyReport) -> str:
 
 
 def _claim(strategy: StrategyReport, course: ContrastCourse, scale: Scale) -> Claim:
-    """Return the verdict of the last look at a contrast."""
     needed = strategy.next_look if strategy.stop is None else "a new experiment with fresh seeds"
     if not course.looks:
         nothing = Missing(missing="no look has been taken")

@@ -59,7 +59,6 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
 
 
 def _view(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
-    """Yield the commands for this report, the last logs, and the sizes of checkpoints."""
     yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
     logs = [log for run in runs[:_RUNS] if (log := _last(gathered, run.name, "log", without="eval")) is not None]
     if logs:
@@ -122,14 +121,12 @@ def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
-    """Yield the command that sends what a tracker wrote offline."""
     paths = [path for run in gathered.runs for what, path in gathered.files.get(run.name, ()) if what == OFFLINE_RUN]
     if paths:
         yield _command(SYNC, f"written offline by {len(paths)} jobs", f"wandb sync {' '.join(map(shlex.quote, paths))}")
 
 
 def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
-    """Return the last valid checkpoint of a run."""
     sound = [
         checkpoint.name
         for checkpoint in gathered.verification.checkpoints
@@ -143,7 +140,6 @@ def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _last(gathered: ReportInputs, run: str, kind: str, *, without: str = "/") -> str | None:
-    """Return the last file of a kind whose name does not contain `without`."""
     found = [
         path for what, path in gathered.files.get(run, ()) if what == kind and without not in path.rpartition("/")[2]
     ]

@@ -110,7 +110,6 @@ def build_report(gathered: ReportInputs) -> Report:
 
 
 def _left(gathered: ReportInputs) -> list[str]:
-    """Return the runs at work that are not complete."""
     working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
     return [run.name for run in gathered.runs if run.name in working and not is_complete(run, planned=True)]
 
@@ -139,7 +138,6 @@ def _decoding(runs: Sequence[RunResult]) -> str:
 
 
 def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield the provenance of the report: versions, machines and hashes."""
     yield "origin", gathered.origin
     yield from _stack(gathered)
     plan = gathered.plan
@@ -163,7 +161,6 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 
 def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield the versions of the training and evaluation software, by runs if they differ."""
     training = {run.name: run.versions for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     evaluation = {
         f"{run.name} {record.checkpoint}" if len(run.evaluations) > 1 else run.name: record.versions
@@ -180,7 +177,6 @@ def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 
 def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield each machine, base type and layout with the runs trained on it."""
     machines: dict[str, list[str]] = {}
     for run in gathered.runs:
         for note in run.notes:
@@ -242,7 +238,6 @@ def _row(run: RunResult, planned: PlannedRun | None) -> PackingRow:
 
 
 def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measured:
-    """Return the measured value, else the plan's value for the same batches with a note."""
     if isinstance(measured, Quantity) or planned is None:
         return measured
     return Quantity(value=planned, unit=unit, method="as the plan computed it")

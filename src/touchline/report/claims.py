@@ -284,11 +284,7 @@ _COLUMNS = (
 
 
 def claims_section(report: Report, most: int | None = None) -> Section:
-    """Return the claims.
-
-    Args:
-        most: maximum number of claims, the established ones first; None for all.
-    """
+    """Return the claims."""
     return Section(
         title="Key findings",
         paragraphs=() if report.claims else ("No claim: no two runs were compared on the same items.",),
@@ -328,7 +324,6 @@ def _row(claim: Claim) -> tuple[Value, ...]:
 
 
 def _notes(report: Report) -> Iterator[str]:
-    """Yield the tests of the own score, and what an interval without 0 means next to `not established`."""
     if report.analyses:
         yield from [text] if (text := " ".join(_tests(report.analyses[0]))) else []
     if any(len(claim.runs) > 1 for claim in report.claims):
@@ -338,7 +333,6 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def _is_odd(claim: Claim) -> bool:
-    """Return True if an interval excludes 0 next to `not established`."""
     found = claim.estimate
     is_open = claim.shown not in (Conclusion.HIGHER, Conclusion.LOWER)
     ends = (found.low, found.high) if isinstance(found, Quantity) else (None, None)

@@ -30,15 +30,10 @@ class SeriesColor:
     number: int
     """Number from 0; controls share 0."""
     label: str
-    """Setting as shown in a legend."""
     model: str
-    """Base model; empty for controls."""
     light: str
-    """`#rrggbb` on a light background."""
     dark: str
-    """`#rrggbb` on a dark background."""
     shape: str
-    """Marker shape."""
 
 
 CONTROL = SeriesColor(number=0, label="control", model="", light="#7a7f87", dark="#9aa0a8", shape="circle")

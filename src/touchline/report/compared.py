@@ -214,11 +214,7 @@ _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system
 
 
 def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
-    """Compare experiments with the first of them.
-
-    Args:
-        sides: two or more, each with a label of its own.
-    """
+    """Compare experiments with the first of them."""
     keys = matching_keys(sides)
     settings, same = setting_rows(sides)
     rows: list[ComparedRun] = []
@@ -271,7 +267,6 @@ def _conditions(sides: Sequence[ExperimentSummary], keys: Sequence[str]) -> dict
 
 
 def _words(key: Condition) -> str:
-    """Return the condition as text, such as `SmolLM2, rank 64, seed 1`."""
     kind = "".join(f"{_KINDS[value]}: " for each, value in key if each == _KIND)
     return kind + ", ".join(
         value if each == MODEL else f"seed {value}" if each == SEED else level_words(each, value)
@@ -342,7 +337,6 @@ def _pair(
 
 
 def _analysed(runs: Sequence[ScoredRun], task: Task) -> Analysis:
-    """Return the analysis of runs on one score. The result is deterministic."""
     return analyse_together([TaskScores(task=task[0], score=task[1], runs=runs, rng=Generator(PCG64(_DRAWS)))], {})[0]
 
 
@@ -367,7 +361,6 @@ def _scored(result: RunResult, record: EvaluationRecord, label: str, pair: str, 
 
 
 def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRecord) -> str | None:
-    """Return the reason why two evaluations are not compared. None if they are."""
     if own.data_sha256 != other.data_sha256:
         return f"the items differ: {label} and {first} were scored on different test splits"
     mine, yours = ({sample.id: sample.target for sample in each.samples} for each in (own, other))

@@ -20,19 +20,15 @@ class ExperimentSummary:
     """Experiment, as input of a comparison."""
 
     label: str
-    """Label of the experiment; unique among those compared."""
     root: str
-    """Folder, as the user gave it."""
     origin: str
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
     runs: tuple[RunResult, ...]
-    """Results, in the plan's order."""
     settings: dict[str, dict[str, str]]
     """Resolved settings by run, as text by dotted key."""
     unread: tuple[str, ...] = ()
-    """Descriptions of inputs that could not be read."""
     left_out: tuple[str, ...] = ()
     """Runs that a strategy cut: they have no final result to compare."""
 
@@ -72,11 +68,7 @@ _DIGITS = 12
 
 
 def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
-    """Return the resolved settings of a run.
-
-    Args:
-        plan: the plan, for the settings that all its runs share.
-    """
+    """Return the resolved settings of a run."""
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(replace(run.data, test=None))}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
@@ -109,11 +101,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
 
 
 def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> dict[str, str]:
-    """Return the known settings of a run that touchline did not plan, under the same keys.
-
-    Args:
-        config: `RunResult.settings`.
-    """
+    """Return the known settings of a run that touchline did not plan, under the same keys."""
     found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
     return {level.factor: _number(level.value) for level in levels} | found
 

@@ -27,12 +27,7 @@ def estimate_rows(
     runs: Sequence[RunResult],
     verification: Verification,
 ) -> tuple[EstimateRow, ...]:
-    """Return every figure that the plan or a measurement has, by run.
-
-    Args:
-        plan: the plan; None without a plan.
-        verification: the disk space of the runs.
-    """
+    """Return every figure that the plan or a measurement has, by run."""
     if plan is None:
         return ()
     planned = {run.name: run for run in plan.runs}
@@ -84,7 +79,6 @@ def _slots(plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
 
 
 def _span(attempts: Sequence[AttemptResult]) -> float | None:
-    """Return the seconds from the first start to the last end; None if an end is not known."""
     begins = [attempt.started_unix for attempt in attempts]
     ends = [
         attempt.started_unix + attempt.seconds.value for attempt in attempts if isinstance(attempt.seconds, Quantity)

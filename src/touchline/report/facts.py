@@ -128,11 +128,7 @@ _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
 def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFacts, ...]:
-    """Return the facts of every run, in order.
-
-    Args:
-        analysis: of the experiment's own task; None if nothing was evaluated.
-    """
+    """Return the facts of every run, in order."""
     gpus = devices_of(gathered)
     shares = attempt_shares(gathered.runs)
     hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered), shares) for run in gathered.runs}
@@ -170,7 +166,6 @@ def device_word(gathered: ReportInputs) -> str:
 
 
 def _gpus_told(runs: Sequence[RunResult]) -> dict[str, int]:
-    """Return the number of GPUs in each run's log or settings."""
     found = {run.name: run.settings.get("gpus") for run in runs}
     return {name: int(gpus) for name, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
 
@@ -182,11 +177,7 @@ def seeds_of(runs: Sequence[RunResult]) -> dict[str, int]:
 
 
 def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], seeds: Mapping[str, int]) -> str:
-    """Return a description of the comparison: the levels of each factor, the seeds, the controls.
-
-    Args:
-        seeds: by run, its training seed where it is known.
-    """
+    """Return a description of the comparison: the levels of each factor, the seeds, the controls."""
     varied = [
         f"{factor_words(factor)} {join_names(levels, _LEVELS_SHOWN)}"
         for factor, levels in factors.items()
@@ -231,11 +222,7 @@ def condition_of(run: RunResult) -> tuple[object, ...]:
 
 
 def condition_words(run: RunResult, *, with_model: bool) -> str:
-    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none.
-
-    Args:
-        with_model: whether several base models are compared.
-    """
+    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none."""
     left = (SEEDS,) if with_model else (SEEDS, "models")
     words = [level_words(level.factor, level.value) for level in run.levels if level.factor not in left]
     return ", ".join(words) or run.model
@@ -272,12 +259,7 @@ def _key(attempt: AttemptResult) -> tuple[str, int, float]:
 
 
 def device_hours(run: RunResult, gpus: int, slots: int = 1, shares: AttemptShares | None = None) -> Measured:
-    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations.
-
-    Args:
-        slots: trainings that shared a CPU.
-        shares: runs of each attempt; None: no attempt is shared.
-    """
+    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations."""
     evaluation = _hours(evaluation_seconds(run), gpus)
     if run.kind is RunKind.CONTROL:
         return evaluation

@@ -32,11 +32,8 @@ class Chart:
     section: str
     """Section of the report: `findings`, `scores`, `training`, `estimates`."""
     title: str
-    """Heading of the figure."""
     caption: str
-    """Content of the figure and how to read it."""
     spec: dict[str, object]
-    """Vega-Lite spec with its data."""
 
 
 WIDTH = 680
@@ -59,9 +56,6 @@ def png(figure: Mapping[str, object]) -> bytes:
 
     Call it only if `figures_off()` is empty, and in a process of its own (`report.local.draw_process`), since it may
     abort.
-
-    Args:
-        figure: its Vega-Lite spec.
     """
     import vl_convert
 

@@ -53,12 +53,7 @@ _WARNINGS = {
 
 
 def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
-    """Return all issues, the most severe first, then in the order of the runs.
-
-    Args:
-        gathered: the inputs of the report, with the notes of their readers.
-        analyses: for comparisons that were refused.
-    """
+    """Return all issues, the most severe first, then in the order of the runs."""
     computed = [
         *(issue for run in gathered.runs for issue in _of_run(run)),
         *checkpoint_issues(gathered.verification, {run.name: run for run in gathered.runs}),
@@ -110,7 +105,6 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
 
 
 def _of_prompts(run: RunResult) -> Iterator[Issue]:
-    """Yield prompts of tasks that differ from those of training."""
     for record in (*run.evaluations[-1:], *run.other_evaluations):
         if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
             yield Issue(
@@ -140,7 +134,6 @@ def _of_form(run: RunResult) -> Iterator[Issue]:
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:
-    """Yield the missing records of a complete training."""
     if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
@@ -263,7 +256,6 @@ def _attempt(each: AttemptResult) -> str:
 
 
 def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
-    """Yield refused comparisons, each reason once for all tasks."""
     tasks: dict[tuple[str, str, str], list[str]] = {}
     for analysis in analyses:
         for refusal in analysis.refusals:
@@ -279,7 +271,6 @@ def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
 
 
 def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
-    """Yield suspicious answers, in one issue per run and kind for all tasks and checkpoints."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for answer in answers:
         unread = 0 if answer.parsed is None else answer.answers - answer.errors - answer.parsed
@@ -299,7 +290,6 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:
-    """Yield deviations from the first plan."""
     if plan is None:
         return
     for revision in plan.revisions[1:]:
@@ -352,7 +342,6 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
 
 
 def _notes(run: RunResult) -> Iterator[Issue]:
-    """Yield the notes of a result that no other issue reports."""
     for note in run.notes:
         if note.code in _REPORTED_ELSEWHERE or (run.attempt_list and note.code in _REPORTED_BY_ATTEMPTS):
             continue

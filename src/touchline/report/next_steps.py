@@ -90,7 +90,6 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
 
 
 def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
-    """Yield suspicious answers to inspect before using any number."""
     if analysis is None:
         return
     spoiled = [
@@ -216,11 +215,7 @@ _WIDE = 2.0
 
 
 def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
-    """Yield steps about the design. Without scores, only the untried levels.
-
-    Args:
-        analysis: of the experiment's own task; None if nothing was evaluated.
-    """
+    """Yield steps about the design. Without scores, only the untried levels."""
     if analysis is not None:
         asked = {run.name for run in gathered.runs if is_asked_about(run)}
         is_full = all(score.saturated for score in analysis.scores if score.run in asked)
@@ -231,7 +226,6 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
 
 
 def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
-    """Yield the numbers of seeds that would settle open contrasts."""
     open_ = [
         (effect, contrast)
         for effect in analysis.effects
@@ -293,7 +287,6 @@ def is_limited_by_items(contrast: Contrast) -> bool:
 
 
 def _items(analysis: Analysis) -> Iterator[NextStep]:
-    """Yield the numbers of items that would settle open comparisons."""
     if not analysis.binary:
         return
     items = {score.run: score.items for score in analysis.scores}
@@ -417,7 +410,6 @@ def _seed_words(seeds: int) -> str:
 
 
 def _numbers(levels: Sequence[str]) -> list[float] | None:
-    """Return the levels as numbers. None if they are not numeric."""
     try:
         known = [float(level) for level in levels]
     except ValueError:

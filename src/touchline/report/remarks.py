@@ -44,7 +44,6 @@ def ties(gathered: ReportInputs) -> dict[str, str]:
 
 
 def _rank(run: RunResult) -> float | None:
-    """Return a run's rank, from its settings or its level."""
     rank = run.settings.get("lora_rank")
     return _number(rank if rank is not None else level_of(run, RANK))
 
@@ -138,7 +137,6 @@ def pairs_of(gathered: ReportInputs, factor: str) -> Iterator[tuple[RunResult, R
 
 
 def _is_measured(run: RunResult) -> bool:
-    """Return True if a run has a score, a loss or a time to compare."""
     figures = (run.final_train_loss, run.final_val_loss, run.train_seconds)
     return bool(run.evaluations) or any(isinstance(finite(figure), Quantity) for figure in figures)
 
@@ -190,14 +188,12 @@ def _of_control(run: RunResult, each: Comparison, numbers: str) -> str:
 
 
 def _notes(analysis: Analysis) -> Iterator[Statement]:
-    """Yield the limitations of an analysis. Each contrast of a single seed already names it."""
     for note in analysis.notes:
         if note.code is not NoteCode.ONE_SEED or not analysis.effects:
             yield Statement(topic=LIMITS, text=sentence(str(note)))
 
 
 def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]:
-    """Yield the limits of a single checkpoint if no factor varies."""
     runs = {run.name: run for run in gathered.runs}
     asked = [runs[score.run] for score in analysis.scores if is_asked_about(runs[score.run])]
     if asked and not analysis.effects and len({run.seed for run in asked}) == 1:

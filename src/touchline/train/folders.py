@@ -46,9 +46,6 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `target` if the block succeeds, and is deleted otherwise.
 
     An existing folder stays until the new one is complete.
-
-    Raises:
-        HostError: the disk is full, or writing is not allowed.
     """
     with disk_errors("folder", target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,11 +170,7 @@ FINAL_LOSS_STEPS = 10
 
 
 def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | None:
-    """Return the newest complete state under `resume/` with its folder; None if there is none.
-
-    Raises:
-        PlanDriftError: the state belongs to another plan of this run.
-    """
+    """Return the newest complete state under `resume/` with its folder; None if there is none."""
     remove_leftovers(folder)
     for path in saved_states(folder):
         state = _read(path)
@@ -197,16 +190,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
 def save_resume(
     folder: Path, state: ResumeState, write: Callable[[Path], dict[str, SavedFile]]
 ) -> tuple[Path, dict[str, SavedFile]]:
-    """Save a state under `resume/` and delete older ones. Return its folder and the files next to state.json.
-
-    Args:
-        folder: the run's `resume/`.
-        state: what state.json holds; `files` is filled in here.
-        write: puts the other files into an empty folder, and returns their sizes and hashes.
-
-    Raises:
-        HostError: the disk is full or not writable; the older state stays.
-    """
+    """Save a state under `resume/` and delete older ones. Return its folder and the files next to state.json."""
     target = folder / f"step_{state.step:08d}"
     with new_folder(target) as temporary:
         files = write(temporary)
@@ -238,16 +222,7 @@ def write_checkpoint(
     epoch: int | None,
     loss: float | None,
 ) -> tuple[Path, ExportMarker]:
-    """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
-
-    Args:
-        write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
-        step: optimizer steps done.
-        epoch: epoch that it ends; None within an epoch.
-
-    Raises:
-        HostError: the disk is full or not writable; no partial folder is left.
-    """
+    """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder."""
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
     with new_folder(target) as temporary, plain_disk_faults():
         trained_sha256 = write_weights(temporary)
@@ -293,11 +268,7 @@ def drop_old_exports(config: RunConfig, folder: Path) -> list[str]:
 def write_completion(
     folder: Path, config: RunConfig, state: ResumeState, trainable_parameters: int, scoring: ScoringSetup
 ) -> None:
-    """Write training.json from the checkpoints of a run folder and the last measurements.
-
-    Args:
-        state: state after the last step.
-    """
+    """Write training.json from the checkpoints of a run folder and the last measurements."""
     exports = read_exports(folder, config.run_digest)
     scored = [(end.loss, end.epoch) for end in state.epoch_ends if end.loss is not None]
     marker = TrainingMarker(
@@ -342,11 +313,7 @@ def reached_pause(config: RunConfig, folder: Path, saved: tuple[Path, ResumeStat
 
 
 def is_done(folder: Path, config: RunConfig) -> bool:
-    """Return True if training.json is of this plan and its last checkpoint exists.
-
-    Raises:
-        PlanDriftError: it is of another plan of this run.
-    """
+    """Return True if training.json is of this plan and its last checkpoint exists."""
     marker = read_training_marker(folder)
     if marker is None:
         return False

@@ -89,7 +89,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return self._finish()
 
     def _prove_lineage(self, scoring: ScoringSetup) -> Lineage | None:
-        """Insert a parent's adapter that is trained further, and verify that the stage starts from it."""
         ancestry, inheritance = self._planned.ancestry, self._planned.inheritance
         if ancestry is None or inheritance is None or ancestry.proved is not None:
             return None
@@ -237,7 +236,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     # ---- records ------------------------------------------------------------------------------------------------
 
     def _gathered(self) -> tuple[float, StepCounts]:
-        """Return loss and token counts of a step over all processes."""
         own = [sum(column) for column in zip(*map(astuple, self._counts), strict=True)] or [0] * len(fields(StepCounts))
         loss, *counts = self._planned.group.sums([self._loss.item(), *map(float, own)])
         return loss / self._planned.group.size, StepCounts(*map(int, counts))
@@ -341,7 +339,6 @@ def _append_blank(trainer: Any) -> None:
 
 
 def _rate_of(config: RunConfig) -> Callable[[int], float]:
-    """Return the planned learning rate of a step, from 0, as a fraction of the peak."""
     train, steps = config.train, config.batches.steps
     return lambda step: learning_rate(
         min(step, steps - 1),

@@ -49,22 +49,15 @@ class PlannedTraining:
     """Planned run, with its inputs as a Hugging Face Trainer takes them."""
 
     folder: Path
-    """Run folder."""
     settings: dict[str, Any]
-    """Content of finetune.yaml."""
     inputs: Inputs
-    """Planned inputs, compared with the plan."""
     saved: tuple[Path, ResumeState] | None
     stop: Stop
-    """Stop request, set by a signal."""
     begun: float
     """Monotonic time of the process's start."""
     ancestry: Ancestry | None = None
-    """Parent checkpoint of a stage."""
     inheritance: Inheritance | None = None
-    """Weights that a stage inherits."""
     group: Processes = field(default_factory=Processes)
-    """Processes of the training. The first one writes."""
     rounding: Measured = NO_EVIDENCE
     """Relative rounding error of the adapters merged into the base."""
 
@@ -122,11 +115,7 @@ class PlannedTraining:
 
 
 def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
-    """Read a run folder and compare it with the plan. Return None if the run is trained already, or paused as asked.
-
-    Raises:
-        TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
-    """
+    """Read a run folder and compare it with the plan. Return None if the run is trained already, or paused as asked."""
     begun = time.monotonic()
     config = read_config(path_of_config(folder))
     if is_done(folder, config):
@@ -160,9 +149,7 @@ class ImageCollator:
     """Collator that adds the pixels of the images to the batches of another one."""
 
     text: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    """Collator of token ids and labels."""
     rule: ImageRule
-    """Rule of the model's image processor."""
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
@@ -197,11 +184,7 @@ class PlannedOrder(Sampler[int]):
 
 
 def require_kernels(train: TrainConfig) -> None:
-    """Require the kernels of a training, and a GPU for them.
-
-    Raises:
-        HostError: no GPU is visible, or a package is not installed.
-    """
+    """Require the kernels of a training, and a GPU for them."""
     for kernels in needed_kernels(train):
         if not torch.cuda.is_available():
             raise HostError(f"{kernels.setting} needs a GPU, but none is visible here", hint=kernels.without)
@@ -217,11 +200,7 @@ _PART = "part_{rank}.pt"
 
 
 def sharded(trainer_class: type[Any], rank: int) -> type[Any]:
-    """Return a subclass of a Hugging Face Trainer whose processes save and load a part of the training state each.
-
-    Args:
-        rank: number of this process.
-    """
+    """Return a subclass of a Hugging Face Trainer whose processes save and load a part of the training state each."""
 
     class Sharded(trainer_class):  # type: ignore[misc]
         def create_accelerator_and_postprocess(self) -> None:
@@ -308,7 +287,6 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _own(value: Any) -> Any:
-    """Return the part of a tensor that this process holds."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 

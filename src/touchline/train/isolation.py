@@ -82,9 +82,6 @@ def block_mask_fault(target_loss: TargetLoss, rows: SequenceBatch) -> str | None
     """Return why packed rows cannot have masks by blocks on this machine; None if they can.
 
     Losses and gradients must be those under dense masks. The model keeps its attention.
-
-    Args:
-        target_loss: loss function, and how its model attends under dense masks.
     """
     base = base_of(target_loss.model)
     usual = base.config._attn_implementation
@@ -130,7 +127,6 @@ def _losses_and_gradient(target_loss: TargetLoss, rows: SequenceBatch) -> tuple[
 
 
 def _means(target_loss: TargetLoss, rows: SequenceBatch, count: int) -> NDArray[np.float64]:
-    """Return the mean loss of each example; shape [count]."""
     losses = target_loss(rows).double().cpu().numpy()
     means: NDArray[np.float64] = np.bincount(rows.owners, losses, count) / np.bincount(rows.owners, minlength=count)
     return means

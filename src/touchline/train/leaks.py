@@ -64,11 +64,7 @@ _SMALL: dict[str, int] = {
 
 
 def small_config(config: dict[str, Any]) -> PretrainedConfig:
-    """Return the architecture's configuration with small sizes; layer types, masks and norms stay.
-
-    Raises:
-        InputError: transformers does not know the architecture, or cannot shrink it.
-    """
+    """Return the architecture's configuration with small sizes; layer types, masks and norms stay."""
     inner = config.get("text_config")
     text = {**inner, **{key: config[key] for key in ("model_type",) if "model_type" not in inner}} if inner else config
     kind = str(text.get("model_type", ""))
@@ -121,7 +117,6 @@ def check(config: dict[str, Any]) -> IsolationCheck:
 
 
 def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
-    """Return a model with random weights and its attention implementation: fused if supported."""
     fault: Exception | None = None
     for attention in ("sdpa", "eager"):
         torch.manual_seed(1)
@@ -152,7 +147,6 @@ _WAYS = {
 
 
 def _used_by(way: str, more: str) -> str:
-    """Name the trainers that pack in a way."""
     users = [traits.packing_ways[way] for traits in all_traits() if way in traits.packing_ways]
     return ", ".join((*users, more) if more else users)
 

@@ -45,11 +45,7 @@ _LINEAGE = TypeAdapter(Lineage)
 
 
 def take_over(ancestry: Ancestry) -> Inheritance:
-    """Return the weights that a stage inherits; for a resumed stage, those it started with.
-
-    Raises:
-        LineageError: the checkpoint holds no adapter, or not the one the stage started with.
-    """
+    """Return the weights that a stage inherits; for a resumed stage, those it started with."""
     found = read_inheritance(ancestry.checkpoint)
     proved = ancestry.proved
     if proved is not None and found.adapter_sha256 != proved.adapter_sha256:
@@ -64,12 +60,6 @@ def prove_lineage(
     ancestry: Ancestry, own: Inheritance, target_loss: TargetLoss, setup: ScoringSetup, rounding: Measured
 ) -> Lineage:
     """Insert the parent's adapter if it is trained further, verify the lineage, and write lineage.json.
-
-    Args:
-        ancestry: parent checkpoint of the stage.
-        own: its tensors; those to merge are merged already.
-        target_loss: the stage's model with a new adapter.
-        rounding: relative rounding error of the merge.
 
     Raises:
         LineageError: the lineage is broken; lineage.json has the problems.
@@ -161,7 +151,6 @@ def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:
 
 
 def _records(parent: ParentCheckpoint, own: Inheritance) -> list[str]:
-    """Return contradictions between the file, the checkpoint marker and the parent's training.json."""
     problems: list[str] = []
     marker, kept = parent.marker, _kept(parent)
     if own.adapter_sha256 != marker.adapter_sha256:
@@ -203,7 +192,6 @@ def _loss(
     setup: ScoringSetup,
     examples: Sequence[RenderedExample],
 ) -> LossProof | Missing:
-    """Score the parent's validation items, arranged as by the parent."""
     recorded = parent.marker.validation_loss
     if recorded is None or not examples:
         return Missing(missing=f"{parent.config.run} has no validation loss at {parent.path.name}")
@@ -224,7 +212,6 @@ def _loss(
 
 
 def _tolerance(theirs: ScoringSetup, ours: ScoringSetup, *, merges: bool) -> tuple[float, str]:
-    """Return the relative tolerance of the loss for rounding, with its reason."""
     if (theirs.base_dtype, theirs.device_kind) != (ours.base_dtype, ours.device_kind):
         was, now = f"{theirs.base_dtype} on {theirs.device_kind}", f"{ours.base_dtype} on {ours.device_kind}"
         return OTHER_ARITHMETIC, f"the parent was scored in {was}, the stage in {now}"

@@ -36,14 +36,11 @@ class _StopRequestedError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _UnfetchedStep:
-    """Completed optimizer step whose loss and norm are still on the device."""
-
     begin: Moment
     end: Moment
     loss: torch.Tensor
     """This process's share of the mean loss."""
     norm: torch.Tensor
-    """Norm of the gradient, the same in all processes."""
     counts: StepCounts
     """Counts of the step; computed tokens and squared widths are those of this process."""
     learning_rate: float
@@ -51,12 +48,7 @@ class _UnfetchedStep:
 
 
 class Training:
-    """Attempt at a training.
-
-    Args:
-        session: model, optimizer, batches and saved state.
-        pause_after: optimizer step after which it pauses, if it has not passed it; None to train to the end.
-    """
+    """Attempt at a training."""
 
     def __init__(
         self,
@@ -91,12 +83,7 @@ class Training:
         return self._record.step + len(self._unfetched)
 
     def run(self) -> TrainingEnd:
-        """Train to the end, to a pause, or until a stop is requested. Return which.
-
-        Raises:
-            RunsFailedError: the loss is not finite.
-            TrainingOutOfMemoryError: the micro-batch does not fit.
-        """
+        """Train to the end, to a pause, or until a stop is requested. Return which."""
         work, loss = self.start(), None
         try:
             while True:
@@ -128,7 +115,6 @@ class Training:
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> Requests:
-        """Train until the training is complete or has reached the step at which it pauses."""
         self._session.model.train()
         if self._record.step == 0:
             self._validate()
@@ -218,11 +204,7 @@ class Training:
         return self._group.any(enough or self.step == self._pause_after or self._record.work_due(self.step))
 
     def _fetch(self) -> None:
-        """Fetch the losses and norms of the steps since the last fetch, and write their rows.
-
-        Raises:
-            RunsFailedError: one of them is not finite.
-        """
+        """Fetch the losses and norms of the steps since the last fetch, and write their rows."""
         steps, self._unfetched = self._unfetched, []
         if not steps:
             return
@@ -267,7 +249,6 @@ class Training:
         return pixels.ahead(coming, workers)
 
     def _shared(self, parts: Sequence[T]) -> Iterator[T | None]:
-        """Yield this process's share of a list, until a stop is requested."""
         for part in self._group.rounds(parts):
             if self._group.any(self._stop.asked):
                 raise _StopRequestedError
@@ -276,7 +257,6 @@ class Training:
     # ---- between the steps ------------------------------------------------------------------------------------------
 
     def _boundary(self) -> None:
-        """Run the work due after a step: validation, checkpoint, and at an epoch end a saved state before both."""
         epoch = self._record.ended_epoch
         if epoch is not None:
             self._save()
@@ -304,7 +284,6 @@ class Training:
         self._record.end_validation(loss, targets, watch.seconds())
 
     def _save(self) -> None:
-        """Save the training state."""
         parameters, optimizer = self._session.parameters, self._session.optimizer
         self._record.save(lambda folder: write_state(folder, parameters, optimizer), boundary_pending=self._pending)
 
@@ -316,13 +295,6 @@ def train_side_by_side(
     """Train several runs to the end or to their pauses, one micro-batch of each at a time.
 
     A run that fails leaves the others alone.
-
-    Args:
-        trainings: runs by adapter.
-        add_gradients: adds the gradients of the adapters' micro-batches, and returns their shares of the losses.
-
-    Returns:
-        How each ended, and the errors of those that failed.
     """
     ends: dict[str, TrainingEnd] = {}
     failed: dict[str, TouchlineError] = {}

@@ -31,14 +31,11 @@ class Machine:
     """Device and dtype of a training."""
 
     device: torch.device
-    """CPU or first visible GPU."""
     device_name: str
     base_dtype: torch.dtype
     """Dtype of the frozen base and of the computation."""
     choice: DtypeChoice
-    """The same with its reason."""
     threads: int
-    """Number of CPU threads of torch."""
     fetch_steps: int = 1
     """Most optimizer steps whose losses and norms are fetched together."""
 
@@ -143,8 +140,6 @@ def _peak(size_bytes: int, kind: MemoryKind) -> Quantity:
 
 
 class _DeviceUse(Protocol):
-    """Part of NVML's utilization answer."""
-
     gpu: int
 
 

@@ -92,11 +92,7 @@ def class_of(config: PretrainedConfig) -> Any:
 
 
 def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """Load the base on its device: frozen, or with all its weights trained.
-
-    Raises:
-        HostError: it is to be quantized, and bitsandbytes is not installed.
-    """
+    """Load the base on its device: frozen, or with all its weights trained."""
     dtype = str(machine.base_dtype).removeprefix("torch.")
     settings = bitsandbytes_settings(config.train.quantization, dtype)
     if settings is not None:
@@ -129,9 +125,6 @@ def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn
 
     Args:
         inherits: whether a parent's adapter will replace the new one, so that its initial weights do not count.
-
-    Raises:
-        InputError: the base has no layer of the given names.
     """
     if not config.train.trains_all:
         adapted: nn.Module = attach_adapter(base, config, inherits=inherits)
@@ -141,7 +134,6 @@ def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn
 
 
 def _set_checkpointing(model: Any, config: Recipe) -> None:
-    """Turn gradient checkpointing on as the settings say."""
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -155,15 +147,7 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 def attach_adapter(
     base: nn.Module, config: Recipe, *, inherits: bool = False, name: str = DEFAULT_ADAPTER
 ) -> PeftModel:
-    """Attach a new adapter to the base; equal seeds give equal adapters.
-
-    Args:
-        base: the base, or a model with other adapters.
-        inherits: whether a parent's adapter will replace it, so that its initial weights do not count.
-
-    Raises:
-        InputError: the base has no layer of the given names.
-    """
+    """Attach a new adapter to the base; equal seeds give equal adapters."""
     lora = config.train.lora
     init = "default" if inherits else lora.init
     threads = torch.get_num_threads()
@@ -238,10 +222,6 @@ def write_weights(
 
     If an adapter was merged into the base before the training, the saved adapter contains it too, so it loads on the
     original base.
-
-    Args:
-        inheritance: weights that a stage inherits.
-        whole: weights to write instead of the model's own, of which this process holds a part.
     """
     if not isinstance(model, PeftModel):
         assert isinstance(model, PreTrainedModel)
@@ -272,7 +252,6 @@ def _write_model(model: PreTrainedModel, base: Path, folder: Path, whole: dict[s
 def _write_adapter(
     model: PeftModel, folder: Path, inheritance: Inheritance | None, name: str, whole: dict[str, Tensor] | None
 ) -> str:
-    """Write adapter_model.safetensors and adapter_config.json. Return the hash of the weights file."""
     adapter = model.peft_config[name]
     was_inference = adapter.inference_mode
     adapter.inference_mode = True

@@ -40,11 +40,7 @@ hours."""
 
 
 def require_compiler(train: TrainConfig, kind: Literal["cpu", "cuda"]) -> None:
-    """Require what compiles on a kind of device, if the training asks for it.
-
-    Raises:
-        HostError: it is not installed.
-    """
+    """Require what compiles on a kind of device, if the training asks for it."""
     if not train.compile or COMPILER != "inductor":
         return
     lacking = missing_compiler("gpu" if kind == "cuda" else "cpu")
@@ -53,11 +49,7 @@ def require_compiler(train: TrainConfig, kind: Literal["cpu", "cuda"]) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile the layers of a model's body at their first passes in training mode.
-
-    Raises:
-        InputError: the model has no such layers.
-    """
+    """Compile the layers of a model's body at their first passes in training mode."""
     layers = [module for module in base_of(model).modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise InputError(
@@ -82,15 +74,6 @@ def compile_shapes(
     """Compile for the shape of every micro-batch, by a pass forward and backward of the first one of each shape.
 
     Parameters and gradients stay as they are; random numbers are drawn.
-
-    Args:
-        target_loss: loss function of a model with compiled layers.
-
-    Returns:
-        Number of shapes, and seconds.
-
-    Raises:
-        HostError: torch.compile failed.
     """
     begun = time.monotonic()
     shapes: dict[tuple[int, int, bool], list[RenderedExample]] = {}
@@ -132,9 +115,6 @@ def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> to
     """Return the optimizer of the trained parameters, with the learning rate and weight decay as written.
 
     Adafactor has no relative step sizes and no first moment; Muon has momentum 0.95.
-
-    Raises:
-        HostError: an 8-bit one, and bitsandbytes is not installed.
     """
     values = list(parameters.values())
     rate, decay = train.peak_learning_rate, train.weight_decay
@@ -257,11 +237,7 @@ def write_state(
 def read_state(
     folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Restore a saved state into parameters and optimizer. Return the random states.
-
-    Raises:
-        ValueError: the state is of other parameters.
-    """
+    """Restore a saved state into parameters and optimizer. Return the random states."""
     saved = load_file(folder / ADAPTER_FILE)
     if {name: value.shape for name, value in saved.items()} != {
         name: value.shape for name, value in parameters.items()

@@ -44,12 +44,7 @@ _GRACE_SECONDS = 10.0
 
 
 class ProcessLostError(RunsFailedError):
-    """Another process of the training is gone.
-
-    Args:
-        message: which one, and how it ended.
-        code: exit code that the training ends with.
-    """
+    """Another process of the training is gone."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(
@@ -61,11 +56,7 @@ class ProcessLostError(RunsFailedError):
 
 
 class Processes:
-    """Processes of a training; one alone has nothing to exchange.
-
-    Args:
-        rank: number of this process, from 0.
-    """
+    """Processes of a training; one alone has nothing to exchange."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -171,9 +162,6 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
 def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Processes]:
     """Join the processes of a training for the length of a block; rank 0 starts the others.
 
-    Args:
-        size: planned number of processes.
-
     Raises:
         InputError: torchrun started another number of processes than planned.
         HostError: there are fewer GPUs than processes.
@@ -245,7 +233,6 @@ def _started_by_torchrun() -> int | None:
 
 
 def _variables(rank: int, size: int, port: int) -> dict[str, str]:
-    """Return the variables by which libraries know a process's place."""
     named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     return {"MASTER_ADDR": _HOST} | {name: str(value) for name, value in named.items()}
 
@@ -322,11 +309,7 @@ def _peers() -> Iterator[None]:
 
 
 class _Watch:
-    """Observer of the processes that rank 0 started: none of them may fail unnoticed, nor stay behind.
-
-    Args:
-        children: processes of ranks 1 and above.
-    """
+    """Observer of the processes that rank 0 started: none of them may fail unnoticed, nor stay behind."""
 
     def __init__(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         self._children = children
@@ -367,7 +350,6 @@ class _Watch:
         return ProcessLostError(message, 128 - code if code < 0 else code)
 
     def _observe(self) -> None:
-        """End this process if another one failed and it does not notice, as in an exchange that waits forever."""
         while not self._ended.wait(0.2):
             failure = self._failure()
             if failure is None:

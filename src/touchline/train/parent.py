@@ -124,16 +124,12 @@ class ParentCheckpoint:
     """Complete checkpoint of a parent trained as planned."""
 
     config: ParentConfig
-    """Request of the stage."""
     trainer: RunConfig
     """Parent's own finetune.yaml."""
     folder: Path
-    """Parent's run folder."""
     path: Path
-    """Checkpoint folder."""
     marker: ExportMarker
     training: TrainingMarker
-    """Parent's training.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,11 +137,8 @@ class Ancestry:
     """Origin of a stage."""
 
     run: str
-    """Run of the stage."""
     run_digest: str
-    """Digest of the planned run."""
     folder: Path
-    """Its run folder."""
     checkpoint: ParentCheckpoint
     proved: Lineage | None
     """Proof of an earlier attempt, if the stage resumes from its own saved state."""
@@ -156,9 +149,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
     A resumed stage has its adapter in its saved state, and needs its parent only to merge the same weights into the
     base again.
-
-    Args:
-        config: finetune.yaml of the stage.
 
     Raises:
         ParentNotReadyError: the parent's checkpoint is missing or incomplete.
@@ -179,7 +169,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
 
 def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
-    """Return the proof of the attempt that saved the state."""
     assert config.parent is not None
     path = folder / LINEAGE_FILE
     try:
@@ -198,9 +187,6 @@ def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
 
 def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
     """Return the checkpoint that a stage continues from.
-
-    Args:
-        config: finetune.yaml of the stage, with a parent.
 
     Raises:
         ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.
@@ -231,7 +217,6 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
 
 
 def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
-    """Return the last epoch's checkpoint, or the existing one with the lowest validation loss."""
     parent = config.parent
     assert parent is not None
     exports = read_exports(place, parent.run_digest)
@@ -249,7 +234,6 @@ def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[P
 
 
 def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> None:
-    """Refuse files that differ from the saved ones."""
     for name, saved in marker.files.items():
         file = path / PurePath(name).name
         if file.stat().st_size == saved.size and sha256_file(file) == saved.sha256:

@@ -39,11 +39,7 @@ def main() -> int:
 
 
 def read_request() -> ProbeRequest:
-    """Read the request from the first line of stdin, which stays open while the caller lives.
-
-    Raises:
-        InputError: the request is invalid.
-    """
+    """Read the request from the first line of stdin, which stays open while the caller lives."""
     data = sys.stdin.buffer.readline(REQUEST_LIMIT_BYTES)
     end_with_parent()
     try:
@@ -95,7 +91,6 @@ def end_with_parent() -> None:
 
 
 def _offer_to_the_oom_killer() -> None:
-    """Make the kernel's OOM killer prefer this process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

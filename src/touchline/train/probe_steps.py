@@ -114,11 +114,7 @@ def gpu_memory(
 
 
 def measure(request: ProbeRequest) -> ProbeAnswer:
-    """Load the model, run the steps and return measurements; out of memory is a result.
-
-    Raises:
-        InputError: there is no such model, or the adapter does not fit it.
-    """
+    """Load the model, run the steps and return measurements; out of memory is a result."""
     machine = select_device(request.train.base_dtype)
     about = described(machine)
     probe = _Probe(request, machine)
@@ -151,9 +147,6 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
     """Return examples that fill the requested rows exactly, and their layout.
 
     Each row holds equally many examples whose lengths differ by at most one token; label tokens are distributed evenly.
-
-    Raises:
-        InputError: a row has no room for its examples, or an example no room for its label tokens.
     """
     each, count = request.examples_per_row, request.rows * request.examples_per_row
     shortest = request.width // each
@@ -176,8 +169,6 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
 
 
 class _Probe:
-    """Model under test and its steps."""
-
     def __init__(self, request: ProbeRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
@@ -245,7 +236,6 @@ class _Probe:
         return gpu_memory(loaded_bytes, loading_bytes, int(peak.value), int(reserved.value), self._request)
 
     def _spent(self) -> bool:
-        """Return True if there are enough steps and the time budget is used up."""
         budget = self._request.budget_seconds
         return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 
@@ -261,11 +251,7 @@ class _Probe:
 
 
 def make_base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
-    """Load the base.
-
-    Raises:
-        InputError: the model cannot be loaded.
-    """
+    """Load the base."""
     try:
         return load_base(request, machine, attention)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

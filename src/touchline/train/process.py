@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str = "finetune.yaml") -> bool:
     """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
 
-    Args:
-        config_name: file in the folder that holds the run, for the other processes of the training.
-
     Raises:
         TouchlineError: refused or failed.
     """
@@ -111,9 +108,6 @@ def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune
     """Train or resume several runs side by side on one base. Return True if all are complete, or paused as asked.
 
     A run that is refused or fails leaves the others alone; its error is raised when they have ended.
-
-    Args:
-        config_name: file in the folders that holds the run.
 
     Raises:
         TouchlineError: of the first run that was refused or failed.
@@ -188,12 +182,7 @@ EXIT_CODES: dict[type[TouchlineError], int] = {ParentNotReadyError: EXIT_PARENT_
 
 
 def run_process(train: Callable[[PlannedTraining], bool], folder: Path | None = None) -> int:
-    """Run a training script's function in its run folder. Return the exit code.
-
-    Args:
-        train: trains a planned run; returns True if the training is complete or paused.
-        folder: run folder (default: the working directory).
-    """
+    """Run a training script's function in its run folder. Return the exit code."""
 
     def start(stop: Stop, place: Path) -> bool:
         from touchline.train.hf import train_planned
@@ -204,11 +193,7 @@ def run_process(train: Callable[[PlannedTraining], bool], folder: Path | None = 
 
 
 def exit_code_of(train: Callable[[Stop, Path], bool], folder: Path) -> int:
-    """Run a training, report its errors on stderr, and return the exit code of its process.
-
-    Args:
-        train: trains in a run folder until a stop is requested; returns True if the training is complete or paused.
-    """
+    """Run a training, report its errors on stderr, and return the exit code of its process."""
     level = logging.ERROR if is_member() else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=level, format="touchline: %(message)s")
     prepare_worker()
@@ -236,8 +221,6 @@ def exit_code_of(train: Callable[[Stop, Path], bool], folder: Path) -> int:
 
 
 def _listen(stop: Stop) -> None:
-    """Install signal handlers that request a stop."""
-
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         stop.reason = signal.Signals(number).name

@@ -175,12 +175,7 @@ class TrainingRecord:
         return ends or self._validation_due(step) or self._export_due(step) or self.state_due
 
     def begin(self, setup: AttemptSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
-        """Write and return the row of this attempt.
-
-        Args:
-            begun: monotonic time of the process's start.
-            lineage: lineage proof, if made by this attempt.
-        """
+        """Write and return the row of this attempt."""
         config, train = self._config, self._config.train
         self._setup, self._state = setup, replace(self._state, threads=setup.threads)
         label = self._inputs.train[0].answer_ids
@@ -272,13 +267,7 @@ class TrainingRecord:
     def end_validation(
         self, loss: float, target_tokens: int, seconds: float, untrained: UntrainedScore | None = None
     ) -> None:
-        """Write the row of a validation after the last step.
-
-        Args:
-            loss: mean loss in nats.
-            seconds: time spent on it.
-            untrained: proof by which other runs may take the loss over.
-        """
+        """Write the row of a validation after the last step."""
         self._write_validation(loss, target_tokens, seconds, untrained=untrained)
         LOG.info("%sstep %d/%d  validation loss %.4f", self._label, self.step, self._config.batches.steps, loss)
 
@@ -318,13 +307,7 @@ class TrainingRecord:
         )
 
     def export(self, epoch: int | None, write_weights: Callable[[Path], str], seconds: float = 0.0) -> None:
-        """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep.
-
-        Args:
-            epoch: epoch that the step ends; None within an epoch.
-            write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
-            seconds: time spent on it before.
-        """
+        """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep."""
         began, state = time.perf_counter(), self._state
         loss = state.validation_loss if self._validated_at == self.step else None
         if epoch is not None:
@@ -343,13 +326,7 @@ class TrainingRecord:
     def save(
         self, write: Callable[[Path], dict[str, SavedFile]], *, boundary_pending: bool = False, seconds: float = 0.0
     ) -> None:
-        """Save the training state after the last step.
-
-        Args:
-            write: puts its files into an empty folder, and returns their sizes and hashes.
-            boundary_pending: whether validation and checkpoint after that step are still due.
-            seconds: time spent on it before.
-        """
+        """Save the training state after the last step."""
         if self._log is not None:
             began, state = time.perf_counter(), replace(self._state, boundary_pending=boundary_pending)
             path, files = save_resume(self._folder / RESUME_FOLDER, state, write)
@@ -422,7 +399,6 @@ class TrainingRecord:
 
 
 def _first_state(inputs: Inputs) -> ResumeState:
-    """Return the state of a training before its first step."""
     return ResumeState(
         run_digest=inputs.config.run_digest,
         batches_digest=inputs.config.batches.digest,

@@ -77,11 +77,7 @@ class Checks:
         self._folder = folder
 
     def run(self, name: StepCheck) -> NodeCheck:
-        """Run a check.
-
-        Raises:
-            TouchlineError: it could not be completed.
-        """
+        """Run a check."""
         return _CHECKS[name](name, self._folder)
 
 
@@ -133,7 +129,6 @@ def _kernel(kernel: SDPBackend) -> str:
 
 
 def _compare(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare loss and gradient of the trainer's step with the reference, in each layout."""
     family, dtype = _SUBJECTS[name]
     if dtype is torch.bfloat16 and (choice := select_device("auto").choice).dtype != "bfloat16":
         return _not_run(name, choice.reason)
@@ -153,7 +148,6 @@ def _difference(model: PeftModel, loss: TargetLoss, rows: SequenceBatch, referen
 
 
 def _judged(name: StepCheck, steps: Sequence[tuple[float, float]], dtype: torch.dtype = torch.float32) -> NodeCheck:
-    """Judge the largest differences of some steps."""
     loss, gradient = 0.0, 0.0
     for step_loss, step_gradient in steps:
         loss, gradient = _worse(loss, step_loss), _worse(gradient, step_gradient)
@@ -170,7 +164,6 @@ def _judged(name: StepCheck, steps: Sequence[tuple[float, float]], dtype: torch.
 
 
 def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
-    """Test that examples in one row keep their losses when their neighbors change, on every family."""
     layout = PACKED if name is StepCheck.PACKED else PREFIX
     machine = select_device("float32")
     loss, leak, faults = 0.0, 0.0, []
@@ -190,7 +183,6 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
 
 
 def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare losses and gradients under masks by blocks with those under dense masks, on every family."""
     machine = select_device("auto")
     if machine.kind == "cpu":
         return _not_run(name, "needs a GPU")
@@ -214,7 +206,6 @@ def _worse(before: float, now: float) -> float:
 
 
 def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare the loss on 4-bit weights with the reference, and see that the adapter gets a gradient."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return _not_run(name, "bitsandbytes is not installed")
     reference = make_reference("llama", folder)
@@ -235,7 +226,6 @@ def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
 
 
 def _compiled(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare loss and gradient of compiled layers with the reference."""
     machine = select_device("float32")
     lacking = missing_compiler("gpu" if machine.kind == "cuda" else "cpu")
     if lacking is not None:

@@ -62,13 +62,10 @@ class Reference:
     """Tiny model of a family, with what a plain float32 pass gives."""
 
     recipe: ProbeRequest
-    """Folder and adapter."""
     adapter: dict[str, Tensor]
-    """Random weights of the adapter."""
     loss: float
     """Mean loss over the label tokens, nats."""
     gradient: Tensor
-    """Gradients of all adapter weights, in one vector."""
 
 
 @functools.cache

@@ -64,15 +64,7 @@ from touchline.train.target_loss import LossFunction, MicroBatchGradient, Target
 
 
 class SideBySide:
-    """Adapters of a model, of which several are active at once.
-
-    Args:
-        target_loss: loss function of a base with LoRA adapters, without DoRA and dropout.
-        names: adapters, each attached to the same layers.
-
-    Raises:
-        InputError: a layer with an adapter is not a linear layer of the model's body.
-    """
+    """Adapters of a model, of which several are active at once."""
 
     def __init__(self, target_loss: TargetLoss, names: Sequence[str]) -> None:
         self._target_loss = target_loss
@@ -96,11 +88,7 @@ class SideBySide:
             return self._target_loss(rows)
 
     def add_gradients(self, names: Sequence[str], requests: Sequence[MicroBatchGradient]) -> list[Tensor]:
-        """Add the gradient of a micro-batch to each adapter, in one pass. Return each one's share of its loss.
-
-        Args:
-            requests: micro-batch of each.
-        """
+        """Add the gradient of a micro-batch to each adapter, in one pass. Return each one's share of its loss."""
         rows = stack([request.rows for request in requests])
         with self._applying(names, rows):
             parts = self._target_loss(rows).split([len(request.rows.labels) for request in requests])
@@ -111,7 +99,6 @@ class SideBySide:
 
     @contextlib.contextmanager
     def _applying(self, names: Sequence[str], rows: SequenceBatch) -> Iterator[None]:
-        """Apply adapters to the blocks of a micro-batch's rows for the length of a block."""
         self._active, self._rows = tuple(names), rows.token_ids.shape[0]
         yield
 
@@ -142,7 +129,6 @@ class SideBySide:
 
 
 def _padded(weight: Tensor, rank: int, dimension: int) -> Tensor:
-    """Return a factor with zeros up to a rank along a dimension."""
     missing = rank - weight.shape[dimension]
     if missing == 0:
         return weight
@@ -166,29 +152,21 @@ class Session:
     """Model ready for its first step."""
 
     inputs: Inputs
-    """Planned inputs."""
     machine: Machine
-    """Device and dtype."""
     model: nn.Module
-    """Base with its adapter, or trained as a whole."""
     parameters: dict[str, nn.Parameter]
-    """Trained parameters."""
     optimizer: torch.optim.Optimizer
-    """Optimizer of the parameters."""
     target_loss: LossFunction
     layout: BatchLayout
     """Layout of training examples in rows, tested for isolation."""
     setup: AttemptSetup
-    """Setup on this machine."""
     state: ResumeState | None
-    """State saved by an earlier attempt."""
     inheritance: Inheritance | None = None
     """Changes of the base below the adapter: inherited by a stage, or made by the adapter's initialization; None if
     there are none."""
     lineage: Lineage | None = None
     """Lineage proof, if made by this attempt."""
     adapter: str = DEFAULT_ADAPTER
-    """Name of the adapter in the model."""
 
     @property
     def scoring_layout(self) -> BatchLayout:
@@ -287,14 +265,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
 
 
 def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None]]) -> tuple[list[Session], SideBySide]:
-    """Load one base, and attach the adapter of each run to it. The first run's layout and its proof hold for all.
-
-    Args:
-        members: inputs and saved state of each run.
-
-    Raises:
-        PolicyError, PlanDriftError, InputError: as `build_session`.
-    """
+    """Load one base, and attach the adapter of each run to it. The first run's layout and its proof hold for all."""
     first = build_session(*members[0])
     names = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, len(members)))]
     sessions = [first]
@@ -344,14 +315,12 @@ def _obstacle_to_shared_prefixes(inputs: Inputs) -> str | None:
 
 
 def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
-    """Yield the micro-batches of the first steps."""
     for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
         for batch in inputs.batches.step(step):
             yield [inputs.train[int(index)] for index in batch]
 
 
 def _compiled(target_loss: LossFunction, inputs: Inputs, layout: BatchLayout) -> tuple[int, float]:
-    """Compile the layers for all micro-batches. Return the number of shapes, and the seconds that it took."""
     every = (
         [inputs.train[int(index)] for index in batch]
         for step in range(inputs.batches.steps)

@@ -35,11 +35,7 @@ _AHEAD = 2
 
 
 class PixelReader:
-    """Reader of the images of micro-batches. What it returns does not depend on what was read ahead.
-
-    Args:
-        rule: rule of the model's image processor.
-    """
+    """Reader of the images of micro-batches. What it returns does not depend on what was read ahead."""
 
     def __init__(self, rule: ImageRule) -> None:
         self.rule = rule
@@ -62,12 +58,7 @@ class PixelReader:
 
     @contextlib.contextmanager
     def ahead(self, coming: Iterable[tuple[str, ...]], workers: int) -> Iterator[None]:
-        """Read the images of the coming micro-batches ahead, for the length of a block.
-
-        Args:
-            coming: images of each micro-batch, in the order in which they will be asked for.
-            workers: threads; at least one.
-        """
+        """Read the images of the coming micro-batches ahead, for the length of a block."""
         pool = ThreadPoolExecutor(workers, thread_name_prefix="pixels")
         self._more = ((images, pool.submit(load_pixels, images, self.rule)) for images in coming if images)
         self._ahead.extend(itertools.islice(self._more, _AHEAD * workers))
@@ -177,7 +168,6 @@ class TargetLoss:
         return losses
 
     def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
-        """Return what the model needs of a micro-batch's images, apart from their tokens."""
         assert self.pixels is not None, "rendered with its rule"
         found = pixel_inputs(self.pixels(rows.images), torch.from_numpy(rows.token_ids), self.pixels.rule)
         return {name: send(value, self.machine.device) for name, value in found.items()}
@@ -190,7 +180,6 @@ class TargetLoss:
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
 
     def _add_noise(self, module: nn.Module, arguments: tuple[Tensor, ...], embedded: Tensor) -> Tensor | None:
-        """Add uniform noise to embeddings of shape [R, W, H]."""
         if self._noise is None:
             return None
         scale = (self._noise / embedded.shape[-1] ** 0.5).unsqueeze(-1)
@@ -208,8 +197,6 @@ class TargetLoss:
         return near if self._all_sliding else {"full_attention": self._mask(seen), "sliding_attention": near}
 
     def _block_masks(self, rows: SequenceBatch) -> BlockMask | dict[str, BlockMask]:
-        """Return the same masks by blocks."""
-
         def mask(window: int | None) -> BlockMask:
             return block_mask(rows.segments, rows.positions, window, self.machine.device)
 
@@ -241,12 +228,7 @@ def sliding_window(config: PretrainedConfig) -> tuple[int | None, bool]:
 
 
 def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
-    """Return what a vision-language model needs of a micro-batch's images, apart from their tokens.
-
-    Args:
-        pixels: images, in the order of their places in the rows.
-        token_ids: the rows, shape [R, W].
-    """
+    """Return what a vision-language model needs of a micro-batch's images, apart from their tokens."""
     return {
         "pixel_values": torch.from_numpy(pixels.values),
         "image_grid_thw": torch.from_numpy(pixels.grids),
@@ -289,11 +271,7 @@ class MicroBatchGradient:
 
 
 def add_gradient(target_loss: LossFunction, rows: SequenceBatch, targets: int) -> Tensor:
-    """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
-
-    Args:
-        targets: label tokens of the whole step.
-    """
+    """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss."""
     loss = target_loss(rows).sum() / targets
     loss.backward()
     return loss.detach()

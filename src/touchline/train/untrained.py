@@ -57,13 +57,7 @@ def score_untrained(
     longest: SequenceBatch,
     setup_sha256: str,
 ) -> None:
-    """Take the validation before the first step over from another run, or compute it and leave it to the others.
-
-    Args:
-        rows: the validation split, the longest micro-batch last.
-        longest: that micro-batch.
-        setup_sha256: hash of `untrained_setup`.
-    """
+    """Take the validation before the first step over from another run, or compute it and leave it to the others."""
     keeping = _KeepsLast(target_loss)
     if (found := _find(record.folder, setup_sha256)) is not None:
         run, row, score = found
@@ -83,7 +77,6 @@ def score_untrained(
 
 
 def _find(folder: Path, setup_sha256: str) -> tuple[str, ValidationRow, UntrainedScore] | None:
-    """Return the first run next to this one that computed the loss with this setup, and its row. None if none did."""
     for path in sorted(folder.parent.glob(f"*/{METRICS}")):
         if path.parent.name == folder.name:
             continue
@@ -111,8 +104,6 @@ def _sha256(identity: list[object]) -> str:
 
 
 class _KeepsLast:
-    """Loss function that keeps the losses of the last micro-batch."""
-
     def __init__(self, target_loss: LossFunction) -> None:
         self.model, self.pixels = target_loss.model, target_loss.pixels
         self._target_loss = target_loss

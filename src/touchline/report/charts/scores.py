@@ -241,7 +241,6 @@ def _names(shown: Sequence[str], field: str = "run") -> altair.Y:
 
 
 def _plain(x: altair.X, field: str) -> altair.X:
-    """Return the same axis for another field."""
     other = x.copy()
     other.shorthand = f"{field}:Q"
     return other
@@ -292,7 +291,6 @@ def _suffix(report: Report, analysis: Analysis) -> str:
 
 
 def _title(report: Report, analysis: Analysis, title: str) -> str:
-    """Return the title, with the task's name for further tasks."""
     return title if not _suffix(report, analysis) else f"{title}: {analysis.task}, {analysis.score}"
 
 

@@ -105,7 +105,6 @@ def _point(run: RunResult, inks: Mapping[str, SeriesColor], point: LossPoint) ->
 
 
 def _broken(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[LossPoint]) -> Row | None:
-    """Return the last finite value before the first non-finite loss."""
     place = next((index for index, point in enumerate(points) if not math.isfinite(point.loss)), None)
     if place is None:
         return None
@@ -354,7 +353,6 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
 
 
 def _rows(report: Report, inks: Mapping[str, SeriesColor]) -> list[Row]:
-    """Return the rows to draw. With many runs, these are the runs with the largest errors."""
     rows = [row for estimate in report.estimates if (row := _row(estimate, inks)) is not None]
     off: dict[object, float] = {}
     for row in rows:

@@ -35,7 +35,6 @@ class Drawn:
     """Result of drawing."""
 
     pictures: dict[str, bytes] = field(default_factory=dict)
-    """PNG of each figure, by name."""
     script: str | None = None
     """Program that draws in a browser; None if it was not requested or not made."""
     fault: str = ""
@@ -43,13 +42,7 @@ class Drawn:
 
 
 def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: float = SILENCE_SECONDS) -> Drawn:
-    """Draw figures.
-
-    Args:
-        specs: Vega-Lite spec of each figure, by name.
-        script: also return the program that draws in a browser.
-        silence_seconds: time without a finished figure after which the process is killed.
-    """
+    """Draw figures."""
     drawn = Drawn()
     if not specs and not script:
         return drawn
@@ -76,7 +69,6 @@ def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: 
 
 @contextlib.contextmanager
 def _started(command: list[str], request: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process. On exit, end it with all of its children."""
     process = subprocess.Popen(  # noqa: S603 (an argument list of our own words)
         command, stdin=request, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
     )
@@ -113,7 +105,6 @@ def _read(process: subprocess.Popen[bytes], drawn: Drawn, silence_seconds: float
 
 
 def _take(line: bytes, drawn: Drawn) -> None:
-    """Store a finished figure. Skip any other line, which a library may print."""
     with contextlib.suppress(ValueError):
         row = parse_json(line)
         if isinstance(row, dict) and isinstance(row.get("script"), str):
@@ -123,7 +114,6 @@ def _take(line: bytes, drawn: Drawn) -> None:
 
 
 def _ending(code: int | None, said: str) -> str:
-    """Return a description of how the process ended."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name

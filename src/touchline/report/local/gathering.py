@@ -71,7 +71,6 @@ def _removed(folder: ExperimentFolder) -> Iterator[Issue]:
 
 
 def _definition(folder: ExperimentFolder) -> str:
-    """Read experiment.yaml as text. Return an empty text if it cannot be read."""
     try:
         return definition_text(folder.yaml)
     except (OSError, TouchlineError):
@@ -90,7 +89,6 @@ def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) ->
 
 
 def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
-    """Yield the existing files that contain a run's numbers."""
     folder = root / run.name
     single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
     for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):
@@ -219,7 +217,6 @@ def _read(source: Path) -> ExperimentSummary:
 
 
 def _settings(plan: Plan, run: PlannedRun, folder: ExperimentFolder) -> dict[str, str]:
-    """Return the planned settings with the values that the last attempt found at its start."""
     found = planned_settings(plan, run)
     for row in read_metrics(folder.run(run.name) / "metrics.jsonl").attempts[-1:]:
         found |= {DEVICE: row.device, "train.base_dtype": row.base_dtype, "optimizer as run": row.optimizer}

@@ -150,7 +150,6 @@ def publish_run(
 def _checkpoint(
     folder: ExperimentFolder, run: PlannedRun, wanted: str | None, cut_after_step: int | None
 ) -> tuple[str, ExportMarker]:
-    """Return the name and the marker of the checkpoint to publish."""
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
@@ -183,12 +182,10 @@ def _notes(card: CardInputs) -> Iterator[str]:
 
 
 def _names(marker: ExportMarker) -> list[str]:
-    """Return the files that are published: those of the checkpoint, without what only a next stage needs."""
     return sorted(name for name in marker.files if name != STAGE_FILE and PurePath(name).name == name)
 
 
 def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
-    """Return the text files of a checkpoint by name, with the base model's id in place of its folder."""
     found: dict[str, str] = {}
     for name in (name for name in _names(marker) if not name.endswith(WEIGHTS)):
         with suppress(UnicodeDecodeError):
@@ -223,7 +220,6 @@ def _write(target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[
 
 
 def _hidden(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> dict[str, str]:
-    """Return folders and secrets that may not be published, each with what it is."""
     folders = [str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)]
     folders += [model.path for model in plan.models.values()]
     files = [PurePath(file.path) for info in plan.datasets.values() for file in info.all_files]
@@ -236,11 +232,7 @@ def _hidden(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> dict[
 
 
 def _refuse_leaks(texts: Mapping[str, str], hidden: Mapping[str, str]) -> None:
-    """Refuse files that name this machine, its user or a secret, which is not repeated.
-
-    Raises:
-        PolicyError: with every file that does.
-    """
+    """Refuse files that name this machine, its user or a secret, which is not repeated."""
     names = {socket.gethostname(): "the name of this host"}
     with suppress(OSError, KeyError):
         names[getpass.getuser()] = "the name of this user"

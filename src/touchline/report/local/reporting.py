@@ -64,11 +64,8 @@ class ReportFiles:
     """Report and its files."""
 
     report: Report
-    """Content of the report."""
     markdown: Path
-    """Path of RESULTS.md."""
     page: Path
-    """Path of report.html."""
     note: str
     """Reason why RESULTS.md has no pictures; empty if it has."""
 
@@ -145,7 +142,6 @@ def write_report(
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:
-    """Raise PolicyError if touchline did not write the existing report."""
     if path.is_file() and _OURS not in read_text_bounded(path, _MARKDOWN_LIMIT_BYTES):
         raise PolicyError(
             f"{str(path)!r} is there and was not written by touchline",
@@ -155,29 +151,18 @@ def _refuse_foreign(path: Path, source: Path) -> None:
 
 
 def _script_cache(cache: Path | None) -> Path | None:
-    """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Drawing:
-    """State of a report's figures."""
-
     digests: dict[str, str] = field(default_factory=dict)
-    """Input hash of each picture under figures/, by name."""
     script: str | None = None
-    """Program that draws in a browser; None if it could not be made."""
     fault: str = ""
-    """Reason why figures are missing; empty if there are all of them."""
 
 
 def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache: Path | None) -> _Drawing:
-    """Draw changed figures in a process of its own, and delete those that are no longer in the report.
-
-    Args:
-        drawn: input hash of each existing picture, by name.
-        cache: cache file of the program that draws in a browser; None: not cached.
-    """
+    """Draw changed figures in a process of its own, and delete those that are no longer in the report."""
     from touchline.report.local.draw_process import draw
 
     digests = {
@@ -221,7 +206,6 @@ def _read_drawn(path: Path) -> dict[str, str]:
 
 
 def _write_samples(target: Path, report: Report) -> None:
-    """Write every answer as one row. Write no file if nothing was evaluated."""
     if any(run.evaluations or run.other_evaluations for run in report.runs):
         write_lines(sample_rows(report), target / SAMPLES)
 

@@ -52,12 +52,7 @@ _RUNS = 50
 
 
 def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") -> str:
-    """Return the text of RESULTS.md. The same report gives the same text.
-
-    Args:
-        charts: the pictures under figures/; empty if they could not be drawn.
-        note: reason why there are no pictures; empty if there are.
-    """
+    """Return the text of RESULTS.md. The same report gives the same text."""
     parts = [
         f"# {escape(report.experiment)}\n",
         "  \n".join(_head(report)) + "\n",
@@ -77,7 +72,6 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
 
 
 def _overview(report: Report) -> Iterator[str]:
-    """Yield scores by condition, by test set, and those of a classification."""
     yield from _tables(conditions_table(report, most=_CONDITIONS), _test_sets(report), *_labels(report))
     if not report.runs:
         yield "No run was found.\n"
@@ -90,7 +84,6 @@ def _tables(*tables: Table | None) -> Iterator[str]:
 
 
 def _first(table: Table | None, most: int) -> Table | None:
-    """Return the first rows, and a note of where the others are."""
     if table is None or len(table.rows) <= most:
         return table
     rest = f"{plural(len(table.rows) - most, 'other row')} in report.html."
@@ -132,13 +125,11 @@ def _status(report: Report) -> str:
 
 
 def _test_sets(report: Report) -> Table | None:
-    """Return the means on every test set, if there are several."""
     several = report.test_sets is not None and len(report.test_sets.test_sets) > 1
     return _first(matrix_table(report.test_sets), _CLAIMS) if several and report.test_sets is not None else None
 
 
 def _labels(report: Report) -> Iterator[Table | None]:
-    """Return accuracy, majority baseline and macro F1 of a classification."""
     yield from (_first(table, _ROWS) for table in label_tables(report.runs, 0))
 
 
@@ -151,7 +142,6 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _issues(report: Report) -> Iterator[str]:
-    """Yield errors and warnings, one line per kind, notes on the whole experiment, and the titles of the others."""
     yield "## Issues and notes\n"
     kinds: dict[tuple[Severity, str], list[Issue]] = {}
     for issue in report.issues:
@@ -173,7 +163,6 @@ def _issues(report: Report) -> Iterator[str]:
 
 
 def _issue(weight: Severity, title: str, found: Sequence[Issue]) -> str:
-    """Return the kind of an issue, its subjects, the text of the first, and its file."""
     names = [code(name) for name in dict.fromkeys(each.subject for each in found) if name != EXPERIMENT]
     who = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
     place = "" if found[0].where is None else f" ({_place(found[0].where)})"
@@ -188,7 +177,6 @@ def _place(where: str) -> str:
 
 
 def _next_step(report: Report) -> Iterator[str]:
-    """Yield the most useful next step with its command, and the titles of the others."""
     yield "## Next steps\n"
     if not report.next_steps:
         is_open = any(claim.needed for claim in report.claims)
@@ -238,7 +226,6 @@ def _predictions(report: Report) -> str:
 
 
 def _settings(report: Report) -> Iterator[str]:
-    """Yield the settings that were given, decided or logged, and the number of defaults."""
     if not report.settings:
         return
     yield "## Settings\n"
@@ -272,7 +259,6 @@ def _storage(report: Report) -> str:
 
 
 def _folded(report: Report) -> Iterator[str]:
-    """Yield runs, strategy, checkpoints, sizes, data and commands, which GitHub folds."""
     yield "<details>\n<summary>Runs, storage, data, commands</summary>\n"
     yield from _tables(runs_in_numbers(report, _RUNS))
     if (strategy := report.strategy_section()) is not None:
@@ -311,12 +297,7 @@ def link(path: str) -> str:
 
 
 def rebased(text: str, base: str) -> str:
-    """Return the text with its links to the experiment's files adjusted to another folder.
-
-    Args:
-        text: a report; links to files next to it are unchanged.
-        base: the experiment's folder as seen from the report's.
-    """
+    """Return the text with its links to the experiment's files adjusted to another folder."""
     return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
 
 

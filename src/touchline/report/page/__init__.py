@@ -62,13 +62,7 @@ def report_html(
     figures_off: str = "",
     base: str | None = ".",
 ) -> str:
-    """Return the page. The same report gives the same text.
-
-    Args:
-        script: `report.page.scripts.figure_script()`; None without charts, or if figures are off.
-        figures_off: reason why there are no figures; empty if there are.
-        base: relative path from the page's folder to the experiment's, for links to files; None: no links.
-    """
+    """Return the page. The same report gives the same text."""
     drawn = bool(charts) and not figures_off
     given = inks(report)
     own_inks = used({**given, "": CONTROL})
@@ -108,7 +102,6 @@ def report_html(
 
 
 def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[dict[str, object]]:
-    """Return the sections that are closed when the page is loaded, each with its content in one line."""
     scores, checkpoints, storage = scores_section(report), checkpoint_section(report), storage_section(report)
     labels = label_tables([run for run in _best_first(report) if run.labels is not None], _LABELED_RUNS)
     others = [table for table in scores.tables if table.title not in {each.title for each in labels}]
@@ -167,7 +160,6 @@ def _valid(report: Report) -> str:
 
 
 def _packed(report: Report) -> str:
-    """Return `no`, or each way with its number of runs."""
     ways = Counter(row.packed for row in report.packing)
     if len(ways) > 1:
         return ", ".join(f"{way} ({number:,})" for way, number in ways.items())
@@ -181,7 +173,6 @@ def _memory(report: Report) -> str:
 
 
 def _best_first(report: Report) -> list[RunResult]:
-    """Return the runs, the one with the highest score first, then its control."""
     values = {score.run: score.value for score in report.analyses[0].scores} if report.analyses else {}
     control = {facts.run: facts.control for facts in report.facts}
     best = max((run.name for run in report.runs if is_asked_about(run)), key=lambda n: values.get(n, -inf), default="")
@@ -219,12 +210,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _address(path: str) -> str:
-    """Return a path as part of a link, with any characters escaped."""
     return do_urlencode(valid_utf8(path))
 
 
 def _source(name: str) -> str:
-    """Return the text of a stylesheet or script of touchline."""
     environment = _environment()
     if environment.loader is None:
         raise AssertionError("the environment has a loader")
@@ -271,9 +260,7 @@ class Card:
     """Figure at the top of the page."""
 
     value: str
-    """Value of the figure."""
     label: str
-    """Label of the figure."""
     kind: str = ""
     """`bad` or `warn` if it needs attention."""
 
@@ -315,7 +302,6 @@ def _answer_card(report: Report) -> list[Card]:
 
 
 def _score_card(report: Report, analysis: Analysis) -> list[Card]:
-    """Return the range of the scores with that of the controls. Equal scores are a tie."""
     asked = {run.name for run in report.runs if is_asked_about(run)}
     scale = scale_of(analysis)
     own = sorted(score.value for score in analysis.scores if score.run in asked)

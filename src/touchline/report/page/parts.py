@@ -33,15 +33,12 @@ class PageCell:
     sort: float | str | None = None
     """Sort key; the text if None."""
     title: str = ""
-    """Tooltip."""
     ink: int | None = None
     """Number of the color before the text; None for most cells."""
     kind: str = ""
-    """Class of the cell: a `Mark`, or the shade of its background."""
     note: int | None = None
     """Number of the note below the table that explains a missing value."""
     below: str = ""
-    """Second line, such as the interval of a figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +46,7 @@ class PageRow:
     """Row of a table."""
 
     cells: tuple[PageCell, ...]
-    """Cells in the order of the columns."""
     run: str | None = None
-    """Run of the row, which is highlighted throughout the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,25 +54,18 @@ class PageTable:
     """Table of the page."""
 
     title: str
-    """Heading; empty if the section's heading is enough."""
     columns: tuple[Column, ...]
     rows: tuple[PageRow, ...]
     notes: tuple[str, ...]
-    """Definitions and remarks."""
     reasons: tuple[str, ...]
     """Reasons for missing values, by number from 1."""
     more: int
-    """Number of omitted rows."""
     is_open: bool
-    """Whether the table is shown when the page is loaded."""
     is_shaded: bool
-    """Whether cells have a background."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Reasons:
-    """Reasons for a table's missing values, without duplicates."""
-
     found: list[str] = field(default_factory=list)
 
     def missing(self, reason: str) -> PageCell:
@@ -90,13 +78,7 @@ class _Reasons:
 def page_table(
     table: Table | None, colors: Mapping[str, SeriesColor] | None = None, limit: int | None = ROWS_LIMIT
 ) -> PageTable | None:
-    """Return a table of the report for the page.
-
-    Args:
-        table: the table; None if the report has none.
-        colors: color of each run.
-        limit: maximum number of rows; None: no limit.
-    """
+    """Return a table of the report for the page."""
     if table is None:
         return None
     reasons = _Reasons()
@@ -237,8 +219,6 @@ _RIGHT = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """Answer of a run to an item."""
-
     run: int
     text: str
     score: float
@@ -246,8 +226,6 @@ class _Answer:
 
 @dataclass(kw_only=True, slots=True)
 class _Item:
-    """Item with the answers of all runs that had it."""
-
     id: str
     target: str
     question: str = ""
@@ -298,7 +276,6 @@ def _record(report: Report, run: RunResult) -> EvaluationRecord | None:
 
 
 def _best(report: Report, names: Sequence[str]) -> int:
-    """Return the run that is shown first: the highest one that is not a control."""
     asked = {run.name for run in report.runs if is_asked_about(run)}
     scores = report.analyses[0].scores if report.analyses else ()
     known = [score for score in scores if score.run in names and score.run in asked]
@@ -345,7 +322,6 @@ def _evenness(item: _Item) -> float:
 
 
 def _within(items: Sequence[_Item], runs: int, budget: float) -> tuple[set[int], int]:
-    """Return the identities of the items that fit, and the number of the others."""
     kept: set[int] = set()
     for item in items:
         budget -= len(json.dumps(_packed(item, runs), ensure_ascii=False, separators=(",", ":")))

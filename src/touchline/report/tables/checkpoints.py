@@ -113,14 +113,11 @@ def checkpoint_verdict(report: Report) -> str:
 
 @dataclass(slots=True)
 class _Own:
-    """Checkpoints of one run that were found, and those that were not."""
-
     found: list[VerifiedCheckpoint] = field(default_factory=list)
     missing: list[MissingCheckpoint] = field(default_factory=list)
 
 
 def _by_run(report: Report) -> dict[str, _Own]:
-    """Return the checkpoints by run: the runs that train, and all others with a checkpoint."""
     own = {run.name: _Own() for run in report.runs if run.kind is RunKind.FINE_TUNED}
     for checkpoint in report.verification.checkpoints:
         own.setdefault(checkpoint.run, _Own()).found.append(checkpoint)
@@ -144,7 +141,6 @@ def _matrix(report: Report, names: Sequence[str]) -> Table | None:
 
 
 def _counts(report: Report) -> Table | None:
-    """Return a row per run if there are too many checkpoints for a column each."""
     rows = []
     for run, own in _by_run(report).items():
         valid = sum(each.sound for each in own.found)
@@ -216,7 +212,6 @@ def sizes_table(report: Report) -> Table | None:
 
 
 def _deletable(report: Report) -> Table | None:
-    """Return the files that are safe to delete."""
     found = report.verification.storage.deletable
     title = f"Safe to delete: {format_bytes(sum(each.size_bytes for each in found))}"
     columns = (_RUN, Column("path", code=True), Column("size", numeric=True), "reason")

@@ -173,7 +173,6 @@ def _settings(each: Condition, facts: Mapping[str, RunFacts]) -> str:
 
 
 def _status(each: Condition) -> Value:
-    """Return the status of a run, or how many runs of a condition are complete."""
     if len(each.runs) == 1:
         return status_cell(each.runs[0])
     done = sum(run.status.is_complete for run in each.runs)
@@ -260,7 +259,6 @@ def _match(each: Condition, scale: Scale) -> Value:
 
 
 def _other_task(analysis: Analysis) -> tuple[Column, Callable[[Condition], Value]]:
-    """Return the mean score of a further task."""
     scale, own = scale_of(analysis), {score.run: score.value for score in analysis.scores}
 
     def cell(each: Condition) -> Value:

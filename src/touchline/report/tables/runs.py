@@ -68,11 +68,7 @@ def is_silent(run: RunResult) -> bool:
 
 
 def losses_table(report: Report, most: int | None = None) -> Table | None:
-    """Return steps, losses and times of each condition: means over its seeds.
-
-    Args:
-        most: maximum number of conditions; None for all.
-    """
+    """Return steps, losses and times of each condition: means over its seeds."""
     shown, rest = shown_conditions(report, most)
     trained = {run.name for run, _ in trained_runs(report) if not is_silent(run)}
     hours = {facts.run: facts.device_hours for facts in report.facts}
@@ -127,11 +123,7 @@ def _lowest(each: Condition) -> Value:
 
 
 def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
-    """Return one row per run: score with several seeds, steps, losses, speed, memory, time and disk space.
-
-    Args:
-        most: maximum number of runs; None for all.
-    """
+    """Return one row per run: score with several seeds, steps, losses, speed, memory, time and disk space."""
     analysis = report.analyses[0] if report.analyses else None
     pooled = analysis is not None and any(len(each.runs) > 1 for each in conditions(report))
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
@@ -186,7 +178,6 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
 
 
 def _disk(disk: RunStorage) -> tuple[Value, ...]:
-    """Return the size of a run's folder, and of its checkpoints in two other forms."""
     others = (disk.full_model_bytes, disk.adapter_only_bytes)
     total = Cell(format_bytes(disk.total_bytes), disk.total_bytes)
     return total, *(value if isinstance(value, Quantity) else None for value in others)
@@ -199,7 +190,6 @@ def _shared(values: Iterable[Measured], attribute: str) -> str | None:
 
 
 def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
-    """Yield the definitions of the columns, as the figures themselves state them."""
     train = _methods([run.final_train_loss for run in runs])
     yield f"Losses are means over the label tokens, in nats. Train loss: {train or 'as logged'}."
     yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as logged'}."
@@ -215,7 +205,6 @@ def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[s
 
 
 def _methods(values: Sequence[Measured], most: int = 3) -> str:
-    """Return the methods of figures. With many, only the first few."""
     ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
     return "; ".join(ways[:most]) + (" ..." if len(ways) > most else "")
 
@@ -326,7 +315,6 @@ def _seed(run: RunResult, seeds: Mapping[str, int]) -> Value:
 
 
 def _phase(report: Report, run: RunResult) -> Value:
-    """Return the phase of a run, and whether explore chose it."""
     if run.phase is None or report.strategy is None:
         return None
     if run.name in (report.strategy.chosen or ()):
@@ -335,7 +323,6 @@ def _phase(report: Report, run: RunResult) -> Value:
 
 
 def _score(run: RunResult, score: RunScore | None, scale: Scale) -> Value:
-    """Return a run's score; of a cut run the reason why it has none."""
     return run.score if run.cut_after_step is not None and score is None else score_cell(score, scale)
 
 

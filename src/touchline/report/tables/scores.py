@@ -47,7 +47,6 @@ def scores_section(report: Report) -> Section:
 
 
 def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
-    """Return scores of every evaluated checkpoint, if a run has more than one."""
     several = [run for run in runs if len({record.checkpoint for record in run.evaluations}) > 1]
     names = list(dict.fromkeys(record.checkpoint for run in several for record in run.evaluations))
     rows = []
@@ -78,7 +77,6 @@ def _best_checkpoints(runs: Sequence[RunResult]) -> Iterator[str]:
 
 
 def _mean(record: EvaluationRecord) -> Value:
-    """Return the mean score."""
     scores = [sample.score for sample in record.samples]
     if not scores:
         return Missing(missing="no items")
@@ -91,7 +89,6 @@ def _score(record: EvaluationRecord) -> float:
 
 
 def _metrics(runs: Sequence[RunResult]) -> Table | None:
-    """Return the metrics that custom tasks declare, as computed by Inspect."""
     rows = [
         (
             run.name,
@@ -111,7 +108,6 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
 
 
 def _answers(shown: Sequence[AnswerCounts]) -> Table | None:
-    """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
     columns = (
@@ -187,7 +183,6 @@ def label_tables(runs: Sequence[RunResult], most: int) -> tuple[Table, ...]:
 
 
 def _by_label(run: str, found: LabelReport) -> Table | None:
-    """Return the scores of each label."""
     rows = [
         (each.label, each.items, each.predicted, each.right, *map(_share, (each.precision, each.recall, each.f1)))
         for each in found.labels

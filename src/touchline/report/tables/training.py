@@ -115,7 +115,6 @@ def _inside(row: EstimateRow, run: RunResult) -> Cell:
 
 
 def _packing(report: Report) -> Table | None:
-    """Return the packing of each run's examples, and advice for the next plan."""
     columns = (
         *(_RUN, Column("packed")),
         Column("density (examples per sequence)", numeric=True, form=".2f"),
@@ -139,7 +138,6 @@ def _is_counted(row: PackingRow) -> bool:
 
 
 def _attempts(report: Report) -> Table | None:
-    """Return the attempts of the runs that were not completed by their first."""
     return table_of(
         (_RUN, "attempt", "job", "state", "how it ended", Column("duration", numeric=True)),
         [
@@ -189,7 +187,6 @@ def agreement_table(runs: Sequence[RunResult]) -> Table | None:
 
 
 def _pairs(runs: Sequence[RunResult]) -> Iterator[tuple[RunResult, RunResult]]:
-    """Yield (run, run of the first trainer) with equal other levels and seed."""
     first: dict[object, RunResult] = {}
     for run in runs:
         levels = {level.factor: level.value for level in run.levels}
