@@ -72,10 +72,9 @@ def test_the_seeds_answer_for_the_setting(low: list[int], high: list[int], shown
     value = sum(high) / len(high) - sum(low) / len(low)
     assert isinstance(claim.estimate, Quantity)
     assert claim.estimate.value == pytest.approx(value / 100)
-    assert claim.verdict == {
-        Conclusion.HIGHER: "established: higher",
-        Conclusion.LOWER: "established: lower",
-    }.get(claim.shown, "not established" if value else "tie, not established")
+    assert claim.verdict == {Conclusion.HIGHER: "established: higher", Conclusion.LOWER: "established: lower"}.get(
+        claim.shown, "not established" if value else "tie, not established"
+    )
     assert bool(claim.needed) is (claim.shown not in ESTABLISHED)
     if "separate" in text:
         assert claim.needed == "a harder test"

@@ -43,10 +43,7 @@ def test_metrics_that_cannot_be_read_are_one_issue() -> None:
     run = made.run("1B_rank4", notes=(note,), steps_done=0, steps_planned=1500, train=gone, val=gone)
     report = build_report(made.gathered([run]))
     assert [(each.title, each.text) for each in report.issues if each.title != NO_EVALUATION] == [
-        (
-            "metrics cannot be read",
-            "Steps and losses are unknown: metrics.jsonl cannot be read (Is a directory).",
-        )
+        ("metrics cannot be read", "Steps and losses are unknown: metrics.jsonl cannot be read (Is a directory).")
     ]
 
 
@@ -119,11 +116,7 @@ def test_why_a_run_is_not_complete_is_said_once() -> None:
     run = made.run("1B_rank4", status=RunStatus.FAILED, outcome=TrainingOutcome.PARTIAL)
     for title in ("complete log, corrupt checkpoint", "training not complete"):
         told = Issue(
-            weight=Severity.ERROR,
-            subject="1B_rank4",
-            title=title,
-            text="Cut.",
-            role=IssueRole.EXPLAINS_NOT_DONE,
+            weight=Severity.ERROR, subject="1B_rank4", title=title, text="Cut.", role=IssueRole.EXPLAINS_NOT_DONE
         )
         report = build_report(made.gathered([run], issues=[told]))
         assert [each.title for each in report.issues if each.weight is Severity.ERROR] == [title]

@@ -150,10 +150,7 @@ def test_failed_runs_point_to_their_output() -> None:
 def test_a_rate_that_vanished_while_the_loss_still_fell_asks_for_another_schedule() -> None:
     points = made.points((0, 2.0), (500, 0.5), (1000, 0.4), (1500, 0.3))
     for last, asks in ((1e-6, True), (5e-4, False)):
-        curves = StepCurves(
-            steps=(1, 2, 3),
-            learning_rate=(1e-4, 1e-3, last),
-        )
+        curves = StepCurves(steps=(1, 2, 3), learning_rate=(1e-4, 1e-3, last))
         gathered = made.gathered([made.run("a", validation_losses=points, curves=curves)])
         assert "Train for longer" in titles(gathered)
         assert ("Try another learning rate schedule" in titles(gathered)) is asks

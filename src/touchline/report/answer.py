@@ -12,14 +12,7 @@ from touchline.core.status import TrainingOutcome
 from touchline.core.text import capital, join_names
 from touchline.core.units import between, plural
 from touchline.experiment.runs import ControlKind
-from touchline.report.claims import (
-    CONTROL,
-    SAME,
-    ceiling,
-    family_of,
-    interaction_words,
-    pair_words,
-)
+from touchline.report.claims import CONTROL, SAME, ceiling, family_of, interaction_words, pair_words
 from touchline.report.facts import is_asked_about, p_text, scale_of, scale_or_share
 from touchline.report.remarks import ties
 from touchline.report.report import Answer, Claim
@@ -38,10 +31,7 @@ _ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all
 
 
 def answer(
-    gathered: ReportInputs,
-    analyses: Sequence[Analysis],
-    claims: Sequence[Claim],
-    decided: Answer | None = None,
+    gathered: ReportInputs, analyses: Sequence[Analysis], claims: Sequence[Claim], decided: Answer | None = None
 ) -> Answer:
     """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls.
 

@@ -29,14 +29,7 @@ from touchline.report.remarks import ALPHA, ties
 from touchline.report.report import Claim, Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import (
-    Analysis,
-    Comparison,
-    Conclusion,
-    Contrast,
-    FactorEffect,
-    Interaction,
-)
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect, Interaction
 from touchline.statistics.own_score import FEWEST_UNITS, LEVEL
 
 CONTROL = "control"

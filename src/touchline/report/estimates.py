@@ -22,11 +22,7 @@ TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "eval
 GAIN = "gain"
 
 
-def estimate_rows(
-    plan: Plan | None,
-    runs: Sequence[RunResult],
-    verification: Verification,
-) -> tuple[EstimateRow, ...]:
+def estimate_rows(plan: Plan | None, runs: Sequence[RunResult], verification: Verification) -> tuple[EstimateRow, ...]:
     """Return every figure that the plan or a measurement has, by run."""
     if plan is None:
         return ()

@@ -52,6 +52,12 @@ _WARNINGS = {
 """Titles of issues from notes that are warnings."""
 
 
+def _issue(
+    weight: Severity, subject: str, title: str, text: str, role: IssueRole | None = None, where: str | None = None
+) -> Issue:
+    return Issue(weight=weight, subject=subject, title=title, text=text, role=role, where=where)
+
+
 def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
     """Return all issues, the most severe first, then in the order of the runs."""
     computed = [
@@ -87,31 +93,31 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             for point in (*run.train_losses, *run.validation_losses)
             if point.loss != point.loss or abs(point.loss) == float("inf")
         )
-        yield Issue(
-            weight=Severity.ERROR,
-            subject=run.name,
-            title="losses that are not numbers",
-            text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
+        yield _issue(
+            Severity.ERROR,
+            run.name,
+            "losses that are not numbers",
+            f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
             f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
         )
     waited = finite(run.data_wait)
     if isinstance(waited, Quantity) and waited.value > _WAITING_PERCENT:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="training waited for images",
-            text=f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
+        yield _issue(
+            Severity.WARNING,
+            run.name,
+            "training waited for images",
+            f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
         )
 
 
 def _of_prompts(run: RunResult) -> Iterator[Issue]:
     for record in (*run.evaluations[-1:], *run.other_evaluations):
         if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
-            yield Issue(
-                weight=Severity.WARNING if record in run.evaluations else Severity.INFO,
-                subject=run.name,
-                title="a task asks otherwise than training",
-                text=f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
+            yield _issue(
+                Severity.WARNING if record in run.evaluations else Severity.INFO,
+                run.name,
+                "a task asks otherwise than training",
+                f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
             )
 
 
@@ -124,11 +130,11 @@ def _of_form(run: RunResult) -> Iterator[Issue]:
     longest = max((len(sample.target.strip()) for sample in samples), default=0)
     other = [sample for sample in samples if len(sample.output.strip()) > 2 * longest and not sample.score]
     if longest and 2 * len(other) > len(samples):
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title="answers of another form",
-            text=f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
+        yield _issue(
+            Severity.INFO,
+            run.name,
+            "answers of another form",
+            f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
             "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two.",
         )
 
@@ -137,11 +143,11 @@ def _measured(run: RunResult) -> Iterator[Issue]:
     if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="fewer steps on record than planned",
-            text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
+        yield _issue(
+            Severity.WARNING,
+            run.name,
+            "fewer steps on record than planned",
+            f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
             "that it is complete.",
         )
     lacking: dict[str, list[str]] = {}
@@ -150,17 +156,17 @@ def _measured(run: RunResult) -> Iterator[Issue]:
             lacking.setdefault(value.missing, []).append(what)
     for why, names in lacking.items():
         title = f"no {' or '.join(names)} loss"
-        yield Issue(weight=Severity.INFO, subject=run.name, title=title, text=f"{capital(why)}.")
+        yield _issue(Severity.INFO, run.name, title, f"{capital(why)}.")
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
     """Yield the status of the run, unless it is simply complete. A cut run has ended as decided."""
     if run.cut_after_step is not None:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title=CUT,
-            text=f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
+        yield _issue(
+            Severity.INFO,
+            run.name,
+            CUT,
+            f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
             "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it.",
         )
         return
@@ -169,46 +175,46 @@ def _standing(run: RunResult) -> Iterator[Issue]:
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
     is_control = run.kind is RunKind.CONTROL
     if is_failed_exit(run) and run.job_state is not None:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title=FAILED_EXIT,
-            text=f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
+        yield _issue(
+            Severity.INFO,
+            run.name,
+            FAILED_EXIT,
+            f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
             "its scores count. The exit code is reported, not believed.",
         )
     if run.job_state is JobState.UNKNOWN and run.outcome is not TrainingOutcome.COMPLETE:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="job state unknown",
-            text="Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that.",
+        yield _issue(
+            Severity.WARNING,
+            run.name,
+            "job state unknown",
+            "Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that.",
         )
     match run.status:
         case RunStatus.FAILED:
             what = "evaluation" if is_control else "training"
             text = f"The {what} failed{steps}.{how} It has no result."
             role = None if is_control else IssueRole.NOT_DONE
-            yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
+            yield _issue(Severity.ERROR, run.name, f"{what} failed", text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
             text = (
                 "Every step is done and its job ended well, but its last checkpoint is no longer valid. The training "
                 "does not count as complete. `touchline resume` continues from the last valid state."
             )
             title = "last checkpoint lost"
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield _issue(Severity.WARNING, run.name, title, text, role=IssueRole.NOT_DONE)
         case RunStatus.INTERRUPTED:
             text = f"It was interrupted{steps}.{how} `touchline resume` continues from the saved state."
             title = "interrupted"
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield _issue(Severity.WARNING, run.name, title, text, role=IssueRole.NOT_DONE)
         case RunStatus.TRAINED:
             text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
             title, role = NO_EVALUATION, IssueRole.NO_SCORE
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=role)
+            yield _issue(Severity.WARNING, run.name, title, text, role=role)
         case status if status in _UNDER_WAY:
             begun = run.status not in (RunStatus.PLANNED, RunStatus.PREPARED)
             how = f"is {_UNDER_WAY[status]}{steps}" if begun else "has not been started"
             text = f"The run {how}; it has no result yet."
-            yield Issue(weight=Severity.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
+            yield _issue(Severity.INFO, run.name, _UNDER_WAY[status], text)
         case _:
             pass
 
@@ -241,11 +247,11 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
     if run.cut_after_step is not None:
         after = "It reached the point where it was cut all the same."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
-    yield Issue(
-        weight=Severity.INFO if went_on else Severity.WARNING,
-        subject=run.name,
-        title=title,
-        text=f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
+    yield _issue(
+        Severity.INFO if went_on else Severity.WARNING,
+        run.name,
+        title,
+        f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
     )
 
 
@@ -262,11 +268,8 @@ def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
             key = (refusal.run, refusal.other, refusal.reason.rstrip("."))
             tasks.setdefault(key, []).append(f"{analysis.task}, {analysis.score}")
     for (run, other, reason), where in tasks.items():
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run,
-            title=f"not compared with {other}",
-            text=f"{'; '.join(dict.fromkeys(where))}: {reason}.",
+        yield _issue(
+            Severity.WARNING, run, f"not compared with {other}", f"{'; '.join(dict.fromkeys(where))}: {reason}."
         )
 
 
@@ -286,7 +289,7 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
                     f"{answer.task}, {answer.checkpoint}: {share}"
                 )
     for (run, title, meaning), where in found.items():
-        yield Issue(weight=Severity.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
+        yield _issue(Severity.WARNING, run, title, f"{'; '.join(where)}. {meaning}")
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:
@@ -296,47 +299,47 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
         if not revision.runs:
             # Only the predictions differ, as after every finished run.
             continue
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title=f"plan revised on {revision.date}",
-            text=f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
+        yield _issue(
+            Severity.INFO,
+            EXPERIMENT,
+            f"plan revised on {revision.date}",
+            f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
             where="plan.json",
         )
     for run in plan.runs:
         if run.accepted:
             settings = ", ".join(f"{key}: {value}" for key, value in run.accepted.items())
-            yield Issue(
-                weight=Severity.INFO,
-                subject=run.name,
-                title="settings edited by hand",
-                text=f"Accepted as edited, and so no longer those of the design: {settings}.",
+            yield _issue(
+                Severity.INFO,
+                run.name,
+                "settings edited by hand",
+                f"Accepted as edited, and so no longer those of the design: {settings}.",
                 where=f"{run.name}/setup_finetune.yaml",
             )
     if plan.overrides:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title="overrides in force",
-            text=f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}.",
+        yield _issue(
+            Severity.INFO,
+            EXPERIMENT,
+            "overrides in force",
+            f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}.",
             where="plan.json",
         )
     quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
     scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
     for quantization in scored:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title=f"all scores on the {quantization} base",
-            text=f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
+        yield _issue(
+            Severity.INFO,
+            EXPERIMENT,
+            f"all scores on the {quantization} base",
+            f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
             where="plan.json",
         )
     if quantized and not scored:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title="quantized runs evaluated on the base in its own dtype",
-            text=f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
+        yield _issue(
+            Severity.INFO,
+            EXPERIMENT,
+            "quantized runs evaluated on the base in its own dtype",
+            f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
             where="plan.json",
         )
 
@@ -346,11 +349,11 @@ def _notes(run: RunResult) -> Iterator[Issue]:
         if note.code in _REPORTED_ELSEWHERE or (run.attempt_list and note.code in _REPORTED_BY_ATTEMPTS):
             continue
         title = _WARNINGS.get(note.code)
-        yield Issue(
-            weight=Severity.INFO if title is None else Severity.WARNING,
-            subject=run.name,
-            title=title or NOTE,
-            text=f"{capital(str(note).rstrip('.'))}.",
+        yield _issue(
+            Severity.INFO if title is None else Severity.WARNING,
+            run.name,
+            title or NOTE,
+            f"{capital(str(note).rstrip('.'))}.",
             role=IssueRole.EXPLAINS_NO_SCORE if note.code is NoteCode.EVALUATIONS_LEFT_OUT else None,
         )
 
@@ -377,32 +380,32 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             copies = {fault.file for fault in faults} <= set(checkpoint.damaged_copies)
             what = "has a damaged copy of" if copies else "lacks a valid file next to"
             again = f"the checkpoint can be used again with that file{_from_another(checkpoint, verification)}"
-            yield Issue(
-                weight=Severity.WARNING,
-                subject=checkpoint.run,
-                title=f"checkpoint {checkpoint.name} {what} its weights",
-                text=f"{shown}{more}. Its weights are valid: the training counts, and "
+            yield _issue(
+                Severity.WARNING,
+                checkpoint.run,
+                f"checkpoint {checkpoint.name} {what} its weights",
+                f"{shown}{more}. Its weights are valid: the training counts, and "
                 f"{'its safetensors files are whole' if copies else again}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",
             )
             continue
         scored = " Its score on record is of the weights as they were saved." if _is_scored(checkpoint, runs) else ""
-        yield Issue(
-            weight=Severity.ERROR,
-            subject=checkpoint.run,
-            title=f"checkpoint {checkpoint.name} is corrupt",
-            text=f"{shown}{more}. It does not count as it is.{scored}",
+        yield _issue(
+            Severity.ERROR,
+            checkpoint.run,
+            f"checkpoint {checkpoint.name} is corrupt",
+            f"{shown}{more}. It does not count as it is.{scored}",
             where=f"{checkpoint.run}/{checkpoint.name}",
         )
     for missing in verification.missing:
         if missing.expected:
             continue
         done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
-        yield Issue(
-            weight=Severity.ERROR if done else Severity.WARNING,
-            subject=missing.run,
-            title=f"checkpoint {missing.name} is missing",
-            text=f"{capital(missing.reason)}.",
+        yield _issue(
+            Severity.ERROR if done else Severity.WARNING,
+            missing.run,
+            f"checkpoint {missing.name} is missing",
+            f"{capital(missing.reason)}.",
         )
 
 

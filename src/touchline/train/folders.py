@@ -285,10 +285,7 @@ def write_completion(
         adapter_sha256=exports[-1][1].adapter_sha256,
         kept=tuple(
             RetainedCheckpoint(
-                name=path.name,
-                step=each.step,
-                adapter_sha256=each.adapter_sha256,
-                validation_loss=each.validation_loss,
+                name=path.name, step=each.step, adapter_sha256=each.adapter_sha256, validation_loss=each.validation_loss
             )
             for path, each in exports
         ),

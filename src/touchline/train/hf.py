@@ -341,11 +341,7 @@ def _append_blank(trainer: Any) -> None:
 def _rate_of(config: RunConfig) -> Callable[[int], float]:
     train, steps = config.train, config.batches.steps
     return lambda step: learning_rate(
-        min(step, steps - 1),
-        steps=steps,
-        peak=1.0,
-        warmup=train.warmup(steps),
-        schedule=train.schedule,
+        min(step, steps - 1), steps=steps, peak=1.0, warmup=train.warmup(steps), schedule=train.schedule
     )
 
 

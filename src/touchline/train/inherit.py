@@ -86,12 +86,7 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     if parent.config.continue_ == "adapter":
         before = _before(everything, own) if staged else {}
         return Inheritance(
-            merged=before,
-            targets=targets,
-            own=own,
-            taken=own,
-            adapter_sha256=digest,
-            parent_parameters=parameters,
+            merged=before, targets=targets, own=own, taken=own, adapter_sha256=digest, parent_parameters=parameters
         )
     merged = {
         layer: Factors(a=a.float(), b=scale_of(settings, layer) * b.float())

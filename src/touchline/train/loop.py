@@ -51,12 +51,7 @@ class Training:
     """Attempt at a training."""
 
     def __init__(
-        self,
-        session: Session,
-        record: TrainingRecord,
-        stop: Stop,
-        group: Processes,
-        pause_after: int | None = None,
+        self, session: Session, record: TrainingRecord, stop: Stop, group: Processes, pause_after: int | None = None
     ) -> None:
         self._session = session
         self._config = session.inputs.config

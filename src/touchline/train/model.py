@@ -31,13 +31,7 @@ from touchline.data.worker import keep_trainable_layout, require_bitsandbytes
 from touchline.experiment.defaults import VISION_TOWERS
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.quantization import bitsandbytes_settings
-from touchline.train.folders import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_FILE,
-    GENERATION_CONFIG_FILE,
-    STAGE_FILE,
-    write_bytes,
-)
+from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, GENERATION_CONFIG_FILE, STAGE_FILE, write_bytes
 from touchline.train.inherit import CHANGES_BASE, Inheritance, adapter_tensors, combine, combined_settings, scale_of
 from touchline.train.machine import Machine, torch_dtype
 

@@ -16,30 +16,10 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
 from touchline.data.machine import load_1min
-from touchline.history.probe import (
-    STEPS,
-    ProbeAnswer,
-    ProbeMachine,
-    ProbeMemory,
-    ProbeOutcome,
-    ProbeRequest,
-    ProbeWork,
-)
+from touchline.history.probe import STEPS, ProbeAnswer, ProbeMachine, ProbeMemory, ProbeOutcome, ProbeRequest, ProbeWork
 from touchline.train.attempt import LOG
-from touchline.train.machine import (
-    Machine,
-    MemorySampler,
-    Stopwatch,
-    library_versions,
-    select_device,
-)
-from touchline.train.model import (
-    attention_for,
-    base_of,
-    load_base,
-    to_trained,
-    trainable,
-)
+from touchline.train.machine import Machine, MemorySampler, Stopwatch, library_versions, select_device
+from touchline.train.model import attention_for, base_of, load_base, to_trained, trainable
 from touchline.train.optimizers import OPTIMIZER_NAMES, compile_layers, compile_shapes, optimizer_for, require_compiler
 from touchline.train.target_loss import TargetLoss, add_gradient
 

@@ -28,13 +28,7 @@ from touchline.data.metrics import (
 from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.experiment.training import accumulation_steps
 from touchline.train.attempt import LOG, ConsoleProgress, MetricsLog, Stop
-from touchline.train.folders import (
-    FINAL_LOSS_STEPS,
-    drop_old_exports,
-    save_resume,
-    write_checkpoint,
-    write_completion,
-)
+from touchline.train.folders import FINAL_LOSS_STEPS, drop_old_exports, save_resume, write_checkpoint, write_completion
 from touchline.train.inputs import Inputs, items_sha256
 from touchline.train.parent import Lineage
 

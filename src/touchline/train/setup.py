@@ -280,13 +280,7 @@ def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None
         state = None if saved is None else saved[1]
         sessions.append(
             replace(
-                first,
-                inputs=inputs,
-                parameters=parameters,
-                optimizer=optimizer,
-                setup=setup,
-                state=state,
-                adapter=name,
+                first, inputs=inputs, parameters=parameters, optimizer=optimizer, setup=setup, state=state, adapter=name
             )
         )
     assert isinstance(first.target_loss, TargetLoss)

@@ -150,11 +150,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
     )
     return finished(
         altair.layer(
-            zero,
-            intervals,
-            hollow.encode(x=x, color=hues),
-            filled.encode(x=x, color=hues, shape=_shapes(inks)),
-            flips,
+            zero, intervals, hollow.encode(x=x, color=hues), filled.encode(x=x, color=hues, shape=_shapes(inks)), flips
         ),
         {"differences": rows, "zero": [{"zero": 0}]},
         name=f"differences{_suffix(report, analysis)}",

@@ -80,13 +80,7 @@ def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | 
         rows["cut"] = ends
         caption += CUT_NOTE
     return finished(
-        figure,
-        rows,
-        name="validation_loss",
-        section=SECTION,
-        title="Validation loss",
-        caption=caption,
-        height=280,
+        figure, rows, name="validation_loss", section=SECTION, title="Validation loss", caption=caption, height=280
     )
 
 
@@ -113,13 +107,7 @@ def _broken(run: RunResult, inks: Mapping[str, SeriesColor], points: Sequence[Lo
 
 
 def lines(
-    name: str,
-    y: altair.Y,
-    inks: Mapping[str, SeriesColor],
-    *,
-    width: float,
-    shown: float,
-    points: bool = False,
+    name: str, y: altair.Y, inks: Mapping[str, SeriesColor], *, width: float, shown: float, points: bool = False
 ) -> altair.Chart:
     """Draw the curves of the rows called `name`, one line per run."""
     chart: altair.Chart = (

@@ -18,13 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from touchline.core.errors import InputError, PolicyError, quoted
-from touchline.core.files import (
-    disk_errors,
-    read_bytes,
-    read_json_object,
-    remove_temporaries,
-    write_atomic,
-)
+from touchline.core.files import disk_errors, read_bytes, read_json_object, remove_temporaries, write_atomic
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_export_marker, read_training_marker, training_complete
 from touchline.data.metrics import ExportMarker

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import PolicyError, TouchlineError, quoted
-from touchline.core.files import (
-    disk_errors,
-    read_bytes,
-    read_text_bounded,
-    write_atomic,
-    write_if_changed,
-)
+from touchline.core.files import disk_errors, read_bytes, read_text_bounded, write_atomic, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.report.local.gathering import collect_report_inputs
 from touchline.report.report import Report

@@ -55,12 +55,7 @@ _MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss",
 
 
 def report_html(
-    report: Report,
-    charts: Sequence[Chart],
-    *,
-    script: str | None = None,
-    figures_off: str = "",
-    base: str | None = ".",
+    report: Report, charts: Sequence[Chart], *, script: str | None = None, figures_off: str = "", base: str | None = "."
 ) -> str:
     """Return the page. The same report gives the same text."""
     drawn = bool(charts) and not figures_off

@@ -61,9 +61,7 @@ def storage_section(report: Report) -> Section:
     if not storage.runs and not storage.adapters and not storage.bases:
         return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",))
     return Section(
-        title="Storage",
-        paragraphs=(storage_totals(report),),
-        tables=present(sizes_table(report), _deletable(report)),
+        title="Storage", paragraphs=(storage_totals(report),), tables=present(sizes_table(report), _deletable(report))
     )
 
 
