@@ -55,7 +55,9 @@ def answer(
         )
     main = analyses[0]
     question = "" if gathered.plan is None else gathered.plan.question
-    effects, full = _asked_first(main.effects, question), ceiling(main, runs)
+    # Base models come last, since a larger one is seldom the question.
+    effects = sorted(main.effects, key=lambda effect: (not _is_named(effect, question), effect.factor == "models"))
+    full = ceiling(main, runs)
     control = [text for text in (control_line(main, runs),) if text]
     by_factor = [_numbers(effect, claims) for effect in effects]
     limits = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects)]
@@ -81,11 +83,6 @@ def answer(
         details = [*span, *(text for text in details if text not in control)]
     details = [text for text in dict.fromkeys(details) if text]
     return Answer(topic=made.topic, text=made.text, details=tuple(details[:_DETAILS]), shown=made.shown)
-
-
-def _asked_first(effects: Sequence[FactorEffect], question: str) -> list[FactorEffect]:
-    """Sort the factors that the question names first; base models last, since a larger one is seldom the question."""
-    return sorted(effects, key=lambda effect: (not _is_named(effect, question), effect.factor == "models"))
 
 
 def _is_named(effect: FactorEffect, question: str) -> bool:

@@ -67,7 +67,9 @@ def build_report(gathered: ReportInputs) -> Report:
         if not isinstance(strategy.without_stopping, Missing):
             planned_hours = strategy.without_stopping
         is_local = plan is None or plan.compute.executor == "local"
-        actions = list(strategy.next_actions(_left(gathered), device, is_local=is_local))
+        working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
+        left = [run.name for run in runs if run.name in working and not is_complete(run, planned=True)]
+        actions = list(strategy.next_actions(left, device, is_local=is_local))
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -107,11 +109,6 @@ def build_report(gathered: ReportInputs) -> Report:
         test_sets=set_matrix(gathered.runs),
         provenance=tuple(_provenance(gathered)),
     )
-
-
-def _left(gathered: ReportInputs) -> list[str]:
-    working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
-    return [run.name for run in gathered.runs if run.name in working and not is_complete(run, planned=True)]
 
 
 def _design(gathered: ReportInputs) -> str:
@@ -190,12 +187,9 @@ def report_settings(gathered: ReportInputs) -> tuple[RunSetting, ...]:
     """Return the settings of every run, as planned or as logged."""
     if gathered.plan is not None:
         return collect_settings(gathered.plan)
-    return setting_rows({run.name: dict(_logged(run)) for run in gathered.runs}, _is_logged)
-
-
-def _is_logged(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
-    del key, values
-    return Origin.LOGGED, None
+    return setting_rows(
+        {run.name: dict(_logged(run)) for run in gathered.runs}, lambda key, values: (Origin.LOGGED, None)
+    )
 
 
 def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:

@@ -173,7 +173,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
     steps = _steps(run)
     last = run.attempt_list[-1] if run.attempt_list else None
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
-    is_control = run.kind is RunKind.CONTROL
+    is_control, ended_well = run.kind is RunKind.CONTROL, last is not None and last.state is JobState.COMPLETED
     if is_failed_exit(run) and run.job_state is not None:
         yield _issue(
             Severity.INFO,
@@ -195,7 +195,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             text = f"The {what} failed{steps}.{how} It has no result."
             role = None if is_control else IssueRole.NOT_DONE
             yield _issue(Severity.ERROR, run.name, f"{what} failed", text, role=role)
-        case RunStatus.INTERRUPTED if _is_spoilt(run):
+        case RunStatus.INTERRUPTED if ended_well and run.steps_done is not None and run.steps_done == run.steps_planned:
             text = (
                 "Every step is done and its job ended well, but its last checkpoint is no longer valid. The training "
                 "does not count as complete. `touchline resume` continues from the last valid state."
@@ -217,12 +217,6 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             yield _issue(Severity.INFO, run.name, _UNDER_WAY[status], text)
         case _:
             pass
-
-
-def _is_spoilt(run: RunResult) -> bool:
-    """Return True if a training finished and its outputs were later corrupted or lost."""
-    ended_well = bool(run.attempt_list) and run.attempt_list[-1].state is JobState.COMPLETED
-    return ended_well and run.steps_done is not None and run.steps_done == run.steps_planned
 
 
 def _steps(run: RunResult) -> str:

@@ -152,7 +152,10 @@ def remarks(
     found = list(first or ())
     found += confounders(gathered, analyses)
     for place, analysis in enumerate(analyses):
-        own = [*_other_controls(analysis, runs), *_notes(analysis)]
+        own = [*_other_controls(analysis, runs)]
+        # Each contrast of a single seed already names it.
+        notes = [note for note in analysis.notes if note.code is not NoteCode.ONE_SEED or not analysis.effects]
+        own += [Statement(topic=LIMITS, text=sentence(str(note))) for note in notes]
         if place == 0 and first is None:
             own += _one_seed(gathered, analysis)
         prefix = f"{analysis.task}, {analysis.score}: " if place else ""
@@ -185,12 +188,6 @@ def _of_control(run: RunResult, each: Comparison, numbers: str) -> str:
     if each.difference.gained == each.difference.lost == 0:
         return f"The no-op adapter {each.run} has the score of {each.difference.control} on every item, as it must."
     return f"The no-op adapter {each.run} adds nothing and does not score as the base does: {numbers}."
-
-
-def _notes(analysis: Analysis) -> Iterator[Statement]:
-    for note in analysis.notes:
-        if note.code is not NoteCode.ONE_SEED or not analysis.effects:
-            yield Statement(topic=LIMITS, text=sentence(str(note)))
 
 
 def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]:

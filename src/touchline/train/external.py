@@ -149,7 +149,10 @@ def run_external(folder: Path, stop: Stop) -> bool:
     if reached_pause(config, folder, saved):
         return True
     inputs, pause_after = load_inputs(config, folder), read_pause(folder)
-    _write_work(folder, inputs, pause_after)
+    with disk_errors("folder", folder / WORK_FOLDER):
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+        _write_inputs(folder, inputs)
+        write_pause(folder / WORK_FOLDER, pause_after)
     if stop.asked:
         return False
     launch = Launch(
@@ -313,14 +316,6 @@ def write_examples(folder: Path) -> bool:
     """Write the planned examples into `trainer/` for a trainer that is started by hand. Return True."""
     _write_inputs(folder, load_inputs(read_config(folder / "run.yaml"), folder))
     return True
-
-
-def _write_work(folder: Path, inputs: Inputs, pause_after: int | None) -> None:
-    """Write the planned examples, their order and the step of a pause into an empty `trainer/`."""
-    with disk_errors("folder", folder / WORK_FOLDER):
-        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-        _write_inputs(folder, inputs)
-        write_pause(folder / WORK_FOLDER, pause_after)
 
 
 def _write_inputs(folder: Path, inputs: Inputs) -> None:

@@ -141,7 +141,9 @@ def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> to
 def pack_optimizer(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of an optimizer by parameter and field; a whole number becomes an int64 scalar."""
     return {
-        f"{name}{_SEPARATOR}{field}": torch.tensor(value) if isinstance(value, int) else _plain(value)
+        f"{name}{_SEPARATOR}{field}": torch.tensor(value)
+        if isinstance(value, int)
+        else value.detach().cpu().contiguous()
         for name, parameter in parameters.items()
         for field, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor | int) and field not in _TABLES
@@ -174,10 +176,6 @@ def _tables(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     for name in tables:
         tables[name] = tables[name].to(parameter.device)
     return dict(zip(_TABLES, (tables["dynamic"], tables["udynamic"]), strict=True))
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous()
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: int, schedule: str) -> float:

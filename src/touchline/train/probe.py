@@ -28,7 +28,9 @@ def main() -> int:
     answers = take_stdout()
     try:
         request = read_request()
-        _offer_to_the_oom_killer()
+        # The kernel then ends this process before others.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
         reply = ProbeReply(answer=_measure(request))
     except TouchlineError as fault:
         kind: FaultKind = "environment" if isinstance(fault, HostError) else "other"
@@ -88,11 +90,6 @@ def end_with_parent() -> None:
         os._exit(128 + signal.SIGKILL)
 
     threading.Thread(target=wait, name="stdin", daemon=True).start()
-
-
-def _offer_to_the_oom_killer() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -143,10 +143,10 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         filled=False, size=70, strokeWidth=2, opacity=1, fill=WHITE
     )
     flips = base.mark_text(align="left", dx=8, color=MUTED, fontSize=10).encode(x=_plain(x, "high"), text="flips:N")
-    method = next(iter(by_run.values())).difference.method
+    first = next(iter(by_run.values())).difference
     caption = (
-        f"Differences on the same items. Bars: {_percent_text(analysis)} interval over the items ({method}). Filled: "
-        f"established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
+        f"Differences on the same items. Bars: {100 * first.coverage:g}% interval over the items ({first.method}). "
+        f"Filled: established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
     )
     return finished(
         altair.layer(
@@ -273,10 +273,6 @@ def _methods(found: object) -> str:
     scores = list(found)  # type: ignore[call-overload]
     kinds = dict.fromkeys(f"{100 * score.coverage:g}% interval ({score.method})" for score in scores)
     return ", ".join(kinds)
-
-
-def _percent_text(analysis: Analysis) -> str:
-    return f"{100 * analysis.comparisons[0].difference.coverage:g}%"
 
 
 def _suffix(report: Report, analysis: Analysis) -> str:

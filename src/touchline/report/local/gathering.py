@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def collect_report_inputs(
     folder = ExperimentFolder(source)
     plan = folder.started_plan()
     runs = collect_results(plan, folder.root)
+    removed = (
+        Issue(weight=Severity.INFO, subject="experiment", title="removed settings", text=line)
+        for line in removed_lines(folder)
+    )
+    definition = ""
+    with suppress(OSError, TouchlineError):
+        definition = definition_text(folder.yaml)
     return ReportInputs(
         experiment=plan.experiment,
         origin=f"planned by touchline {plan.touchline_version}",
@@ -57,24 +65,12 @@ def collect_report_inputs(
         factors=dict(plan.factors),
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
-        issues=(*_removed(folder), *folder_issues(folder.root, runs), *no_op_issues(runs)),
+        issues=(*removed, *folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
-        definition=_definition(folder),
+        definition=definition,
         strategy=folder.strategy(),
     )
-
-
-def _removed(folder: ExperimentFolder) -> Iterator[Issue]:
-    for line in removed_lines(folder):
-        yield Issue(weight=Severity.INFO, subject="experiment", title="removed settings", text=line)
-
-
-def _definition(folder: ExperimentFolder) -> str:
-    try:
-        return definition_text(folder.yaml)
-    except (OSError, TouchlineError):
-        return ""
 
 
 def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) -> ReportInputs:

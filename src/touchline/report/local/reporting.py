@@ -120,7 +120,8 @@ def write_report(
     with disk_errors("report", target):
         target.mkdir(parents=True, exist_ok=True)
         drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
-        _write_samples(target, report)
+        if any(run.evaluations or run.other_evaluations for run in report.runs):
+            write_lines(sample_rows(report), target / SAMPLES)
         if gathered.plan is not None and out is None and not (target / _IGNORE).exists():
             write_atomic(target / _IGNORE, _IGNORED)
         page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
@@ -197,11 +198,6 @@ def _read_drawn(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
-
-
-def _write_samples(target: Path, report: Report) -> None:
-    if any(run.evaluations or run.other_evaluations for run in report.runs):
-        write_lines(sample_rows(report), target / SAMPLES)
 
 
 Row = Mapping[str, object]

@@ -57,7 +57,9 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         f"# {escape(report.experiment)}\n",
         "  \n".join(_head(report)) + "\n",
         "## Overview\n",
-        *_overview(report),
+        *_tables(conditions_table(report, most=_CONDITIONS), _test_sets(report)),
+        *_tables(*(_first(table, _ROWS) for table in label_tables(report.runs, 0))),
+        "" if report.runs else "No run was found.\n",
         *_findings(report),
         *_issues(report),
         *_next_step(report),
@@ -69,12 +71,6 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         *_folded(report),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _overview(report: Report) -> Iterator[str]:
-    yield from _tables(conditions_table(report, most=_CONDITIONS), _test_sets(report), *_labels(report))
-    if not report.runs:
-        yield "No run was found.\n"
 
 
 def _tables(*tables: Table | None) -> Iterator[str]:
@@ -127,10 +123,6 @@ def _status(report: Report) -> str:
 def _test_sets(report: Report) -> Table | None:
     several = report.test_sets is not None and len(report.test_sets.test_sets) > 1
     return _first(matrix_table(report.test_sets), _CLAIMS) if several and report.test_sets is not None else None
-
-
-def _labels(report: Report) -> Iterator[Table | None]:
-    yield from (_first(table, _ROWS) for table in label_tables(report.runs, 0))
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -197,18 +189,14 @@ def _next_step(report: Report) -> Iterator[str]:
 
 def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[str]:
     yield "## Training results\n"
-    yield f"**Cost:** {_cost(report)} {_predictions(report)}".rstrip() + "\n"
+    cost = f"{device_hours(report.device_hours, hours_unit(report.device))}; {report.predicted_cost}"
+    yield f"**Cost:** {escape(cost)}. {_predictions(report)}".rstrip() + "\n"
     yield f"{escape(note)}\n" if note else ""
     yield from figures(charts, "training")
     table = losses_table(report, _CONDITIONS)
     yield from _tables(table, _first(agreement_table(report.runs), _ROWS))
     if table is None:
         yield "No losses: no run has trained.\n"
-
-
-def _cost(report: Report) -> str:
-    """Return `2.7 device-minutes (CPU); predicted 2.7 min (1.7 to 4.6).`"""
-    return f"{escape(f'{device_hours(report.device_hours, hours_unit(report.device))}; {report.predicted_cost}')}."
 
 
 def _predictions(report: Report) -> str:

@@ -69,28 +69,35 @@ def report_html(
     browser = browser_data(report, SAMPLES)
     runs, shared = _without_shared(runs_table(report))
     claims = claims_table(report)
-    text = _template().render(
-        report=report,
-        policy=_policy([digest for _, digest in scripts], style_hash),
-        style=style,
-        scripts=[code for code, _ in scripts],
-        figures=_figures(charts) if drawn else {},
-        specs=[(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts] if drawn else [],
-        figures_off=figures_off,
-        cards=cards(report),
-        issues=_issues(report),
-        claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
-        claims_most=_CLAIMS,
-        tests=() if claims is None else claims.notes,
-        remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
-        commands=_by_group(report),
-        runs=page_table(runs, given, limit=None),
-        shared=shared,
-        folds=_folds(report, given),
-        files=[facts for facts in report.facts if facts.files],
-        browser=browser,
-        browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
-        base=base,
+    text = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            policy=(
+                f"default-src 'none'; script-src {' '.join(digest for _, digest in scripts)}; style-src {style_hash}; "
+                "img-src data:; base-uri 'none'; form-action 'none'"
+            ),
+            style=style,
+            scripts=[code for code, _ in scripts],
+            figures=_figures(charts) if drawn else {},
+            specs=[(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts] if drawn else [],
+            figures_off=figures_off,
+            cards=cards(report),
+            issues=_issues(report),
+            claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
+            claims_most=_CLAIMS,
+            tests=() if claims is None else claims.notes,
+            remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
+            commands=_by_group(report),
+            runs=page_table(runs, given, limit=None),
+            shared=shared,
+            folds=_folds(report, given),
+            files=[facts for facts in report.facts if facts.files],
+            browser=browser,
+            browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
+            base=base,
+        )
     )
     # NUL is not allowed in HTML.
     return valid_utf8(text.replace("\0", "\ufffd"))
@@ -187,10 +194,6 @@ def _without_shared(table: Table | None) -> tuple[Table | None, str]:
     return table.only(*kept), ", ".join(shared.values())
 
 
-def _template() -> jinja2.Template:
-    return _environment().get_template("page.html.j2")
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("touchline.report.page", "templates"),
@@ -199,13 +202,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["address"] = _address
+    # A path as part of a link, with any characters escaped.
+    environment.filters["address"] = lambda path: do_urlencode(valid_utf8(path))
     environment.filters["heading"] = heading
     return environment
-
-
-def _address(path: str) -> str:
-    return do_urlencode(valid_utf8(path))
 
 
 def _source(name: str) -> str:
@@ -213,14 +213,6 @@ def _source(name: str) -> str:
     if environment.loader is None:
         raise AssertionError("the environment has a loader")
     return environment.loader.get_source(environment, name)[0]
-
-
-def _policy(scripts: Sequence[str], style: str) -> str:
-    """Return the content security policy: no loading, and only the scripts already in the page run."""
-    return (
-        f"default-src 'none'; script-src {' '.join(scripts)}; style-src {style}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:

@@ -115,18 +115,15 @@ def _cell(value: Value, column: Column, reasons: _Reasons) -> PageCell:
         case int():
             return PageCell(text=f"{value:,}", sort=value)
         case Cell():
-            kind = _shade(value.shade) if value.shade is not None else value.mark or ""
+            kind: str = value.mark or ""
+            if value.shade is not None:
+                kind = f"{'hit' if value.shade > 0 else 'miss'} h{round(_SHADES * abs(value.shade))}"
             return PageCell(text=value.text, sort=value.value, title=value.note, kind=kind, below=value.interval)
         case Quantity() | Missing():
             known = finite(value)
             if isinstance(known, Missing):
                 return reasons.missing(known.missing)
             return PageCell(text=value_text(known, column), sort=known.value, title=provenance(known))
-
-
-def _shade(depth: float) -> str:
-    """Return the class of a background: `hit h3`, `miss h8`."""
-    return f"{'hit' if depth > 0 else 'miss'} h{round(_SHADES * abs(depth))}"
 
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -248,7 +245,9 @@ def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
     items = _items(report, evaluated)
     controls = {facts.run: facts.control for facts in report.facts}
     names = [run.name for run, _ in evaluated]
-    differing = sorted((item for item in items if item.differs), key=_evenness)
+    differing = [item for item in items if item.differs]
+    # Items that half of the runs get right are the most informative.
+    differing.sort(key=lambda item: abs(2 * item.right / len(item.answers) - 1))
     missed = [item for item in items if item.right == 0 and not item.differs]
     kept, left = _within(differing, len(names), BUDGET_CHARS * (1 - MISSED_SHARE))
     kept_missed, left_missed = _within(missed, len(names), BUDGET_CHARS * MISSED_SHARE)
@@ -314,11 +313,6 @@ def _text(samples: Sequence[SampleScore]) -> str:
 
 def _cut(text: str, limit: int = OUTPUT_CHARS) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… [{len(text):,} characters]"
-
-
-def _evenness(item: _Item) -> float:
-    """Return a sort key that puts items that half of the runs get right first. They are the most informative."""
-    return abs(2 * item.right / len(item.answers) - 1)
 
 
 def _within(items: Sequence[_Item], runs: int, budget: float) -> tuple[set[int], int]:

@@ -246,7 +246,7 @@ def runs_table(report: Report) -> Table | None:
     columns = (
         *(Column("run", code=True), Column("type"), Column("model")),
         *(
-            Column(_short_name(key), key=key, numeric=_is_numeric(rows, place), note=key)
+            Column(_SHORT.get(key) or factor_words(key), key=key, numeric=_is_numeric(rows, place), note=key)
             for place, key in enumerate(settings, 3)
         ),
         *([Column("phase")] if report.strategy is not None else []),
@@ -300,10 +300,6 @@ def _setting(run: RunResult, key: str, setting: RunSetting | None) -> Value:
 
 def _is_numeric(rows: list[tuple[Value, ...]], place: int) -> bool:
     return all(row[place] is None or isinstance(row[place], Cell) for row in rows)
-
-
-def _short_name(key: str) -> str:
-    return _SHORT.get(key) or factor_words(key)
 
 
 def _seed(run: RunResult, seeds: Mapping[str, int]) -> Value:

@@ -13,7 +13,7 @@ from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
-from touchline.report.report import EstimateRow, PackingRow, Report
+from touchline.report.report import EstimateRow, Report
 from touchline.report.tables.runs import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
 
@@ -123,7 +123,8 @@ def _packing(report: Report) -> Table | None:
         Column("peak memory", digits=3, kind=True),
         Column("reason"),
     )
-    if not any(map(_is_counted, report.packing)):
+    counted = (value for row in report.packing for value in (row.density, row.efficiency, row.examples_per_second))
+    if not any(isinstance(value, Quantity) for value in counted):
         return None
     rows = [
         (row.run, row.packed, row.density, row.efficiency, row.examples_per_second, row.peak_memory, row.reason)
@@ -131,10 +132,6 @@ def _packing(report: Report) -> Table | None:
     ]
     notes = ("Efficiency: non-padding share of the computed tokens.", *report.packing_advice)
     return table_of(columns, rows, "Packing", by_run=True, notes=notes)
-
-
-def _is_counted(row: PackingRow) -> bool:
-    return any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
 
 
 def _attempts(report: Report) -> Table | None:
