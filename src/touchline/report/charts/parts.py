@@ -72,6 +72,12 @@ def signed() -> altair.Axis:
     return altair.Axis(format="+.3~r", tickCount=5, labelExpr="datum.value === 0 ? '0' : datum.label")
 
 
+def tooltips(*fields: str) -> list[altair.Tooltip]:
+    """Return tooltips of fields, each with its title after a space: `p:N Holm`."""
+    parts = (field.partition(" ") for field in fields)
+    return [altair.Tooltip(name, title=title or altair.Undefined) for name, _, title in parts]
+
+
 def interval_tooltips(title: str, form: str) -> list[altair.Tooltip]:
     """Return the tooltips of a value and the ends of its interval."""
     titles = {"value": title, "low": "from", "high": "to"}

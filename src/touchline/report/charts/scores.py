@@ -22,6 +22,7 @@ from touchline.report.charts.parts import (
     row_height,
     rows_of,
     signed,
+    tooltips,
 )
 from touchline.report.claims import deciding
 from touchline.report.colors import INK, MUTED, WHITE, SeriesColor
@@ -63,7 +64,9 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], 
         axis=altair.Axis(format=".0%" if share else ".3~r", tickCount=5),
     )
     y = _names(shown, field="condition")
-    base = rows_of("scores").encode(y=y, opacity=followed(), tooltip=_score_told(share))
+    form = ".1%" if share else ".4~r"
+    told = [*tooltips("condition:N", "setting:N"), *interval_tooltips("score", form), *tooltips("count:N from")]
+    base = rows_of("scores").encode(y=y, opacity=followed(), tooltip=told)
     hues = colour(inks, legend=False)
     # Student's interval of few seeds may be longer than the axis of shares.
     intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round", clip=True).encode(
@@ -79,9 +82,8 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], 
             color=hues,
             opacity=followed(),
             tooltip=[
-                altair.Tooltip("run:N"),
-                altair.Tooltip("seed:Q"),
-                altair.Tooltip("value:Q", format=".1%" if share else ".4~r", title="score"),
+                *tooltips("run:N", "seed:Q"),
+                altair.Tooltip("value:Q", format=form, title="score"),
             ],
         )
     )
@@ -134,7 +136,12 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         scale=altair.Scale(domain=[low, high], nice=False),
         axis=signed(),
     )
-    base = rows_of("differences").encode(y=_names(shown), opacity=followed(), tooltip=_difference_told(share))
+    told = [
+        *tooltips("run:N", "control:N"),
+        *interval_tooltips("difference", "+.1f" if share else "+.4~r"),
+        *tooltips("flips:N gained, lost", "p:N Holm", "shown:N"),
+    ]
+    base = rows_of("differences").encode(y=_names(shown), opacity=followed(), tooltip=told)
     hues = colour(inks, legend=False)
     zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=_plain(x, "zero"))
     intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round").encode(x=_plain(x, "low"), x2="high:Q", color=hues)
@@ -247,28 +254,6 @@ def _shapes(inks: Mapping[str, SeriesColor]) -> altair.Shape:
     return altair.Shape("shape:N", scale=altair.Scale(domain=names, range=names), legend=None)
 
 
-def _score_told(share: bool) -> list[altair.Tooltip]:
-    form = ".1%" if share else ".4~r"
-    return [
-        altair.Tooltip("condition:N"),
-        altair.Tooltip("setting:N"),
-        *interval_tooltips("score", form),
-        altair.Tooltip("count:N", title="from"),
-    ]
-
-
-def _difference_told(share: bool) -> list[altair.Tooltip]:
-    form = "+.1f" if share else "+.4~r"
-    return [
-        altair.Tooltip("run:N"),
-        altair.Tooltip("control:N"),
-        *interval_tooltips("difference", form),
-        altair.Tooltip("flips:N", title="gained, lost"),
-        altair.Tooltip("p:N", title="Holm"),
-        altair.Tooltip("shown:N"),
-    ]
-
-
 def _methods(found: object) -> str:
     scores = list(found)  # type: ignore[call-overload]
     kinds = dict.fromkeys(f"{100 * score.coverage:g}% interval ({score.method})" for score in scores)
@@ -313,15 +298,12 @@ def contrasts(analysis: Analysis, section: str) -> Chart | None:
         axis=signed(),
     )
     y = altair.Y("what:N", sort=None, title=None, axis=altair.Axis(grid=False, labelLimit=260))
-    tooltips = [
-        altair.Tooltip("what:N", title="contrast"),
+    told = [
+        *tooltips("what:N contrast"),
         *interval_tooltips("difference", "+.3~r"),
-        altair.Tooltip("basis:N", title="interval"),
-        altair.Tooltip("seeds:Q"),
-        altair.Tooltip("p:N", title="Holm"),
-        altair.Tooltip("shown:N"),
+        *tooltips("basis:N interval", "seeds:Q", "p:N Holm", "shown:N"),
     ]
-    base = rows_of("contrasts").encode(y=y, tooltip=tooltips)
+    base = rows_of("contrasts").encode(y=y, tooltip=told)
     zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=altair.X("zero:Q"))
     over_seeds = base.transform_filter("datum.basis === 'over seeds'").mark_rule(
         strokeWidth=3.5, strokeCap="round", color=INK

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair
 
 from touchline.core.quantity import Quantity
 from touchline.core.units import bare, measured
-from touchline.report.charts.parts import Row, colour, finished, followed, log_ticks, number, rows_of
+from touchline.report.charts.parts import Row, colour, finished, followed, log_ticks, number, rows_of, tooltips
 from touchline.report.charts.scores import ROWS_LIMIT
 from touchline.report.colors import CONTROL, INK, MUTED, SeriesColor
 from touchline.report.figures import FELT, Chart
@@ -38,15 +39,12 @@ def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | No
     rows: dict[str, Sequence[Row]] = {"raw": raw, "smooth": smooth}
     caption = "Thick: running mean over 5% of the steps. Thin: single steps, the lowest and highest of each interval."
     if broken:
-        figure += _crosses(y, inks)
+        figure += _marks("broken", y, inks, "last loss that is a number", shape="cross", angle=45, size=110)
         rows["broken"] = broken
         caption += " Cross: the loss is not a number after this step."
-    if ends := [_point(run, inks, run.train_losses[-1]) for run in trained if run.cut_after_step is not None]:
-        figure += _cuts(y, inks)
-        rows["cut"] = ends
-        caption += CUT_NOTE
+    figure, cut = _with_cuts(figure, rows, y, inks, [(run, run.train_losses[-1]) for run in trained])
     return finished(
-        figure, rows, name="train_loss", section=SECTION, title="Training loss", caption=caption, height=280
+        figure, rows, name="train_loss", section=SECTION, title="Training loss", caption=caption + cut, height=280
     )
 
 
@@ -61,26 +59,14 @@ def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | 
     y = loss_axis([p.loss for run in validated for p in run.validation_losses], "validation loss (nats per token)")
     few = sum(len(run.validation_losses) for run in validated) <= 400
     drawn = lines("curves", y, inks, width=1.8, shown=1.0, points=few)
-    marks = (
-        rows_of("lowest")
-        .mark_point(shape="diamond", filled=True, size=95, strokeWidth=1.2)
-        .encode(
-            x=step_axis(),
-            y=y,
-            color=colour(inks, legend=True, lines=True),
-            opacity=followed(),
-            tooltip=_told("lowest validation loss"),
-        )
-    )
+    marks = _marks("lowest", y, inks, "lowest validation loss", shape="diamond", size=95, strokeWidth=1.2)
     figure = altair.layer(drawn, felt("curves", y), marks)
     rows: dict[str, Sequence[Row]] = {"curves": curves, "lowest": lowest}
     caption = "Diamond: the lowest value of each run. A curve that rises after it is a sign of overfitting."
-    if ends := [_point(run, inks, run.validation_losses[-1]) for run in validated if run.cut_after_step is not None]:
-        figure += _cuts(y, inks)
-        rows["cut"] = ends
-        caption += CUT_NOTE
+    figure, cut = _with_cuts(figure, rows, y, inks, [(run, run.validation_losses[-1]) for run in validated])
+    title = "Validation loss"
     return finished(
-        figure, rows, name="validation_loss", section=SECTION, title="Validation loss", caption=caption, height=280
+        figure, rows, name="validation_loss", section=SECTION, title=title, caption=caption + cut, height=280
     )
 
 
@@ -132,49 +118,44 @@ def felt(name: str, y: altair.Y) -> altair.Chart:
         .transform_flatten(["step", "loss"])
         .mark_line(strokeWidth=_TOUCH, opacity=0.001, color="#888888")
         .properties(name=FELT)
-        .encode(x=step_axis(), y=y, detail="run:N", tooltip=[altair.Tooltip("run:N"), altair.Tooltip("setting:N")])
+        .encode(x=step_axis(), y=y, detail="run:N", tooltip=tooltips("run:N", "setting:N"))
     )
     return chart
 
 
-def _crosses(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
-    crosses: altair.Chart = (
-        rows_of("broken")
-        .mark_point(shape="cross", angle=45, filled=True, size=110)
+def _marks(name: str, y: altair.Y, inks: Mapping[str, SeriesColor], title: str, **style: Any) -> altair.Chart:
+    """Draw a mark at a point of each curve."""
+    chart: altair.Chart = (
+        rows_of(name)
+        .mark_point(filled=True, **style)
         .encode(
             x=step_axis(),
             y=y,
             color=colour(inks, legend=True, lines=True),
             opacity=followed(),
-            tooltip=_told("last loss that is a number"),
+            tooltip=[
+                *tooltips("run:N", "setting:N"),
+                altair.Tooltip("step:Q", format=","),
+                altair.Tooltip("loss:Q", format=".4~r", title=title),
+            ],
         )
     )
-    return crosses
+    return chart
 
 
-def _cuts(y: altair.Y, inks: Mapping[str, SeriesColor]) -> altair.Chart:
-    """Draw a square at the end of each curve that explore cut."""
-    squares: altair.Chart = (
-        rows_of("cut")
-        .mark_point(shape="square", filled=True, size=75)
-        .encode(
-            x=step_axis(),
-            y=y,
-            color=colour(inks, legend=True, lines=True),
-            opacity=followed(),
-            tooltip=_told("last loss before the cut"),
-        )
-    )
-    return squares
-
-
-def _told(what: str) -> list[altair.Tooltip]:
-    return [
-        altair.Tooltip("run:N"),
-        altair.Tooltip("setting:N"),
-        altair.Tooltip("step:Q", format=","),
-        altair.Tooltip("loss:Q", format=".4~r", title=what),
-    ]
+def _with_cuts(
+    figure: Any,
+    rows: dict[str, Sequence[Row]],
+    y: altair.Y,
+    inks: Mapping[str, SeriesColor],
+    ends: Sequence[tuple[RunResult, LossPoint]],
+) -> tuple[Any, str]:
+    """Add a square at the end of each curve that explore cut. Return the figure and what its caption adds."""
+    cut = [_point(run, inks, point) for run, point in ends if run.cut_after_step is not None]
+    if not cut:
+        return figure, ""
+    rows["cut"] = cut
+    return figure + _marks("cut", y, inks, "last loss before the cut", shape="square", size=75), CUT_NOTE
 
 
 def step_axis() -> altair.X:
@@ -290,14 +271,8 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         "quantity:N", sort=None, title=None, axis=altair.Axis(grid=False), scale=altair.Scale(paddingInner=0.25)
     )
     shift = altair.YOffset("run:N", sort=None)
-    tooltips = [
-        altair.Tooltip("run:N"),
-        altair.Tooltip("quantity:N"),
-        altair.Tooltip("predicted:N"),
-        altair.Tooltip("measured:N"),
-        altair.Tooltip("verdict:N", title="interval"),
-    ]
-    base = rows_of("estimates").encode(y=y, yOffset=shift, opacity=followed(), tooltip=tooltips)
+    told = tooltips("run:N", "quantity:N", "predicted:N", "measured:N", "verdict:N interval")
+    base = rows_of("estimates").encode(y=y, yOffset=shift, opacity=followed(), tooltip=told)
     one = rows_of("one").mark_rule(color=INK, strokeWidth=1).encode(x="one:Q")
     intervals = (
         base.transform_filter("datum.low !== null")
