@@ -16,8 +16,7 @@ from touchline.core.finding import Severity
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report import answer
-from touchline.report.answer import MOST_WORDS, words
+from touchline.report.answer import MOST_WORDS, answer, words
 from touchline.report.build import build_report
 from touchline.report.claims import claims as report_claims
 from touchline.report.facts import p_text, relative

@@ -21,8 +21,7 @@ from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect, Verdict
 from touchline.strategy.report import ContrastCourse, StrategyReport
 
-MOST_WORDS = 15
-"""Maximum number of words of the answer."""
+MOST_WORDS = 15  # Maximum number of words of the answer
 _DETAILS = 4
 _SHOWN = (Conclusion.HIGHER, Conclusion.LOWER)
 _NAMES = 3
@@ -270,8 +269,7 @@ def short(topic: str, shown: Conclusion | None, *forms: str) -> Answer:
     return Answer(topic=topic, text=text, shown=shown)
 
 
-STRATEGY = "strategy"
-"""Topic."""
+STRATEGY = "strategy"  # Topic
 
 
 def strategy_answer(strategy: StrategyReport, analyses: Sequence[Analysis]) -> Answer:

@@ -14,12 +14,10 @@ from touchline.results.run_result import RunResult
 from touchline.slurm.job_view import TRAINING_SCRIPT
 
 VIEW, EVALUATE, RETRAIN, SYNC, COMMIT = "View", "Evaluate", "Retrain", "Sync", "Commit"
-_RUNS = 4
-"""Maximum number of runs with a command of their own."""
+_RUNS = 4  # Maximum number of runs with a command of their own
 _ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
 """Option for tokenizers that would add a second begin-of-text token. The chat template already writes it."""
-OFFLINE_RUN = "wandb"
-"""Value in `ReportInputs.files` for a folder that a tracker wrote offline."""
+OFFLINE_RUN = "wandb"  # Value in `ReportInputs.files` for a folder that a tracker wrote offline
 
 
 def commands(gathered: ReportInputs) -> tuple[Command, ...]:

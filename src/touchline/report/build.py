@@ -201,10 +201,8 @@ def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
 # ---- packing ---------------------------------------------------------------------------------------------------------
 
 
-LOW_EFFICIENCY = 80.0
-"""Share in per cent below which padding costs more than a fifth of the computation."""
-_FASTER = 1.05
-"""Ratio of examples per second from which one way of packing counts as faster."""
+LOW_EFFICIENCY = 80.0  # Share in per cent below which padding costs more than a fifth of the computation
+_FASTER = 1.05  # Ratio of examples per second from which one way of packing counts as faster
 _WAYS = {"yes": "packed", "no": "not packed"}
 
 

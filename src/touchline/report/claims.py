@@ -32,8 +32,7 @@ from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect, Interaction
 from touchline.statistics.own_score import FEWEST_UNITS, LEVEL
 
-CONTROL = "control"
-"""Topic."""
+CONTROL = "control"  # Topic
 _CONDITIONS = 12
 """Maximum number of conditions that are compared with their control one by one. With more, all runs of a control."""
 SAME = 1e-9

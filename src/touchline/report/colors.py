@@ -15,8 +15,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 _HUES = ((232, 264), (66, 38), (150, 172), (345, 325), (102, 82), (302, 286), (28, 16), (200, 222))
 """Angles in OKLCH: blue, orange, green, purple, yellow, violet, red, cyan. A hue shifts slightly as it darkens."""
 _CHROMA = 0.15
-_LIGHT_PAPER = (0.75, 0.4)
-"""Lightness of the first and the last setting of a model. Later settings are darker."""
+_LIGHT_PAPER = (0.75, 0.4)  # Lightness of the first and the last setting of a model. Later settings are darker
 _DARK_PAPER = (0.54, 0.82)
 _MANY_HUES = (95, 290)
 _ALONE_LIGHT, _ALONE_DARK = 0.55, 0.74

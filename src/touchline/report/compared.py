@@ -37,8 +37,7 @@ from touchline.statistics.analysis import analyse_together
 from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, Comparison, ScoredRun
 
-_VALUES = 6
-"""Values of a setting that are shown of one experiment."""
+_VALUES = 6  # Values of a setting that are shown of one experiment
 _NOTE = (
     "Differences are those of two checkpoints on the same items, p values adjusted over the rows of one task and one "
     "experiment. Whether a setting does better takes training seeds within one experiment."
@@ -201,12 +200,10 @@ def _score_label(runs: Sequence[ComparedRun]) -> str:
 
 Condition = tuple[tuple[str, str], ...]
 """Identity of a condition: (key, value) pairs, the purpose of a control first."""
-Task = tuple[str, str]
-"""Task and one of its scores."""
+Task = tuple[str, str]  # Task and one of its scores
 _KIND = "kind"
 _KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
-_DRAWS = 7
-"""Seed of the bootstrap, so that the same results give the same comparison."""
+_DRAWS = 7  # Seed of the bootstrap, so that the same results give the same comparison
 _ASKED = ("task", "data.input", "data.output", "data.messages", "data.prompt", "data.system", "evaluate.")
 """Prefixes of keys that determine the prompts and the decoding."""
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})

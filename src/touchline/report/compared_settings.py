@@ -43,10 +43,8 @@ class SettingRow:
     """Values among the runs, by experiment; None if unknown."""
 
 
-MODEL, SEED = "models", "seeds"
-"""Keys of a run's base model and training seed, as in the levels of a design."""
-DEVICE = "device"
-"""Key of the device that a run was trained on."""
+MODEL, SEED = "models", "seeds"  # Keys of a run's base model and training seed, as in the levels of a design
+DEVICE = "device"  # Key of the device that a run was trained on
 COLLECTED = {
     "model": MODEL,
     "seed": SEED,
@@ -61,10 +59,8 @@ COLLECTED = {
     "epochs": "train.epochs",
 }
 """Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
-_TRAINED = ("train", "validation")
-"""Splits that a training reads, and their keys under `data`."""
-_DIGITS = 12
-"""Number of hash digits shown."""
+_TRAINED = ("train", "validation")  # Splits that a training reads, and their keys under `data`
+_DIGITS = 12  # Number of hash digits shown
 
 
 def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:

@@ -16,8 +16,7 @@ from touchline.report.report import EstimateRow
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import RunStorage, Verification
 
-CLOCK_TICK = 1.0
-"""Resolution in seconds of the times in an .eval log."""
+CLOCK_TICK = 1.0  # Resolution in seconds of the times in an .eval log
 TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "evaluation", "peak memory", "disk"
 GAIN = "gain"
 

@@ -116,8 +116,7 @@ class AnswerCounts:
 
 RISEN = 1.05
 """Ratio of the last to the lowest validation loss above which the rise is reported. Less is within its noise."""
-CUT = frozenset({"max_tokens", "length", "model_length"})
-"""Stop reasons that mean a truncated answer."""
+CUT = frozenset({"max_tokens", "length", "model_length"})  # Stop reasons that mean a truncated answer
 _LEVELS_SHOWN = 12
 _CONTROLS = {
     ControlKind.BASE: "untrained base model",

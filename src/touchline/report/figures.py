@@ -36,13 +36,10 @@ class Chart:
     spec: dict[str, object]
 
 
-WIDTH = 680
-"""Width in pixels of a figure whose spec takes the width of its container."""
-SCALE = 2
-"""Pixels of the picture per pixel of the figure, so that it is sharp on high-density screens."""
+WIDTH = 680  # Width in pixels of a figure whose spec takes the width of its container
+SCALE = 2  # Pixels of the picture per pixel of the figure, so that it is sharp on high-density screens
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
-FELT = "felt"
-"""Name of layers that only receive pointer events."""
+FELT = "felt"  # Name of layers that only receive pointer events
 
 
 def figures_off() -> str:

@@ -355,8 +355,7 @@ def _notes(run: RunResult) -> Iterator[Issue]:
 # ---- issues of checkpoints -------------------------------------------------------------------------------------------
 
 
-_CUT, _SIZE = "truncated", "wrong-size"
-"""Codes of problems. A truncated file has the wrong size too."""
+_CUT, _SIZE = "truncated", "wrong-size"  # Codes of problems. A truncated file has the wrong size too
 
 
 def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:

@@ -35,10 +35,8 @@ from touchline.statistics.power import POWER, items_for_paired_difference, small
 from touchline.statistics.statements import NextStep
 from touchline.statistics.student import detectable_errors
 
-_FALLING = 0.99
-"""Ratio of the last validation loss to the one before it, below which the loss is still falling."""
-_VANISHED = 0.05
-"""Share of its peak below which a learning rate has almost no effect."""
+_FALLING = 0.99  # Ratio of the last validation loss to the one before it, below which the loss is still falling
+_VANISHED = 0.05  # Share of its peak below which a learning rate has almost no effect
 _MANY, _FLOOR = 0.05, 0.05
 """Thresholds for inspection: share of answers that are empty, truncated or failed, and a low score."""
 
@@ -204,14 +202,11 @@ def _still_falling(run: RunResult) -> bool:
     return best is not None and best.step == last.step and before.step > 0 and last.loss < _FALLING * before.loss
 
 
-WANTED_SEEDS = 3
-"""Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""
+WANTED_SEEDS = 3  # Minimum useful number of seeds. With fewer, hardly any value is outside the interval
 MOST_SEEDS, MOST_ITEMS = 20, 100_000
 """Limits above which a recommendation is not practical and the sentence says so."""
-_SAME = 1e-9
-"""Difference between mean scores that is only rounding."""
-_WIDE = 2.0
-"""Ratio between adjacent levels above which an untried level in between is suggested."""
+_SAME = 1e-9  # Difference between mean scores that is only rounding
+_WIDE = 2.0  # Ratio between adjacent levels above which an untried level in between is suggested
 
 
 def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:

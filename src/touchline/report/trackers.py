@@ -39,8 +39,7 @@ from touchline.run.planning import LoadedPlan
 from touchline.run.selection import selected
 from touchline.statistics.proportion import wilson
 
-EVALUATION = "evaluation/"
-"""Prefix of the names of scores."""
+EVALUATION = "evaluation/"  # Prefix of the names of scores
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _ID_NAME_LETTERS = 40
@@ -191,10 +190,8 @@ def _config(plan: Plan, run: PlannedRun, metrics: Metrics) -> dict[str, Setting]
     return config
 
 
-TRACKERS = ("tensorboard", "wandb")
-"""Trackers; package and extra have the same name."""
-_STEP = "step"
-"""Axis of every metric in W&B: optimizer steps done."""
+TRACKERS = ("tensorboard", "wandb")  # Trackers; package and extra have the same name
+_STEP = "step"  # Axis of every metric in W&B: optimizer steps done
 EXPORTS = "exports"
 """Default folder of exports in the experiment, unless the user or the environment sets another one."""
 

@@ -39,10 +39,8 @@ def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
 
 LOG = logging.getLogger("touchline.train")
 
-LINE_SECONDS = 5.0
-"""Seconds between two progress lines on a terminal."""
-LINE_SHARE = 0.1
-"""Fraction of the steps between two progress lines in a file."""
+LINE_SECONDS = 5.0  # Seconds between two progress lines on a terminal
+LINE_SHARE = 0.1  # Fraction of the steps between two progress lines in a file
 
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 

@@ -27,10 +27,8 @@ from transformers.utils.generic import ModelOutput
 from touchline.backends.peft.layout import PADDING, SHARED
 from touchline.train.machine import send
 
-FLEX = "flex_attention"
-"""Attention implementation that takes block masks and dense ones."""
-BLOCK = 128
-"""Tokens along a side of a block: FlexAttention's own default."""
+FLEX = "flex_attention"  # Attention implementation that takes block masks and dense ones
+BLOCK = 128  # Tokens along a side of a block: FlexAttention's own default
 
 
 def block_mask(
@@ -130,8 +128,7 @@ AttentionInterface.register(FLEX, _attend)
 AttentionMaskInterface.register(FLEX, sdpa_mask)
 
 
-HIDDEN = "last_hidden_state"
-"""Name of the hidden states in what a model's body returns."""
+HIDDEN = "last_hidden_state"  # Name of the hidden states in what a model's body returns
 
 
 def head_is_frozen(base: PreTrainedModel) -> bool:

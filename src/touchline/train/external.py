@@ -65,8 +65,7 @@ from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecor
 
 RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 """Environment variable that marks the trainer's processes with their run folder."""
-LOOK_SECONDS = 0.1
-"""Seconds between two looks at the trainer's log."""
+LOOK_SECONDS = 0.1  # Seconds between two looks at the trainer's log
 _IGNORED = -100
 
 

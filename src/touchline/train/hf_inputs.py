@@ -195,8 +195,7 @@ def require_kernels(train: TrainConfig) -> None:
             )
 
 
-_PART = "part_{rank}.pt"
-"""File of a process's part of the training state."""
+_PART = "part_{rank}.pt"  # File of a process's part of the training state
 
 
 def sharded(trainer_class: type[Any], rank: int) -> type[Any]:

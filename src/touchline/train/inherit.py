@@ -28,10 +28,8 @@ from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FIL
 from touchline.train.parent import ParentCheckpoint
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-CHANGES_BASE = ("pissa", "olora")
-"""Values of `lora.init` that change the base's weights."""
-_PREFIX = "base_model.model."
-"""Prefix that PEFT puts before a base's tensor names."""
+CHANGES_BASE = ("pissa", "olora")  # Values of `lora.init` that change the base's weights
+_PREFIX = "base_model.model."  # Prefix that PEFT puts before a base's tensor names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,8 +47,7 @@ class Factors:
         return int(self.a.shape[0])
 
 
-Merged = dict[str, Factors]
-"""Factors by PEFT layer name, `base_model.model.model.layers.0.self_attn.q_proj`."""
+Merged = dict[str, Factors]  # Factors by PEFT layer name, `base_model.model.model.layers.0.self_attn.q_proj`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -21,8 +21,7 @@ from touchline.train.blockwise import FLEX
 from touchline.train.model import base_of, trainable
 from touchline.train.target_loss import TargetLoss, attending, scoring
 
-EXAMPLES = 4
-"""Number of compared examples; a leak shows from the second on."""
+EXAMPLES = 4  # Number of compared examples; a leak shows from the second on
 TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Change of an example's mean loss caused by rounding when matrix shapes change."""
 
@@ -30,8 +29,7 @@ TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 GRADIENT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Change of a gradient by another attention kernel that rounding explains, as a fraction of its length."""
 
-FIRST_TENSORS = 8
-"""Trained tensors whose gradients are compared."""
+FIRST_TENSORS = 8  # Trained tensors whose gradients are compared
 
 
 def sample_for_proof(

@@ -28,10 +28,8 @@ from touchline.core.errors import HostError, InputError, TouchlineError
 from touchline.core.json_text import parse_json
 from touchline.data.packing.isolation import IsolationCheck, PackingMode
 
-LAYERS = 4
-"""Hybrid models repeat a pattern of at most four kinds of layers."""
-LENGTHS = (9, 12, 7)
-"""Tokens of the documents in the sequence."""
+LAYERS = 4  # Hybrid models repeat a pattern of at most four kinds of layers
+LENGTHS = (9, 12, 7)  # Tokens of the documents in the sequence
 VOCABULARY = 128
 TOLERANCE_NATS = 1e-4
 """Effect of float32 rounding on a log-probability; a leak is about a thousand times larger."""

@@ -33,8 +33,7 @@ from touchline.train.model import trainable
 from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint
 from touchline.train.target_loss import TargetLoss, arrange_by_length, attending, mean_loss
 
-SAME_ARITHMETIC = 1e-3
-"""Relative loss tolerance without additional rounding."""
+SAME_ARITHMETIC = 1e-3  # Relative loss tolerance without additional rounding
 MERGED_IN_BFLOAT16 = 5e-2
 """Relative loss tolerance for merged weights rounded to bfloat16: more than four times the measured difference."""
 OTHER_ARITHMETIC = 5e-2

@@ -16,12 +16,9 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
 from touchline.data.versions import stack_versions
 
-FETCH_STEPS = 10
-"""Most optimizer steps whose losses and norms are fetched from a GPU together."""
-FETCH_SECONDS = 1.0
-"""Time that the steps fetched together may take, by the duration of the steps before."""
-SAMPLE_SECONDS = 0.1
-"""Seconds between two readings of the resident set; a reading takes about 20 µs."""
+FETCH_STEPS = 10  # Most optimizer steps whose losses and norms are fetched from a GPU together
+FETCH_SECONDS = 1.0  # Time that the steps fetched together may take, by the duration of the steps before
+SAMPLE_SECONDS = 0.1  # Seconds between two readings of the resident set; a reading takes about 20 µs
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

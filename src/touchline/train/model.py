@@ -35,8 +35,7 @@ from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, GENERATIO
 from touchline.train.inherit import CHANGES_BASE, Inheritance, adapter_tensors, combine, combined_settings, scale_of
 from touchline.train.machine import Machine, torch_dtype
 
-DEFAULT_ADAPTER = "default"
-"""Name of the adapter in a model that has one."""
+DEFAULT_ADAPTER = "default"  # Name of the adapter in a model that has one
 
 
 class BaseModelSpec(Protocol):

@@ -32,15 +32,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PORT = "TOUCHLINE_STORE_PORT"
-"""Variable that gives the processes started by rank 0 the port to connect to."""
+PORT = "TOUCHLINE_STORE_PORT"  # Variable that gives the processes started by rank 0 the port to connect to
 _HOST = "127.0.0.1"
 _PATIENCE = timedelta(days=2)
 """Limit on waiting for another process, which may be writing a large checkpoint. Dead ones are noticed at once."""
-_BUCKET_ELEMENTS = 1 << 26
-"""Elements that are exchanged at once: 256 MiB, more than any adapter has."""
-_GRACE_SECONDS = 10.0
-"""Seconds in which rank 0 may end by itself after another process has failed."""
+_BUCKET_ELEMENTS = 1 << 26  # Elements that are exchanged at once: 256 MiB, more than any adapter has
+_GRACE_SECONDS = 10.0  # Seconds in which rank 0 may end by itself after another process has failed
 
 
 class ProcessLostError(RunsFailedError):

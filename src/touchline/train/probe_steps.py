@@ -25,8 +25,7 @@ from touchline.train.target_loss import TargetLoss, add_gradient
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_CLEAR_PEAK = "5"
-"""Value that resets the peak of the resident set; see proc(5)."""
+_CLEAR_PEAK = "5"  # Value that resets the peak of the resident set; see proc(5)
 _HOST_WORDS = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 _GPU_WORDS = ("out of memory", "alloc_failed")
 

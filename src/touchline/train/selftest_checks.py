@@ -48,12 +48,10 @@ LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
 """Largest difference of the loss in nats, and of the gradient as a fraction of its length, that rounding explains.
 
 A mask that shows packed examples each other changes the gradient by more than half of its length."""
-QLORA_LIMIT_NATS = 0.5
-"""Largest change of the loss by 4-bit weights."""
+QLORA_LIMIT_NATS = 0.5  # Largest change of the loss by 4-bit weights
 LAYOUTS = (PADDED, PACKED, PREFIX)
 COHORT_RANKS = (4, 8, 2, 4)
-COHORT_LIMIT_NATS = 1e-5
-"""Largest difference of a step's loss that sums in another order explain in float32."""
+COHORT_LIMIT_NATS = 1e-5  # Largest difference of a step's loss that sums in another order explain in float32
 _SUBJECTS = {
     StepCheck.LLAMA_FLOAT32: ("llama", torch.float32),
     StepCheck.QWEN_FLOAT32: ("qwen", torch.float32),

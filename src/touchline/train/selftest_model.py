@@ -31,8 +31,7 @@ from touchline.train.target_loss import TargetLoss
 VOCABULARY = 320
 PACKED = BatchLayout(row_tokens=96)
 PREFIX = BatchLayout(row_tokens=96, share_prefix=True)
-_WEIGHTS = 3.0
-"""Factor of the initial weights: with larger ones attention is uneven, and a leak plain to see."""
+_WEIGHTS = 3.0  # Factor of the initial weights: with larger ones attention is uneven, and a leak plain to see
 _SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,

@@ -30,8 +30,7 @@ from touchline.train.machine import Machine, send
 from touchline.train.model import base_of, trainable
 from touchline.train.parallel import Processes
 
-_AHEAD = 2
-"""Micro-batches that a thread reads ahead."""
+_AHEAD = 2  # Micro-batches that a thread reads ahead
 
 
 class PixelReader:
@@ -70,8 +69,7 @@ class PixelReader:
             pool.shutdown(cancel_futures=True)
 
 
-IGNORED = -100
-"""Label of a token without a loss, as torch and transformers have it."""
+IGNORED = -100  # Label of a token without a loss, as torch and transformers have it
 
 
 class TargetLoss:

@@ -27,8 +27,7 @@ from touchline.train.parallel import Processes
 from touchline.train.record import AttemptSetup, TrainingRecord
 from touchline.train.target_loss import LossFunction, mean_loss
 
-_HEAD_BYTES = 64 << 10
-"""Bytes of a metrics.jsonl that are looked at: its first rows, of a few attempts."""
+_HEAD_BYTES = 64 << 10  # Bytes of a metrics.jsonl that are looked at: its first rows, of a few attempts
 
 
 def untrained_setup(

@@ -17,12 +17,9 @@ from touchline.report.figures import Chart
 
 Row = dict[str, object]
 
-FOLLOWED = "followed"
-"""Name of the parameter. Its value is a run's name or empty."""
-FAINT = 0.1
-"""Opacity of runs that are not highlighted."""
-LEGEND_LIMIT = 12
-"""Maximum number of settings in a legend. The table lists all of them."""
+FOLLOWED = "followed"  # Name of the parameter. Its value is a run's name or empty
+FAINT = 0.1  # Opacity of runs that are not highlighted
+LEGEND_LIMIT = 12  # Maximum number of settings in a legend. The table lists all of them
 _LEGEND_COLUMNS_CHARS = 72
 _FEWEST_TICKS = 3
 _DIGITS = 6

@@ -32,8 +32,7 @@ from touchline.report.report import Report
 from touchline.report.tables.conditions import Condition, condition_score, conditions
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, RunScore
 
-ROWS_LIMIT = 60
-"""Maximum number of rows in a figure. The table lists the other runs."""
+ROWS_LIMIT = 60  # Maximum number of rows in a figure. The table lists the other runs
 
 
 def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
@@ -271,8 +270,7 @@ def _title(report: Report, analysis: Analysis, title: str) -> str:
     return title if not _suffix(report, analysis) else f"{title}: {analysis.task}, {analysis.score}"
 
 
-_CONTRASTS = 24
-"""Maximum number of contrasts shown."""
+_CONTRASTS = 24  # Maximum number of contrasts shown
 
 
 def contrasts(analysis: Analysis, section: str) -> Chart | None:

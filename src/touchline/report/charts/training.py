@@ -19,8 +19,7 @@ from touchline.results.run_result import LossPoint, RunResult
 
 SECTION = "training"
 CUT_NOTE = " Square: the run was cut there."
-_TOUCH = 12
-"""Width of the invisible line around a curve that receives pointer events."""
+_TOUCH = 12  # Width of the invisible line around a curve that receives pointer events
 
 
 def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
@@ -175,13 +174,10 @@ def loss_axis(losses: Sequence[float], title: str) -> altair.Y:
     return altair.Y("loss:Q", title=f"{title}, log", scale=scale, axis=axis)
 
 
-POINTS_A_RUN = 200
-"""Maximum number of points per run in one figure, raw and smoothed together."""
-POINTS_IN_ALL = 24_000
-"""Approximate maximum number of points in one figure; with many runs each gets fewer."""
+POINTS_A_RUN = 200  # Maximum number of points per run in one figure, raw and smoothed together
+POINTS_IN_ALL = 24_000  # Approximate maximum number of points in one figure; with many runs each gets fewer
 FEWEST = 24
-SMOOTH_SHARE = 0.4
-"""Share of a run's points used for the smoothed line."""
+SMOOTH_SHARE = 0.4  # Share of a run's points used for the smoothed line
 
 
 def budget(runs: int) -> int:
@@ -243,14 +239,11 @@ def best(points: Sequence[LossPoint]) -> LossPoint | None:
     return min((point for point in points if math.isfinite(point.loss)), key=_loss, default=None)
 
 
-_BAND = 64
-"""Height in pixels of the points of one quantity."""
+_BAND = 64  # Height in pixels of the points of one quantity
 _TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100, 1000)
-_NEAR = 0.32
-"""Decades on both sides up to which the finer ticks are used."""
-_FEWEST_DECADES = 0.2
-"""Minimum extent of the axis on both sides, so that small errors look small."""
+_NEAR = 0.32  # Decades on both sides up to which the finer ticks are used
+_FEWEST_DECADES = 0.2  # Minimum extent of the axis on both sides, so that small errors look small
 
 
 def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:

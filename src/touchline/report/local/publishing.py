@@ -34,19 +34,16 @@ from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
 from touchline.run.selection import one_run
 
-PUBLISHED = "published"
-"""Default folder of published runs in the experiment."""
+PUBLISHED = "published"  # Default folder of published runs in the experiment
 WEIGHTS = ".safetensors"
 _BASE_KEYS = frozenset({"base_model_name_or_path", "_name_or_path", "name_or_path"})
 """Keys of config files that hold the base model's folder."""
 _CONFIG_LIMIT_BYTES = 64 << 20
-_HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+")
-"""Path of a home folder."""
+_HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+")  # Path of a home folder
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 """Access tokens by their form."""
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
-_SECRET_CHARACTERS = 12
-"""Length of the shortest value of such a variable that is looked for."""
+_SECRET_CHARACTERS = 12  # Length of the shortest value of such a variable that is looked for
 _COMMON = frozenset({"root", "user", "admin", "ubuntu", "localhost", "model", "train", "test", "data"})
 """Names of users and hosts that are ordinary words."""
 _VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"})

@@ -32,8 +32,7 @@ from touchline.report.facts import seeds_of
 from touchline.results.run_result import RunResult
 
 MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl", "figures"
-_OURS = "touchline report"
-"""Text in every RESULTS.md that touchline wrote, among its commands."""
+_OURS = "touchline report"  # Text in every RESULTS.md that touchline wrote, among its commands
 _MARKDOWN_LIMIT_BYTES = 64 << 20
 _SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
@@ -200,8 +199,7 @@ def _read_drawn(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
 
 
-Row = Mapping[str, object]
-"""Answer, as returned by `sample_rows`."""
+Row = Mapping[str, object]  # Answer, as returned by `sample_rows`
 
 
 def write_lines(rows: Iterable[Row], path: Path) -> int:

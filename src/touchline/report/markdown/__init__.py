@@ -41,13 +41,11 @@ __all__ = ["results_markdown"]
 
 MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
-_ROWS = 8
-"""Maximum number of rows of tables of problems and sizes."""
+_ROWS = 8  # Maximum number of rows of tables of problems and sizes
 _LATER = 4
 _OUTSIDE = 3
 _SETTINGS = 24
-_CONDITIONS = 25
-"""Maximum number of conditions. With more, the best, the worst and the controls."""
+_CONDITIONS = 25  # Maximum number of conditions. With more, the best, the worst and the controls
 _RUNS = 50
 
 

@@ -42,13 +42,10 @@ from touchline.report.tables.training import cost_section, training_section
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion
 
-SAMPLES = "samples.jsonl"
-"""File beside the page with every answer."""
+SAMPLES = "samples.jsonl"  # File beside the page with every answer
 _ISSUES_SHOWN = 3
-_ISSUES_MOST = 200
-"""Maximum number of each kind in the page. RESULTS.md has all of them."""
-_CLAIMS = 12
-"""Maximum number of claims that are shown first."""
+_ISSUES_MOST = 200  # Maximum number of each kind in the page. RESULTS.md has all of them
+_CLAIMS = 12  # Maximum number of claims that are shown first
 _LABELED_RUNS = 60
 _MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss", "gap")
 """Columns of runs that are shown even if all values are equal."""

@@ -18,11 +18,9 @@ from touchline.report.facts import is_asked_about
 from touchline.report.report import Report
 from touchline.results.run_result import RunResult
 
-ROWS_LIMIT = 400
-"""Maximum number of rows of a table. The table of all runs has no limit."""
+ROWS_LIMIT = 400  # Maximum number of rows of a table. The table of all runs has no limit
 _SHADES = 8
-_OPEN_ROWS = 12
-"""Tables of at most so many rows are open when the page is loaded."""
+_OPEN_ROWS = 12  # Tables of at most so many rows are open when the page is loaded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,16 +200,11 @@ def _escaped(text: str) -> str:
     return text
 
 
-BUDGET_CHARS = 420_000
-"""Budget of all items together, as JSON. A page of 2 MB also holds the drawing program."""
-MISSED_SHARE = 0.2
-"""Share of the budget for items that every run misses."""
-OUTPUT_CHARS = 320
-"""Maximum length of one answer. The full one is in samples.jsonl."""
-QUESTION_CHARS = 2_000
-"""Maximum length of one question. The full one is in samples.jsonl, with the prompt."""
-_RIGHT = 0.5
-"""Score from which an answer counts as right, if scores are not binary."""
+BUDGET_CHARS = 420_000  # Budget of all items together, as JSON. A page of 2 MB also holds the drawing program
+MISSED_SHARE = 0.2  # Share of the budget for items that every run misses
+OUTPUT_CHARS = 320  # Maximum length of one answer. The full one is in samples.jsonl
+QUESTION_CHARS = 2_000  # Maximum length of one question. The full one is in samples.jsonl, with the prompt
+_RIGHT = 0.5  # Score from which an answer counts as right, if scores are not binary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,8 +17,7 @@ from touchline.results.verification_types import MissingCheckpoint, VerifiedChec
 
 VALID, CORRUPT, ABSENT, NOT_PLANNED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}
-_COLUMNS = 10
-"""Maximum number of checkpoint columns. With more, only their numbers are shown."""
+_COLUMNS = 10  # Maximum number of checkpoint columns. With more, only their numbers are shown
 _SHARD = re.compile(r"\d{4,5}-of-\d{4,5}")
 _READ = {
     "headers": "sizes and headers were read; touchline report --deep reads every value",

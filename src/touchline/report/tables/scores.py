@@ -148,8 +148,7 @@ def _suspicious(number: int | None) -> Value:
 
 _SUMMARY = ("accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
 _LABEL = ("items", "read as it", "right", "precision", "recall", "F1")
-_MATRIX_LIMIT = 20
-"""Maximum number of labels in a matrix. With more, its largest confusions are listed."""
+_MATRIX_LIMIT = 20  # Maximum number of labels in a matrix. With more, its largest confusions are listed
 _NO_LABEL = "none"
 _LISTED = 20
 _LEGEND = (

@@ -18,8 +18,7 @@ from touchline.report.tables.runs import is_silent, losses_table, runs_in_number
 from touchline.results.run_result import LossPoint, RunResult
 
 _NAMES = 20
-_MANY = 60
-"""Number of estimates above which those outside their interval come first."""
+_MANY = 60  # Number of estimates above which those outside their interval come first
 _RUN = Column("run", code=True)
 
 
