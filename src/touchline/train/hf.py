@@ -180,9 +180,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def _boundary(self, control: TrainerControl) -> None:
         record, epoch = self._record, self._record.ended_epoch
-        if record.validation_due:
+        if record.validation_due():
             self._validate()
-        flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due)
+        flags = (self._planned.stop.asked, epoch is not None or record.state_due, record.export_due())
         stop, save, export_due = map(bool, self._planned.group.maxima([float(flag) for flag in flags]))
         if export_due:
             whole = gathered(self._model) if self._config.train.is_sharded else None

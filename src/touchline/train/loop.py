@@ -255,9 +255,9 @@ class Training:
         epoch = self._record.ended_epoch
         if epoch is not None:
             self._save()
-        if self._record.validation_due:
+        if self._record.validation_due():
             self._validate()
-        if self._record.export_due:
+        if self._record.export_due():
             model, inheritance = self._session.model, self._session.inheritance
             adapter = self._session.adapter
             self._record.export(epoch, lambda folder: write_weights(model, self._config, folder, inheritance, adapter))

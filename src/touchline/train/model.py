@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -29,46 +29,17 @@ from touchline.core.files import read_bytes, sha256_file
 from touchline.core.json_text import parse_json
 from touchline.data.worker import keep_trainable_layout, require_bitsandbytes
 from touchline.experiment.defaults import VISION_TOWERS
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.quantization import bitsandbytes_settings
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, GENERATION_CONFIG_FILE, STAGE_FILE, write_bytes
 from touchline.train.inherit import CHANGES_BASE, Inheritance, adapter_tensors, combine, combined_settings, scale_of
 from touchline.train.machine import Machine, torch_dtype
 
+if TYPE_CHECKING:
+    from touchline.history.probe import ProbeRequest
+
+    Recipe: TypeAlias = RunConfig | ProbeRequest
+
 DEFAULT_ADAPTER = "default"  # Name of the adapter in a model that has one
-
-
-class BaseModelSpec(Protocol):
-    """Name and folder of a model."""
-
-    @property
-    def name(self) -> str:
-        """Model name."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """Model folder."""
-        ...
-
-
-class Recipe(Protocol):
-    """Settings of the model and its adapter: a run's finetune.yaml, or a probe request."""
-
-    @property
-    def model(self) -> BaseModelSpec:
-        """Frozen base."""
-        ...
-
-    @property
-    def train(self) -> TrainConfig:
-        """Training settings."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of the initial adapter."""
-        ...
 
 
 def attention_for(machine: Machine, widest_row: int, wanted: str = "auto") -> str:

@@ -70,6 +70,9 @@ class AttemptSetup:
         )
 
 
+_OF_LAYOUT = ("layout", "layout_reason", "row_tokens", "share_prefix")
+
+
 def scoring_attention(attention: str) -> str:
     """Return the attention that scores the validation split: its rows have masks that flash attention does not take."""
     return "sdpa" if attention == "flash_attention_2" else attention
@@ -102,7 +105,7 @@ class Step(StepCounts):
     data_seconds: float | None = None
 
 
-def fields_of(value: StepCounts) -> dict[str, Any]:
+def fields_of(value: StepCounts | AttemptSetup) -> dict[str, Any]:
     """Return the fields by name, in order."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
@@ -149,24 +152,29 @@ class TrainingRecord:
         return self._epoch_ended_by(self.step)
 
     @property
-    def validation_due(self) -> bool:
-        """Return whether a validation is due after the last step."""
-        return self._validation_due(self.step)
-
-    @property
-    def export_due(self) -> bool:
-        """Return whether a checkpoint is due after the last step."""
-        return self._export_due(self.step)
-
-    @property
     def state_due(self) -> bool:
         """Return whether the last training state is as old as it may get."""
         return time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes
 
+    def validation_due(self, step: int | None = None) -> bool:
+        """Return whether a validation is due after a step, the last one if None."""
+        step, every = self.step if step is None else step, self._config.train.validate_every_steps
+        return self._epoch_ended_by(step) is not None or (every is not None and step % every == 0)
+
+    def export_due(self, step: int | None = None) -> bool:
+        """Return whether a checkpoint is due after a step, the last one if None."""
+        step, every = self.step if step is None else step, self._config.train.checkpoint.every
+        ended = self._epoch_ended_by(step) is not None
+        if every == "epoch" or ended:
+            return ended
+        if every.steps is not None:
+            return step % every.steps == 0
+        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
+
     def work_due(self, step: int) -> bool:
         """Return whether a validation, a checkpoint, a saved state or the end is due after a step."""
         ends = self._epoch_ended_by(step) is not None
-        return ends or self._validation_due(step) or self._export_due(step) or self.state_due
+        return ends or self.validation_due(step) or self.export_due(step) or self.state_due
 
     def begin(self, setup: AttemptSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
         """Write and return the row of this attempt."""
@@ -181,36 +189,23 @@ class TrainingRecord:
             run=config.run,
             run_digest=config.run_digest,
             steps=config.batches.steps,
-            versions=setup.versions,
-            device=setup.device,
-            device_kind=setup.device_kind,
-            threads=setup.threads,
-            base_dtype=setup.base_dtype,
             base_dtype_requested=train.base_dtype,
-            base_dtype_reason=setup.base_dtype_reason,
-            adapter_dtype=setup.adapter_dtype,
-            attention=setup.attention,
             layout=setup.layout or ("packed" if train.packed else "padded"),
             layout_reason=setup.layout_reason
             or ("packed by the trainer's own packer" if train.packed else "not packed"),
             packed_requested=bool(train.packed),
-            isolation=setup.isolation,
             gradient_checkpointing=train.gradient_checkpointing,
-            optimizer=setup.optimizer,
             micro_batch_size=self._inputs.batches.micro_batch_size,
             gradient_accumulation_steps=accumulation_steps(
                 train.global_batch_size, self._inputs.batches.micro_batch_size, config.batches.data_parallel_size
             ),
             global_batch_size=train.global_batch_size,
-            trainable_parameters=setup.trainable_parameters,
             label_text=self._inputs.renderer.decode(label, keep_special=True),
             label_tokens=len(label),
             setup_seconds=time.monotonic() - begun,
             data_parallel_size=config.batches.data_parallel_size,
-            cohort=setup.cohort,
             sharded=train.is_sharded,
-            compiled_shapes=setup.compiled_shapes,
-            compile_seconds=setup.compile_seconds,
+            **{name: value for name, value in fields_of(setup).items() if name not in _OF_LAYOUT},
         )
         self._label = f"{config.run}: " if setup.cohort else ""
         self._write(row)
@@ -350,18 +345,6 @@ class TrainingRecord:
     def _epoch_ended_by(self, step: int) -> int | None:
         epoch, rest = divmod(step, self._config.batches.steps_per_epoch)
         return epoch - 1 if step and not rest else None
-
-    def _validation_due(self, step: int) -> bool:
-        every = self._config.train.validate_every_steps
-        return self._epoch_ended_by(step) is not None or (every is not None and step % every == 0)
-
-    def _export_due(self, step: int) -> bool:
-        every, ended = self._config.train.checkpoint.every, self._epoch_ended_by(step) is not None
-        if every == "epoch" or ended:
-            return ended
-        if every.steps is not None:
-            return step % every.steps == 0
-        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
 
     @property
     def _attempt(self) -> int:
