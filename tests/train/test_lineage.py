@@ -13,10 +13,19 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
-from tests.train.chains import EASY, HARD, easy_config, hard_config, other_adapter, rewrite_records, swap_adapter, train
 from tests.train.interruptions import EVERY_STEP, StopAfter
 from tests.train.test_run import library_loss
-from tests.train.tiny_run import write_config
+from tests.train.tiny_run import (
+    EASY,
+    HARD,
+    easy_config,
+    hard_config,
+    other_adapter,
+    rewrite_records,
+    swap_adapter,
+    train,
+    write_config,
+)
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.layout import SequenceBatch

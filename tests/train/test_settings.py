@@ -9,10 +9,9 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.cases import parametrize
-from tests.train.chains import easy_config, hard_config, train
 from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
 from tests.train.test_run import library_loss
-from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_run import easy_config, hard_config, make_config, tiny_train, train, write_config
 from torch import nn
 
 from touchline.backends.memory import MemoryCoefficients
