@@ -80,10 +80,7 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], 
             y=y,
             color=hues,
             opacity=followed(),
-            tooltip=[
-                *tooltips("run:N", "seed:Q"),
-                altair.Tooltip("value:Q", format=form, title="score"),
-            ],
+            tooltip=[*tooltips("run:N", "seed:Q"), altair.Tooltip("value:Q", format=form, title="score")],
         )
     )
     controls = _control_lines(analysis, [by_name[name] for name in shown], own)
