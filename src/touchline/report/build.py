@@ -28,6 +28,7 @@ from touchline.report.facts import (
     compared_text,
     device_word,
     devices_of,
+    measured_of,
     run_facts,
     scale_or_share,
     seeds_of,
@@ -264,7 +265,7 @@ def _fastest(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Itera
 def _filling(rows: Sequence[PackingRow]) -> Iterator[str]:
     """Yield whether the one way in which all runs were packed can stay."""
     ways = {row.packed for row in rows}
-    known = [row.efficiency.value for row in rows if isinstance(row.efficiency, Quantity)]
+    known = [each.value for each in measured_of(row.efficiency for row in rows)]
     if not known or not ways < _WAYS.keys():
         return
     (way,), worst = ways, min(known)

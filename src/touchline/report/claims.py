@@ -16,7 +16,15 @@ from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import join_names
 from touchline.core.units import between, plural
-from touchline.report.facts import condition_of, condition_words, family_words, is_asked_about, p_number, scale_of
+from touchline.report.facts import (
+    condition_of,
+    condition_words,
+    family_words,
+    is_asked_about,
+    measured_of,
+    p_number,
+    scale_of,
+)
 from touchline.report.next_steps import (
     MOST_ITEMS,
     MOST_SEEDS,
@@ -238,7 +246,7 @@ def _more_items(own: Sequence[Comparison], analysis: Analysis) -> str:
         needed = items_needed(open_[0], items.get(open_[0].run, 0), analysis.family)
         if needed is not None:
             parts.append(f"more than {MOST_ITEMS:,} items" if needed > MOST_ITEMS else f"about {needed:,} items")
-    smallest = [each.smallest.value for each in open_ if isinstance(each.smallest, Quantity)]
+    smallest = [each.value for each in measured_of(each.smallest for each in open_)]
     if smallest:
         parts.append(f"a difference of {scale.size(max(smallest))}")
     return ", or ".join(parts)

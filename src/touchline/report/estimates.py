@@ -11,7 +11,7 @@ from touchline.core.units import in_unit, plural
 from touchline.estimate.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.report.facts import evaluation_seconds
+from touchline.report.facts import evaluation_seconds, measured_of
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import RunStorage, Verification
@@ -133,7 +133,7 @@ def _inside(predicted: Measured, measured: Measured) -> bool | None:
 def _training(run: RunResult) -> tuple[Measured, bool]:
     """Return the duration of the training, and whether it was a single uninterrupted attempt."""
     counted = [attempt for attempt in run.attempt_list if not attempt.superseded]
-    known = [each.seconds for each in counted if isinstance(each.seconds, Quantity)]
+    known = measured_of(each.seconds for each in counted)
     if not counted:
         return run.train_seconds, False
     if len(known) < len(counted):
@@ -145,12 +145,8 @@ def _training(run: RunResult) -> tuple[Measured, bool]:
 
 def _memory(run: str, predicted: Measured, found: Measured) -> EstimateRow:
     """Return the row of memory in the plan's unit, compared if both values are of one kind."""
-    measured = found
-    if isinstance(found, Quantity) and isinstance(predicted, Quantity):
-        measured = in_unit(found, predicted.unit)
-    same = (
-        isinstance(predicted, Quantity)
-        and isinstance(measured, Quantity)
-        and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
-    )
+    if isinstance(found, Missing) or isinstance(predicted, Missing):
+        return _row(run, MEMORY, predicted, found, comparable=False)
+    measured = in_unit(found, predicted.unit)
+    same = isinstance(measured, Quantity) and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
     return _row(run, MEMORY, predicted, measured, comparable=same)

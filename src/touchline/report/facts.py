@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
@@ -304,7 +304,7 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: 
         trains = run.kind is RunKind.FINE_TUNED
         training = training_hours(run, gpus[run.name] / slots, shares) if trains else device_hours(run, gpus[run.name])
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
-        parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
+        parts += measured_of((training, evaluation))
         untold += isinstance(training, Missing)
         # A run that never began took no time. One that began without a recorded time took an unknown time.
         least = least or (isinstance(training, Missing) and run.attempts > 0) or is_at_least(training)
@@ -352,13 +352,25 @@ def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
     return best, last
 
 
+def measured_of(values: Iterable[Measured]) -> list[Quantity]:
+    """Return those that are measured."""
+    return [value for value in values if isinstance(value, Quantity)]
+
+
+def of_both(one: Measured, other: Measured, combine: Callable[[Quantity, Quantity], Measured]) -> Measured:
+    """Return a figure of two others; with a missing one, the first of these."""
+    if isinstance(one, Missing) or isinstance(other, Missing):
+        return one if isinstance(one, Missing) else other
+    return combine(one, other)
+
+
 def generalization_gap(run: RunResult) -> Measured:
     """Return the last validation loss minus the final training loss."""
-    train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
-    if isinstance(train, Missing) or isinstance(validation, Missing):
-        return train if isinstance(train, Missing) else validation
-    return Quantity(
-        value=validation.value - train.value, unit=validation.unit, method="validation loss minus training loss"
+    method = "validation loss minus training loss"
+    return of_both(
+        finite(run.final_train_loss),
+        finite(run.final_val_loss),
+        lambda train, last: Quantity(value=last.value - train.value, unit=last.unit, method=method),
     )
 
 

@@ -112,23 +112,17 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     # ---- events of the trainer ----------------------------------------------------------------------------------
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Score the untrained model, where the trainer has placed it, and start the clock of the first step."""
         if self._record.step == 0:
             self._validate()
         self._watch = Stopwatch()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Choose the order of the epoch."""
         self._trainer.planned_order.epoch = state.global_step // self._config.batches.steps_per_epoch
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **named: Any) -> None:
         """Start to measure memory."""
         self._memory.watch(active=True)
 

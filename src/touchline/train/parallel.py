@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from touchline.core.errors import HostError, InputError, RunsFailedError
-from touchline.core.quantity import Measured, Quantity
+from touchline.core.quantity import Measured, Quantity, number_of
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.worker import die_with_parent
 
@@ -80,7 +80,7 @@ class Processes:
 
     def peaks(self, own: tuple[Measured, ...]) -> tuple[Measured, ...]:
         """Return the largest of each measurement over all processes, which measure alike."""
-        values = self.maxima([each.value if isinstance(each, Quantity) else 0.0 for each in own])
+        values = self.maxima([number_of(each) or 0.0 for each in own])
         return tuple(
             replace(each, value=value) if isinstance(each, Quantity) else each
             for each, value in zip(own, values, strict=True)

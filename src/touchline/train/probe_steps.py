@@ -14,7 +14,7 @@ from torch import nn
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Quantity, number_of
 from touchline.data.machine import load_1min
 from touchline.history.probe import STEPS, ProbeAnswer, ProbeMachine, ProbeMemory, ProbeOutcome, ProbeRequest, ProbeWork
 from touchline.train.attempt import LOG
@@ -252,5 +252,5 @@ def described(machine: Machine) -> ProbeMachine:
         threads=machine.threads,
         base_dtype=machine.choice.dtype,
         versions=library_versions(),
-        load_1min=load.value if isinstance(load, Quantity) else None,
+        load_1min=number_of(load),
     )

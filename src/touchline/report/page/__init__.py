@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from touchline.core.finding import Severity
 from touchline.core.levels import factor_words
-from touchline.core.quantity import Missing, Quantity
+from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
 from touchline.core.text import valid_utf8
@@ -22,7 +22,7 @@ from touchline.plan.settings import leading_text
 from touchline.report.claims import CONTROL as AGAINST_CONTROL
 from touchline.report.claims import claims_table
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
-from touchline.report.facts import is_asked_about, scale_of
+from touchline.report.facts import is_asked_about, measured_of, scale_of
 from touchline.report.figures import Chart
 from touchline.report.page.parts import (
     ROWS_LIMIT,
@@ -166,7 +166,7 @@ def _packed(report: Report) -> str:
 
 
 def _memory(report: Report) -> str:
-    peaks = [run.peak_memory for run in report.runs if isinstance(run.peak_memory, Quantity)]
+    peaks = measured_of(run.peak_memory for run in report.runs)
     ends = [bare(end(peaks, key=lambda each: each.value), 3) for end in (min, max)] if peaks else ["n/a"]
     return f"peak memory {' to '.join(dict.fromkeys(ends))}"
 

@@ -11,6 +11,7 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.text import join_names
 from touchline.core.units import bare, format_bytes, plural
 from touchline.experiment.runs import RunKind
+from touchline.report.facts import measured_of
 from touchline.report.report import Report
 from touchline.results.scored import in_order
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
@@ -224,8 +225,8 @@ def storage_totals(report: Report) -> str:
     if isinstance(storage.forecast, Quantity):
         off = 100 * (storage.total_bytes / storage.forecast.value - 1) if storage.forecast.value > 0 else 0.0
         parts[0] += f"; predicted {bare(storage.forecast)} ({off:+.1f}%)"
-    full = [run.full_model_bytes.value for run in storage.runs if isinstance(run.full_model_bytes, Quantity)]
-    only = [run.adapter_only_bytes.value for run in storage.runs if isinstance(run.adapter_only_bytes, Quantity)]
+    full = [each.value for each in measured_of(run.full_model_bytes for run in storage.runs)]
+    only = [each.value for each in measured_of(run.adapter_only_bytes for run in storage.runs)]
     if full and only and sum(full) > 0 and len(full) == len(only):
         parts.append(
             f"Adapters alone take {format_bytes(sum(only))}, {100 * sum(only) / sum(full):.2g}% of the "

@@ -20,6 +20,7 @@ from touchline.report.facts import (
     condition_words,
     is_asked_about,
     is_failed_exit,
+    measured_of,
     p_number,
     p_text,
     scale_of,
@@ -99,7 +100,7 @@ def pooled_mean(each: Condition, pick: Callable[[RunResult], Measured]) -> Measu
     missing = next((value for value in known if isinstance(value, Missing)), None)
     if missing is not None or len(known) == 1:
         return missing or known[0]
-    numbers = [value for value in known if isinstance(value, Quantity)]
+    numbers = measured_of(known)
     return Quantity(value=fmean(value.value for value in numbers), unit=numbers[0].unit, aggregation="mean")
 
 

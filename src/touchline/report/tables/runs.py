@@ -21,6 +21,7 @@ from touchline.report.facts import (
     is_asked_about,
     level_of,
     lowest,
+    measured_of,
     scale_of,
     seeds_of,
 )
@@ -185,7 +186,7 @@ def _disk(disk: RunStorage) -> tuple[Value, ...]:
 
 def _shared(values: Iterable[Measured], attribute: str) -> str | None:
     """Return the attribute (`kind`, `token_unit`, `unit`) that all figures of a column share, for its heading."""
-    found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
+    found = {getattr(value, attribute) for value in measured_of(values)}
     return str(found.pop()) if len(found) == 1 and None not in found else None
 
 
@@ -194,18 +195,17 @@ def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[s
     yield f"Losses are means over the label tokens, in nats. Train loss: {train or 'as logged'}."
     yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as logged'}."
     ways = _methods(speeds)
-    sums = dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity) and each.aggregation)
+    sums = dict.fromkeys(each.aggregation for each in measured_of(speeds) if each.aggregation)
     how = [*(each for each in sums if each not in ways), *([ways] if ways else [])]
     yield f"Tokens/s: {', '.join(how) or 'as logged'}."
-    memory = [run.peak_memory for run in runs]
-    phases = dict.fromkeys(each.phase for each in memory if isinstance(each, Quantity) and each.phase)
+    phases = dict.fromkeys(each.phase for each in measured_of(run.peak_memory for run in runs) if each.phase)
     if phases:
         words = {"step": "while steps ran", "after_init": "after initialization", "eval": "during evaluation"}
         yield f"Peak memory: {', '.join(words[phase] for phase in phases)}."
 
 
 def _methods(values: Sequence[Measured], most: int = 3) -> str:
-    ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
+    ways = list(dict.fromkeys(each.method for each in measured_of(values) if each.method))
     return "; ".join(ways[:most]) + (" ..." if len(ways) > most else "")
 
 

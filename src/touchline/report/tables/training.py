@@ -13,6 +13,7 @@ from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
+from touchline.report.facts import of_both
 from touchline.report.report import EstimateRow, Report
 from touchline.report.tables.runs import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
@@ -203,9 +204,9 @@ def _row(run: RunResult, other: RunResult) -> tuple[Value, ...]:
         len(differences),
         _nats(differences[0]) if differences else _NO_STEP,
         _nats(max(map(abs, differences))) if differences else _NO_STEP,
-        _difference(run.final_val_loss, other.final_val_loss),
-        _ratio(run.seconds_per_step, other.seconds_per_step),
-        _ratio(run.peak_memory, other.peak_memory),
+        of_both(run.final_val_loss, other.final_val_loss, lambda own, first: _nats(own.value - first.value)),
+        of_both(run.seconds_per_step, other.seconds_per_step, _ratio),
+        of_both(run.peak_memory, other.peak_memory, _ratio),
     )
 
 
@@ -223,16 +224,8 @@ def _nats(value: float) -> Quantity:
     return Quantity(value=value, unit="nats")
 
 
-def _difference(value: Measured, other: Measured) -> Measured:
-    if isinstance(value, Missing) or isinstance(other, Missing):
-        return value if isinstance(value, Missing) else other
-    return _nats(value.value - other.value)
-
-
-def _ratio(value: Measured, other: Measured) -> Measured:
+def _ratio(value: Quantity, other: Quantity) -> Measured:
     """Return the ratio of two figures of the same unit and kind."""
-    if isinstance(value, Missing) or isinstance(other, Missing):
-        return value if isinstance(value, Missing) else other
     if (value.unit, value.kind) != (other.unit, other.kind) or not other.value:
         return Missing(missing="figures of different units or kinds")
     return Quantity(value=value.value / other.value, unit="1")
