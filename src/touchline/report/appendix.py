@@ -39,21 +39,15 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
     if plan.executor == "local" and (command := every_epoch(plan)):
         yield _command(EVALUATE, "every epoch that was kept", command)
     if (last := _checkpoint(gathered, example)) is not None:
-        yield _command(
-            EVALUATE,
-            "one checkpoint, by hand",
-            f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
-        )
+        command = f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}"
+        yield _command(EVALUATE, "one checkpoint, by hand", command)
     submit = "sbatch" if plan.executor == "slurm" else "bash"
     yield _command(RETRAIN, "one run, by hand", f"cd {folder} && {submit} {TRAINING_SCRIPT}")
     yield _command(SYNC, "write offline runs of Weights & Biases", "touchline export . --to wandb")
     yield _command(SYNC, "write TensorBoard events", "touchline export . --to tensorboard")
     yield from _sync_found(gathered)
-    yield _command(
-        COMMIT,
-        "everything but weights, training states and locks, which .gitignore leaves out",
-        f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}",
-    )
+    command = f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}"
+    yield _command(COMMIT, "everything but weights, training states and locks, which .gitignore leaves out", command)
 
 
 def _view(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:

@@ -93,21 +93,15 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             for point in (*run.train_losses, *run.validation_losses)
             if point.loss != point.loss or abs(point.loss) == float("inf")
         )
-        yield _issue(
-            Severity.ERROR,
-            run.name,
-            "losses that are not numbers",
+        text = (
             f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
-            f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
+            f"at step {first:,}. The training diverged, and a score of this run is that of broken weights."
         )
+        yield _issue(Severity.ERROR, run.name, "losses that are not numbers", text)
     waited = finite(run.data_wait)
     if isinstance(waited, Quantity) and waited.value > _WAITING_PERCENT:
-        yield _issue(
-            Severity.WARNING,
-            run.name,
-            "training waited for images",
-            f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
-        )
+        text = f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead."
+        yield _issue(Severity.WARNING, run.name, "training waited for images", text)
 
 
 def _of_prompts(run: RunResult) -> Iterator[Issue]:
@@ -130,26 +124,22 @@ def _of_form(run: RunResult) -> Iterator[Issue]:
     longest = max((len(sample.target.strip()) for sample in samples), default=0)
     other = [sample for sample in samples if len(sample.output.strip()) > 2 * longest and not sample.score]
     if longest and 2 * len(other) > len(samples):
-        yield _issue(
-            Severity.INFO,
-            run.name,
-            "answers of another form",
+        text = (
             f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
-            "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two.",
+            "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two."
         )
+        yield _issue(Severity.INFO, run.name, "answers of another form", text)
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:
     if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
-        yield _issue(
-            Severity.WARNING,
-            run.name,
-            "fewer steps on record than planned",
+        text = (
             f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
-            "that it is complete.",
+            "that it is complete."
         )
+        yield _issue(Severity.WARNING, run.name, "fewer steps on record than planned", text)
     lacking: dict[str, list[str]] = {}
     for what, value in (("training", run.final_train_loss), ("validation", run.final_val_loss)):
         if isinstance(value, Missing):
@@ -162,33 +152,25 @@ def _measured(run: RunResult) -> Iterator[Issue]:
 def _standing(run: RunResult) -> Iterator[Issue]:
     """Yield the status of the run, unless it is simply complete. A cut run has ended as decided."""
     if run.cut_after_step is not None:
-        yield _issue(
-            Severity.INFO,
-            run.name,
-            CUT,
+        text = (
             f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
-            "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it.",
+            "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it."
         )
+        yield _issue(Severity.INFO, run.name, CUT, text)
         return
     steps = _steps(run)
     last = run.attempt_list[-1] if run.attempt_list else None
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
     is_control, ended_well = run.kind is RunKind.CONTROL, last is not None and last.state is JobState.COMPLETED
     if is_failed_exit(run) and run.job_state is not None:
-        yield _issue(
-            Severity.INFO,
-            run.name,
-            FAILED_EXIT,
+        text = (
             f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
-            "its scores count. The exit code is reported, not believed.",
+            "its scores count. The exit code is reported, not believed."
         )
+        yield _issue(Severity.INFO, run.name, FAILED_EXIT, text)
     if run.job_state is JobState.UNKNOWN and run.outcome is not TrainingOutcome.COMPLETE:
-        yield _issue(
-            Severity.WARNING,
-            run.name,
-            "job state unknown",
-            "Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that.",
-        )
+        text = "Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that."
+        yield _issue(Severity.WARNING, run.name, "job state unknown", text)
     match run.status:
         case RunStatus.FAILED:
             what = "evaluation" if is_control else "training"
@@ -241,12 +223,8 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
     if run.cut_after_step is not None:
         after = "It reached the point where it was cut all the same."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
-    yield _issue(
-        Severity.INFO if went_on else Severity.WARNING,
-        run.name,
-        title,
-        f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
-    )
+    text = f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}"
+    yield _issue(Severity.INFO if went_on else Severity.WARNING, run.name, title, text)
 
 
 def _attempt(each: AttemptResult) -> str:
@@ -293,48 +271,27 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
         if not revision.runs:
             # Only the predictions differ, as after every finished run.
             continue
-        yield _issue(
-            Severity.INFO,
-            EXPERIMENT,
-            f"plan revised on {revision.date}",
-            f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
-            where="plan.json",
-        )
+        text = f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}."
+        yield _issue(Severity.INFO, EXPERIMENT, f"plan revised on {revision.date}", text, where="plan.json")
     for run in plan.runs:
         if run.accepted:
             settings = ", ".join(f"{key}: {value}" for key, value in run.accepted.items())
+            text = f"Accepted as edited, and so no longer those of the design: {settings}."
             yield _issue(
-                Severity.INFO,
-                run.name,
-                "settings edited by hand",
-                f"Accepted as edited, and so no longer those of the design: {settings}.",
-                where=f"{run.name}/setup_finetune.yaml",
+                Severity.INFO, run.name, "settings edited by hand", text, where=f"{run.name}/setup_finetune.yaml"
             )
     if plan.overrides:
-        yield _issue(
-            Severity.INFO,
-            EXPERIMENT,
-            "overrides in force",
-            f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}.",
-            where="plan.json",
-        )
+        text = f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}."
+        yield _issue(Severity.INFO, EXPERIMENT, "overrides in force", text, where="plan.json")
     quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
     scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
     for quantization in scored:
-        yield _issue(
-            Severity.INFO,
-            EXPERIMENT,
-            f"all scores on the {quantization} base",
-            f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
-            where="plan.json",
-        )
+        text = f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ."
+        yield _issue(Severity.INFO, EXPERIMENT, f"all scores on the {quantization} base", text, where="plan.json")
     if quantized and not scored:
+        text = f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not."
         yield _issue(
-            Severity.INFO,
-            EXPERIMENT,
-            "quantized runs evaluated on the base in its own dtype",
-            f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
-            where="plan.json",
+            Severity.INFO, EXPERIMENT, "quantized runs evaluated on the base in its own dtype", text, where="plan.json"
         )
 
 
@@ -394,11 +351,9 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
         if missing.expected:
             continue
         done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
+        text = f"{capital(missing.reason)}."
         yield _issue(
-            Severity.ERROR if done else Severity.WARNING,
-            missing.run,
-            f"checkpoint {missing.name} is missing",
-            f"{capital(missing.reason)}.",
+            Severity.ERROR if done else Severity.WARNING, missing.run, f"checkpoint {missing.name} is missing", text
         )
 
 

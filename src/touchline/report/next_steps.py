@@ -65,11 +65,8 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
     failed = [run.name for run in gathered.runs if run.status is RunStatus.FAILED]
     if failed:
         log = shlex.quote(failed[0])
-        yield NextStep(
-            title="Find out why runs failed",
-            why=f"{join_names(failed)} failed.",
-            command=f"tail -n 40 {log}/slurm-*.out",
-        )
+        why = f"{join_names(failed)} failed."
+        yield NextStep(title="Find out why runs failed", why=why, command=f"tail -n 40 {log}/slurm-*.out")
     if left and planned and (gathered.strategy is None or gathered.strategy.has_ended):
         why = f"{plural(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
         yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
@@ -235,12 +232,11 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     if single:
         shown = [_contrast_words(contrast, scale) for contrast in single]
         wanted = sorted(seed_numbers(used, max(len(used), WANTED_SEEDS)))
-        yield NextStep(
-            title=f"Repeat with {WANTED_SEEDS} seeds",
-            why=f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {WANTED_SEEDS} "
-            f"seeds differences of {_seed_words(WANTED_SEEDS)} standard deviations between seeds would show.",
-            command=_seeds_command(gathered, wanted),
+        why = (
+            f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {WANTED_SEEDS} "
+            f"seeds differences of {_seed_words(WANTED_SEEDS)} standard deviations between seeds would show."
         )
+        yield NextStep(title=f"Repeat with {WANTED_SEEDS} seeds", why=why, command=_seeds_command(gathered, wanted))
         return
     largest = max(open_, key=lambda each: abs(each[1].value or 0.0))[1]
     if largest.value == 0:
