@@ -292,10 +292,8 @@ def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
     """Prevent a second export, which would find the same points missing."""
     lock = try_lock(planned.folder.internal / f"export-{tracker}.lock")
     if lock is None:
-        raise PolicyError(
-            f"{planned.plan.experiment} is being exported to {tracker} by another command",
-            expected="one export at a time",
-        )
+        message = f"{planned.plan.experiment} is being exported to {tracker} by another command"
+        raise PolicyError(message, expected="one export at a time")
     try:
         yield
     finally:

@@ -236,10 +236,8 @@ class Driver:
         try:
             row = _ROW.validate_json(line)
         except ValidationError as error:
-            raise RunsFailedError(
-                f"run {self._config.run}: the trainer logged a row that cannot be read: {line[:200]!r}",
-                expected=str(error.errors()[0]["msg"]),
-            ) from error
+            message = f"run {self._config.run}: the trainer logged a row that cannot be read: {line[:200]!r}"
+            raise RunsFailedError(message, expected=str(error.errors()[0]["msg"])) from error
         match row:
             case _Started():
                 self._take_start(row)

@@ -221,11 +221,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if self._ended is TrainingEnd.STOPPED:
             self._record.stop(self._planned.stop)
             return False
-        raise PlanDriftError(
-            f"the trainer ended after step {self._record.step} of {self._config.batches.steps}",
-            expected="the planned steps",
-            hint="touchline plan",
-        )
+        message = f"the trainer ended after step {self._record.step} of {self._config.batches.steps}"
+        raise PlanDriftError(message, expected="the planned steps", hint="touchline plan")
 
     # ---- records ------------------------------------------------------------------------------------------------
 

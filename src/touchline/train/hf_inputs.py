@@ -189,10 +189,8 @@ def require_kernels(train: TrainConfig) -> None:
         if not torch.cuda.is_available():
             raise HostError(f"{kernels.setting} needs a GPU, but none is visible here", hint=kernels.without)
         if importlib.util.find_spec(kernels.module) is None:
-            raise HostError(
-                f"{kernels.setting} needs {kernels.package}, not installed here",
-                hint=f"pip install {kernels.package}, or {kernels.without}",
-            )
+            message = f"{kernels.setting} needs {kernels.package}, not installed here"
+            raise HostError(message, hint=f"pip install {kernels.package}, or {kernels.without}")
 
 
 _PART = "part_{rank}.pt"  # File of a process's part of the training state

@@ -150,11 +150,8 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
 def refuse_change(what: str, where: str, planned: str, found: str | Missing) -> None:
     """Refuse an input that is no longer what was planned."""
     if planned != found:
-        raise PlanDriftError(
-            f"{what} {where!r} changed since planning: hash {str(found)[:12]}, planned {planned[:12]}",
-            expected="the planned content",
-            hint=_ACCEPT,
-        )
+        message = f"{what} {where!r} changed since planning: hash {str(found)[:12]}, planned {planned[:12]}"
+        raise PlanDriftError(message, expected="the planned content", hint=_ACCEPT)
 
 
 def items_sha256(examples: Sequence[RenderedExample]) -> str:

@@ -139,10 +139,8 @@ def attach_adapter(
         else:
             model = get_peft_model(base, settings, adapter_name=name)
     except ValueError as error:
-        raise InputError(
-            f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}",
-            expected="train.lora.target_modules that name linear layers of the model",
-        ) from error
+        message = f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}"
+        raise InputError(message, expected="train.lora.target_modules that name linear layers of the model") from error
     finally:
         torch.set_num_threads(threads)
     dtype = torch_dtype(lora.resolved_dtype)

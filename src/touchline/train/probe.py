@@ -49,10 +49,8 @@ def read_request() -> ProbeRequest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"invalid request: {f'{place}: ' if place else ''}{first['msg']}",
-            expected="the JSON of a ProbeRequest (touchline.history.probe)",
-        ) from None
+        message = f"invalid request: {f'{place}: ' if place else ''}{first['msg']}"
+        raise InputError(message, expected="the JSON of a ProbeRequest (touchline.history.probe)") from None
 
 
 def _measure(request: ProbeRequest) -> ProbeAnswer:

@@ -76,10 +76,8 @@ class SideBySide:
             if not isinstance(layer, LoraLayer):
                 continue
             if set(layer.lora_A) != set(names) or head in (layer, layer.get_base_layer()):
-                raise InputError(
-                    f"runs cannot be trained in a cohort: the layer {path} holds other adapters than theirs",
-                    expected="adapters on the same linear layers of the model's body",
-                )
+                message = f"runs cannot be trained in a cohort: the layer {path} holds other adapters than theirs"
+                raise InputError(message, expected="adapters on the same linear layers of the model's body")
             layer.forward = partial(self._forward, layer, path)
 
     def losses(self, name: str, rows: SequenceBatch) -> Tensor:
@@ -105,10 +103,8 @@ class SideBySide:
     def _forward(self, layer: LoraLayer, path: str, x: Tensor) -> Tensor:
         """Return the output of a layer for rows of shape [K R, W, inputs]."""
         if x.ndim != 3 or x.shape[0] != self._rows:
-            raise InputError(
-                f"runs cannot be trained in a cohort: the layer {path} gets an input of shape {list(x.shape)}",
-                expected=f"all {self._rows} rows of the micro-batch",
-            )
+            message = f"runs cannot be trained in a cohort: the layer {path} gets an input of shape {list(x.shape)}"
+            raise InputError(message, expected=f"all {self._rows} rows of the micro-batch")
         result: Tensor = layer.base_layer(x)
         blocks = x.reshape(len(self._active), -1, x.shape[-1])
         rank = max(layer.r[name] for name in self._active)
