@@ -5,20 +5,15 @@ Writes the planned examples, starts the program, and turns its log into the reco
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -42,12 +37,10 @@ from touchline.core.files import disk_errors, open_regular, read_bytes, read_tex
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
-from touchline.core.units import plural
 from touchline.data.machine import cpu_name
 from touchline.data.metrics_file import METRICS
 from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
-from touchline.data.worker import die_with_parent
 from touchline.train.attempt import LOG, MetricsLog, Stop
 from touchline.train.folders import (
     ADAPTER_CONFIG_FILE,
@@ -60,11 +53,9 @@ from touchline.train.folders import (
     remove_leftovers,
 )
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
-from touchline.train.process import exit_code_of
+from touchline.train.process import ask_to_stop, end_orphans, exit_code_of, trainer_program
 from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecord, fields_of
 
-RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
-"""Environment variable that marks the trainer's processes with their run folder."""
 LOOK_SECONDS = 0.1  # Seconds between two looks at the trainer's log
 _IGNORED = -100
 
@@ -228,7 +219,7 @@ class Driver:
                     return
                 if self._stop.asked and not asked:
                     asked = True
-                    _ask_to_stop(process, self._config.batches.data_parallel_size)
+                    ask_to_stop(process, self._config.batches.data_parallel_size)
                 if not lines:
                     time.sleep(LOOK_SECONDS)
 
@@ -256,19 +247,13 @@ class Driver:
     def _take_start(self, row: _Started) -> None:
         train = self._config.train
         self._memory_kind = "allocated" if row.device_kind == "cuda" else "process"
-        setup = AttemptSetup(
+        own = fields_of(row) | {
             # The other side knows a CPU by its architecture alone; times are looked up by the name.
-            device=cpu_name() if row.device_kind == "cpu" else row.device,
-            device_kind=row.device_kind,
-            threads=row.threads,
-            versions={**stack_versions(("touchline",), None), **row.versions},
-            base_dtype=row.base_dtype,
-            adapter_dtype=row.adapter_dtype,
-            attention=row.attention,
-            optimizer=row.optimizer,
-            trainable_parameters=row.trainable_parameters,
-            row_tokens=train.max_seq_len if train.packed else None,
-        )
+            "device": cpu_name() if row.device_kind == "cpu" else row.device,
+            "versions": {**stack_versions(("touchline",), None), **row.versions},
+        }
+        del own["event"]
+        setup = AttemptSetup(**own, row_tokens=train.max_seq_len if train.packed else None)
         self._record.begin(setup, self._begun)
 
     def _take_step(self, row: _Step) -> None:
@@ -376,82 +361,6 @@ def _read_object(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a process group of its own, which ends with this process and with the block."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {
-        RUN_VARIABLE: str(folder),
-        "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    process = subprocess.Popen(  # noqa: S603 (our own words)
-        list(command),
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-        preexec_fn=die_with_parent(),  # noqa: PLW1509 (this process has one thread)
-    )
-    try:
-        yield process
-    finally:
-        # Once it is waited for, its number, and that of its group, may be another process's.
-        if process.poll() is None:
-            # A launcher gives the processes of its devices groups of their own.
-            others = _descendants(process)
-            _signal_group(process, signal.SIGKILL)
-            for each in others:
-                with contextlib.suppress(psutil.Error):
-                    each.kill()
-            process.wait()
-            psutil.wait_procs(others, timeout=30)
-        end_orphans(folder)
-
-
-def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
-    if devices == 1:
-        return _signal_group(process, signal.SIGTERM)
-    # A launcher that is asked itself gives the processes of its devices half a minute.
-    for child in _descendants(process):
-        with contextlib.suppress(psutil.Error):
-            child.terminate()
-    return None
-
-
-def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:
-        return []
-    return found
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def end_orphans(folder: Path) -> int:
-    """End the processes of a trainer that has ended in a run folder. Return their number."""
-    left: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == str(folder):
-                process.kill()
-                left.append(process)
-        except (psutil.Error, OSError):
-            continue
-    if left:
-        LOG.warning("ended %s that the trainer left", plural(len(left), "process", "processes"))
-        psutil.wait_procs(left, timeout=30)
-    return len(left)
 
 
 def main() -> int:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+import psutil
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import (
@@ -27,10 +31,11 @@ from touchline.core.errors import (
     install_hint,
 )
 from touchline.core.status import EXIT_LINEAGE, EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, EXIT_STOPPED, TrainingEnd
+from touchline.core.units import plural
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import METRICS
 from touchline.data.training_state import RESUME_FOLDER, ResumeState, read_pause
-from touchline.data.worker import prepare_worker, tell_fault
+from touchline.data.worker import die_with_parent, prepare_worker, tell_fault
 from touchline.train.attempt import LOG, MetricsLog, Stop, open_log, refuse_out_of_memory
 from touchline.train.folders import find_resume, is_done, reached_pause, remove_folder, remove_leftovers
 from touchline.train.inputs import Inputs, load_inputs, read_config
@@ -227,3 +232,81 @@ def _listen(stop: Stop) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, ask)
+
+
+RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
+"""Environment variable that marks the trainer's processes with their run folder."""
+
+
+@contextlib.contextmanager
+def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a process group of its own, which ends with this process and with the block."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {
+        RUN_VARIABLE: str(folder),
+        "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(  # noqa: S603 (our own words)
+        list(command),
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=die_with_parent(),  # noqa: PLW1509 (this process has one thread)
+    )
+    try:
+        yield process
+    finally:
+        # Once it is waited for, its number, and that of its group, may be another process's.
+        if process.poll() is None:
+            # A launcher gives the processes of its devices groups of their own.
+            others = _descendants(process)
+            _signal_group(process, signal.SIGKILL)
+            for each in others:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            process.wait()
+            psutil.wait_procs(others, timeout=30)
+        end_orphans(folder)
+
+
+def ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
+    """Ask a trainer to save and end."""
+    if devices == 1:
+        return _signal_group(process, signal.SIGTERM)
+    # A launcher that is asked itself gives the processes of its devices half a minute.
+    for child in _descendants(process):
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
+    return None
+
+
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return found
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def end_orphans(folder: Path) -> int:
+    """End the processes of a trainer that has ended in a run folder. Return their number."""
+    left: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == str(folder):
+                process.kill()
+                left.append(process)
+        except (psutil.Error, OSError):
+            continue
+    if left:
+        LOG.warning("ended %s that the trainer left", plural(len(left), "process", "processes"))
+        psutil.wait_procs(left, timeout=30)
+    return len(left)

@@ -105,8 +105,8 @@ class Step(StepCounts):
     data_seconds: float | None = None
 
 
-def fields_of(value: StepCounts | AttemptSetup) -> dict[str, Any]:
-    """Return the fields by name, in order."""
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, in order."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
