@@ -36,10 +36,10 @@ from touchline.train import blockwise as block_masks
 from touchline.train import setup
 from touchline.train.attempt import Stop
 from touchline.train.blockwise import FLEX, block_mask, blocks
-from touchline.train.isolation import block_mask_fault
 from touchline.train.machine import select_device
 from touchline.train.model import trainable
 from touchline.train.process import run_training
+from touchline.train.proofs import block_mask_fault
 from touchline.train.target_loss import TargetLoss
 
 WINDOW = 8

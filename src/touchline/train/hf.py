@@ -43,9 +43,9 @@ from touchline.train.model import write_weights
 from touchline.train.optimizers import learning_rate
 from touchline.train.parallel import processes
 from touchline.train.parent import Lineage
+from touchline.train.proofs import score_untrained, untrained_setup
 from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecord, fields_of, scoring_attention
 from touchline.train.target_loss import IGNORED, TargetLoss, arrange_by_length, attending, mean_loss
-from touchline.train.untrained import score_untrained, untrained_setup
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]

@@ -19,10 +19,10 @@ from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwa
 from touchline.train.model import write_weights
 from touchline.train.optimizers import give_random_state, learning_rate, take_random_state, write_state
 from touchline.train.parallel import Processes
+from touchline.train.proofs import score_untrained, untrained_setup
 from touchline.train.record import Step, StepCounts, TrainingRecord, fields_of
 from touchline.train.setup import Session
 from touchline.train.target_loss import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
-from touchline.train.untrained import score_untrained, untrained_setup
 
 T = TypeVar("T")
 Requests: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, None]

@@ -27,10 +27,10 @@ from touchline.experiment.experiment import LoraConfig
 from touchline.history.selftest import NodeCheck, StepCheck, Verdict
 from touchline.train.attempt import Stop
 from touchline.train.folders import ADAPTER_FILE
-from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import select_device
 from touchline.train.optimizers import compile_layers
 from touchline.train.process import run_cohort, run_training
+from touchline.train.proofs import block_mask_fault, prove
 from touchline.train.selftest_model import (
     FAMILIES,
     PACKED,

@@ -35,7 +35,6 @@ from touchline.train.attempt import LOG, refuse_out_of_memory
 from touchline.train.blockwise import FLEX
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
-from touchline.train.isolation import block_mask_fault, prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
@@ -59,6 +58,7 @@ from touchline.train.optimizers import (
     take_random_state,
 )
 from touchline.train.parent import Ancestry, Lineage
+from touchline.train.proofs import block_mask_fault, prove, sample_for_proof
 from touchline.train.record import AttemptSetup
 from touchline.train.target_loss import LossFunction, MicroBatchGradient, TargetLoss
 
