@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, TouchlineError
@@ -17,7 +18,6 @@ from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
 from touchline.data.metrics_file import read_metrics
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.report.compared import ComparedExperiments, compare
 from touchline.report.compared_settings import DEVICE, ExperimentSummary, found_settings, planned_settings
 from touchline.results.collect import collect_results
 from touchline.results.folder_issues import folder_issues, no_op_issues
@@ -28,6 +28,9 @@ from touchline.results.verification import verify_planned
 from touchline.results.watching import Snapshot
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.recorded import definition_text, removed_lines
+
+if TYPE_CHECKING:
+    from touchline.report.compared import ComparedExperiments
 
 
 def collect_report_inputs(
@@ -178,6 +181,9 @@ def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallbac
     Raises:
         InputError: fewer than two, a duplicate, one without a plan, or a folder without runs.
     """
+    # Here, since its statistics take time to load that a report of other inputs does not need.
+    from touchline.report.compared import compare
+
     if len(sources) < 2:
         raise InputError("one experiment has nothing to be compared with", expected="two or more folders")
     folders = Counter((source if source.is_dir() else source.parent).resolve() for source in sources)
