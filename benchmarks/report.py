@@ -23,13 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from tests.report.made_report import Make, fifty, made_report, thousand  # noqa: E402
 
-from touchline.report.analyses import analyses  # noqa: E402
 from touchline.report.charts import charts  # noqa: E402
+from touchline.report.figures import figure_script, figures_off, png  # noqa: E402
+from touchline.report.local.reporting import sample_rows  # noqa: E402
 from touchline.report.page import report_html  # noqa: E402
-from touchline.report.page.scripts import figure_script  # noqa: E402
-from touchline.report.pictures import figures_off, png  # noqa: E402
 from touchline.report.report import Report  # noqa: E402
-from touchline.report.samples import sample_rows  # noqa: E402
+from touchline.results.scored import analyses  # noqa: E402
 
 MOST_SECONDS = {50: 10.0, 1000: 60.0}
 MOST_BYTES = 2_000_000
@@ -57,8 +56,7 @@ def measure(runs: int, keep: Path | None) -> bool:
     report: Report = made_report(SIZES[runs]())
     timed = Timed()
     print(f"{len(report.runs):,} runs")
-    datasets = {run.name: "data/words.json" for run in report.runs}
-    timed("statistics", lambda: analyses(report.runs, report.factors, datasets))
+    timed("statistics", lambda: analyses(report.runs, report.factors))
     found = timed("figures", lambda: charts(report))
     timed("the figures' program", figure_script)
     page = timed("report.html", lambda: report_html(report, found))

@@ -22,7 +22,7 @@ from touchline.report.facts import (
     level_of,
     lowest,
     measured_of,
-    scale_of,
+    scale_or_share,
     seeds_of,
 )
 from touchline.report.report import Report
@@ -40,7 +40,7 @@ from touchline.report.tables.conditions import (
 )
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage
-from touchline.statistics.conclusions import Comparison, RunScore
+from touchline.statistics.conclusions import Analysis, Comparison, RunScore
 
 _NOT_REPORTED = Missing(missing="not reported")
 _LOSSES: tuple[Callable[[RunResult], Measured], ...] = (
@@ -127,9 +127,8 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
     """Return one row per run: score with several seeds, steps, losses, speed, memory, time and disk space."""
     analysis = report.analyses[0] if report.analyses else None
     pooled = analysis is not None and any(len(each.runs) > 1 for each in conditions(report))
-    scores = {} if analysis is None else {score.run: score for score in analysis.scores}
-    compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
-    scale = Scale(share=True) if analysis is None else scale_of(analysis)
+    scores, compared = _by_run(analysis)
+    scale = scale_or_share(report.analyses)
     storage = {each.run: each for each in report.verification.storage.runs}
     measured = [(run, facts) for run, facts in trained_runs(report) if not is_silent(run)]
     speeds = [facts.tokens_per_second_per_gpu for _, facts in measured]
@@ -176,6 +175,12 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
         notes.append("As full models: with each adapter merged into its base. Adapters only: they need the base model.")
     notes += [f"{plural(left, 'other run')} in report.html."] if left else []
     return compact(table_of(columns, rows, "Runs", by_run=True, notes=notes))
+
+
+def _by_run(analysis: Analysis | None) -> tuple[dict[str, RunScore], dict[str, Comparison]]:
+    if analysis is None:
+        return {}, {}
+    return {score.run: score for score in analysis.scores}, {each.run: each for each in analysis.comparisons}
 
 
 def _disk(disk: RunStorage) -> tuple[Value, ...]:
@@ -225,9 +230,8 @@ _SHORT = {"train.global_batch_size": "batch", "train.epochs": "epochs"}
 def runs_table(report: Report) -> Table | None:
     """Return a row for every run: hyperparameters, status, score, difference from its control, losses."""
     analysis = report.analyses[0] if report.analyses else None
-    scores = {} if analysis is None else {score.run: score for score in analysis.scores}
-    compared = {} if analysis is None else {comparison.run: comparison for comparison in analysis.comparisons}
-    scale = Scale(share=True) if analysis is None else scale_of(analysis)
+    scores, compared = _by_run(analysis)
+    scale = scale_or_share(report.analyses)
     settings = _hyperparameters(report)
     seeds = seeds_of(report.runs)
     rows: list[tuple[Value, ...]] = [

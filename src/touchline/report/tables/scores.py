@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from touchline.core.levels import factor_words, level_words
@@ -15,6 +15,7 @@ from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
 from touchline.report.facts import AnswerCounts, family_words, p_number, scale_of
 from touchline.report.report import Report
+from touchline.report.tables import table_from
 from touchline.report.tables.conditions import conditions_table
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import set_tables
@@ -110,31 +111,25 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
 def _answers(shown: Sequence[AnswerCounts]) -> Table | None:
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
-    columns = (
-        *(_RUN, Column("task"), Column("checkpoint", code=True)),
-        *(Column("answers", numeric=True), Column("empty", numeric=True)),
-        *([Column("truncated", numeric=True, note="Ended by the token limit")] if with_truncated else []),
-        Column("errors", numeric=True, note="Not generated; counted as wrong"),
-        *([Column("parsed", numeric=True, note="An answer could be read from them")] if with_parsed else []),
-    )
-    rows = [
-        (
-            *(each.run, each.task, each.checkpoint, each.answers, _suspicious(each.empty)),
-            *([_suspicious(each.cut)] if with_truncated else []),
-            _suspicious(each.errors),
-            *(
-                [Missing(missing="the task does not parse") if each.parsed is None else each.parsed]
-                if with_parsed
-                else []
-            ),
-        )
-        for each in shown
+    parsed = Missing(missing="the task does not parse")
+    truncated = Column("truncated", numeric=True, note="Ended by the token limit")
+    columns: list[tuple[Column, Callable[[AnswerCounts], Value]]] = [
+        (_RUN, lambda each: each.run),
+        (Column("task"), lambda each: each.task),
+        (Column("checkpoint", code=True), lambda each: each.checkpoint),
+        (Column("answers", numeric=True), lambda each: each.answers),
+        (Column("empty", numeric=True), lambda each: _suspicious(each.empty)),
+        *([(truncated, lambda each: _suspicious(each.cut))] if with_truncated else []),
+        (Column("errors", numeric=True, note="Not generated; counted as wrong"), lambda each: _suspicious(each.errors)),
     ]
+    if with_parsed:
+        read = Column("parsed", numeric=True, note="An answer could be read from them")
+        columns.append((read, lambda each: parsed if each.parsed is None else each.parsed))
     notes = (
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
         "In bfloat16, answers can depend on the batch size. Compare only runs with equal batch size and dtype.",
     )
-    return table_of(columns, rows, "Answers", by_run=True, notes=notes)
+    return table_from(shown, columns, "Answers", by_run=True, notes=notes)
 
 
 def _suspicious(number: int | None) -> Value:

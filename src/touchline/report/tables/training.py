@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from touchline.core.levels import BACKEND
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -14,7 +14,8 @@ from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.facts import of_both
-from touchline.report.report import EstimateRow, Report
+from touchline.report.report import EstimateRow, PackingRow, Report
+from touchline.report.tables import table_from
 from touchline.report.tables.runs import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
 
@@ -115,23 +116,21 @@ def _inside(row: EstimateRow, run: RunResult) -> Cell:
 
 
 def _packing(report: Report) -> Table | None:
-    columns = (
-        *(_RUN, Column("packed")),
-        Column("density (examples per sequence)", numeric=True, form=".2f"),
-        Column("efficiency (%)", numeric=True, form=".1f", note="Non-padding share of the computed tokens"),
-        Column("examples/s", numeric=True, form=",.3g"),
-        Column("peak memory", digits=3, kind=True),
-        Column("reason"),
-    )
     counted = (value for row in report.packing for value in (row.density, row.efficiency, row.examples_per_second))
     if not any(isinstance(value, Quantity) for value in counted):
         return None
-    rows = [
-        (row.run, row.packed, row.density, row.efficiency, row.examples_per_second, row.peak_memory, row.reason)
-        for row in report.packing
-    ]
+    efficiency = Column("efficiency (%)", numeric=True, form=".1f", note="Non-padding share of the computed tokens")
+    columns: tuple[tuple[Column, Callable[[PackingRow], Value]], ...] = (
+        (_RUN, lambda row: row.run),
+        (Column("packed"), lambda row: row.packed),
+        (Column("density (examples per sequence)", numeric=True, form=".2f"), lambda row: row.density),
+        (efficiency, lambda row: row.efficiency),
+        (Column("examples/s", numeric=True, form=",.3g"), lambda row: row.examples_per_second),
+        (Column("peak memory", digits=3, kind=True), lambda row: row.peak_memory),
+        (Column("reason"), lambda row: row.reason),
+    )
     notes = ("Efficiency: non-padding share of the computed tokens.", *report.packing_advice)
-    return table_of(columns, rows, "Packing", by_run=True, notes=notes)
+    return table_from(report.packing, columns, "Packing", by_run=True, notes=notes)
 
 
 def _attempts(report: Report) -> Table | None:
