@@ -60,7 +60,7 @@ def measure(runs: int, keep: Path | None) -> bool:
     found = timed("figures", lambda: charts(report))
     timed("the figures' program", figure_script)
     page = timed("report.html", lambda: report_html(report, found))
-    pictures = timed("pictures", lambda: [png(chart) for chart in found])
+    pictures = timed("pictures", lambda: [png(chart.spec) for chart in found])
     timed("rows of samples.jsonl", lambda: sum(1 for _ in sample_rows(report)))
     size = len(page.encode())
     print(f"  in all {timed.seconds:.2f} s (at most {MOST_SECONDS[runs]:g}); report.html {size / 1e6:.2f} MB")

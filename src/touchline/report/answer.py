@@ -220,9 +220,6 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     return f"Highest {analysis.score}: {ends}, {join_names(names, _NAMES)}{tie}.{alone}"
 
 
-# ---- limits ----------------------------------------------------------------------------------------------------------
-
-
 def _confounded(effects: Sequence[FactorEffect]) -> Iterator[str]:
     """Yield settings that change together with the levels without being tied by the design."""
     for effect in effects:

@@ -258,9 +258,6 @@ def _verdict(shown: Conclusion, value: float | None) -> str:
     return "tie, not established" if value is not None and abs(value) < SAME else "not established"
 
 
-# ---- ceiling ---------------------------------------------------------------------------------------------------------
-
-
 def ceiling(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     """Return a sentence if all trained runs are at one end of the scale, where a test cannot separate them."""
     own = [score for score in analysis.scores if is_asked_about(runs[score.run])]

@@ -309,9 +309,6 @@ def _notes(run: RunResult) -> Iterator[Issue]:
         )
 
 
-# ---- issues of checkpoints -------------------------------------------------------------------------------------------
-
-
 _CUT, _SIZE = "truncated", "wrong-size"  # Codes of problems. A truncated file has the wrong size too
 
 

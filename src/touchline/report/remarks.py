@@ -108,9 +108,6 @@ def _setting(value: Setting) -> str:
     return f"{value:g}" if isinstance(value, int | float) else value
 
 
-# ---- pairs of runs ---------------------------------------------------------------------------------------------------
-
-
 def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the factors with two levels or more, settings before base models."""
     varied = [f for f, levels in factors.items() if len(levels) > 1 and f not in (STAGE, SEEDS)]

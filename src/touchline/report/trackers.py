@@ -318,9 +318,6 @@ def _exported(writer: type[Tracker], place: Path, run: RunSeries) -> Exported:
     return Exported(run=run.run, id=run.id, added=len(new), total=len(held) - 1, command=command)
 
 
-# ---- trackers ------------------------------------------------------------------------------------------------------
-
-
 class Tracker:
     """Tracker that runs are written for."""
 

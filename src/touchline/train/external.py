@@ -291,9 +291,6 @@ def _peak(size: int | None, kind: MemoryKind) -> Measured:
     return Quantity(value=float(size), unit="B", phase="step", kind=kind, aggregation="peak")
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
 def write_examples(folder: Path) -> bool:
     """Write the planned examples into `trainer/` for a trainer that is started by hand. Return True."""
     _write_inputs(folder, load_inputs(read_config(folder / "run.yaml"), folder))

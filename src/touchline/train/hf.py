@@ -99,8 +99,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _attention(self) -> str:
         return str(self._planned.settings["model"]["attn_implementation"])
 
-    # ---- what the trainer computes ------------------------------------------------------------------------------
-
     def count(self, inputs: dict[str, torch.Tensor]) -> None:
         """Count the tokens of a micro-batch."""
         if (counts := _counts_of(inputs)) is not None:
@@ -223,8 +221,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return False
         message = f"the trainer ended after step {self._record.step} of {self._config.batches.steps}"
         raise PlanDriftError(message, expected="the planned steps", hint="touchline plan")
-
-    # ---- records ------------------------------------------------------------------------------------------------
 
     def _gathered(self) -> tuple[float, StepCounts]:
         own = [sum(column) for column in zip(*map(astuple, self._counts), strict=True)] or [0] * len(fields(StepCounts))

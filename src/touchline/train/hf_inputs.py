@@ -180,9 +180,6 @@ class PlannedOrder(Sampler[int]):
         yield from [len(self._orders[0])] * self.blanks
 
 
-# ---- packages of GPU kernels -----------------------------------------------------------------------------------------
-
-
 def require_kernels(train: TrainConfig) -> None:
     """Require the kernels of a training, and a GPU for them."""
     for kernels in needed_kernels(train):

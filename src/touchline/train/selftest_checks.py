@@ -79,9 +79,6 @@ class Checks:
         return _CHECKS[name](name, self._folder)
 
 
-# ---- facts -----------------------------------------------------------------------------------------------------------
-
-
 def _device(name: StepCheck, folder: Path) -> NodeCheck:
     del folder
     machine = select_device("auto")
@@ -305,9 +302,6 @@ def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
     if loss <= COHORT_LIMIT_NATS:
         return _ok(name, figures)
     return _failed(name, figures, f"losses differ from those of separate runs by more than {COHORT_LIMIT_NATS:g}")
-
-
-# ---- results ---------------------------------------------------------------------------------------------------------
 
 
 def _gib(size_bytes: int) -> Quantity:

@@ -169,9 +169,6 @@ def _notes(card: CardInputs) -> Iterator[str]:
     yield "replace YOUR-NAME by your name on the Hub"
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
 def _names(marker: ExportMarker) -> list[str]:
     return sorted(name for name in marker.files if name != STAGE_FILE and PurePath(name).name == name)
 

@@ -84,9 +84,6 @@ def _first(table: Table | None, most: int) -> Table | None:
     return replace(table, rows=table.rows[:most], notes=(*table.notes, rest))
 
 
-# ---- the first screen ------------------------------------------------------------------------------------------------
-
-
 def _head(report: Report) -> Iterator[str]:
     if report.question:
         yield f"**Question:** {escape(report.question)}"
@@ -239,9 +236,6 @@ def _storage(report: Report) -> str:
     freed = format_bytes(sum(each.size_bytes for each in storage.deletable))
     deletable = f" `touchline clean .` lists {freed} that can be deleted." if storage.deletable else ""
     return f"{escape(storage_totals(report))}{deletable}\n"
-
-
-# ---- folded ----------------------------------------------------------------------------------------------------------
 
 
 def _folded(report: Report) -> Iterator[str]:
