@@ -114,15 +114,8 @@ class ConsoleProgress:
             return
         self._said_at, self._said_step = now, done
         left = (now - self._began) / (done - self._first) * (self._steps - done)
-        LOG.info(
-            "%sstep %d/%d  loss %.3g  %s tokens/s  eta %s",
-            self._label,
-            done,
-            self._steps,
-            loss,
-            f"{tokens_per_second:,.0f}",
-            format_seconds(left),
-        )
+        words = self._label, done, self._steps, loss, f"{tokens_per_second:,.0f}", format_seconds(left)
+        LOG.info("%sstep %d/%d  loss %.3g  %s tokens/s  eta %s", *words)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -38,7 +38,7 @@ from touchline.train.hf_inputs import (
 )
 from touchline.train.inherit import with_initial
 from touchline.train.lineage import prove_lineage
-from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, library_versions, select_device
+from touchline.train.machine import MemorySampler, Stopwatch, facts_of, gpu_meter, select_device
 from touchline.train.model import write_weights
 from touchline.train.optimizers import learning_rate
 from touchline.train.parallel import processes
@@ -231,12 +231,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         machine, optimizer = self._machine, self._trainer.args.optim
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         return AttemptSetup(
-            device=machine.device_name,
-            device_kind=machine.kind,
-            threads=machine.threads,
-            versions=library_versions(),
-            base_dtype=machine.choice.dtype,
-            base_dtype_reason=machine.choice.reason,
+            **facts_of(machine),
             adapter_dtype=str(trained[0].dtype).removeprefix("torch."),
             attention=self._attention,
             optimizer=str(getattr(optimizer, "value", optimizer)),

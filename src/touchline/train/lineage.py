@@ -127,15 +127,8 @@ def _tell(lineage: Lineage) -> None:
         f"{loss.relative_difference:.1e} apart ({loss.tolerance:g} allowed)"
     )
     how = "trains the adapter of" if lineage.how == "adapter" else "merged the adapter of"
-    LOG.info(
-        "lineage verified: %s %s %s, sha256 %s, %s, %d trainable parameters",
-        how,
-        lineage.parent,
-        lineage.checkpoint,
-        lineage.adapter_sha256[:12],
-        scored,
-        lineage.trainable_parameters,
-    )
+    words = how, lineage.parent, lineage.checkpoint, lineage.adapter_sha256[:12], scored, lineage.trainable_parameters
+    LOG.info("lineage verified: %s %s %s, sha256 %s, %s, %d trainable parameters", *words)
 
 
 def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 import torch
@@ -66,6 +66,18 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
     """Return the torch dtype of a name."""
     return _DTYPES[name]
+
+
+def facts_of(machine: Machine) -> dict[str, Any]:
+    """Return the fields of `AttemptSetup` that are facts of the machine."""
+    return {
+        "device": machine.device_name,
+        "device_kind": machine.kind,
+        "threads": machine.threads,
+        "versions": library_versions(),
+        "base_dtype": machine.choice.dtype,
+        "base_dtype_reason": machine.choice.reason,
+    }
 
 
 def library_versions() -> dict[str, str]:

@@ -97,16 +97,8 @@ def _train(
 
 
 def _announce(row: AttemptRow) -> None:
-    LOG.info(
-        "run %s: %d steps from step %d, %s on %s, %s, attention %s",
-        row.run,
-        row.steps,
-        row.from_step,
-        row.base_dtype,
-        row.device,
-        row.layout,
-        row.attention,
-    )
+    words = row.run, row.steps, row.from_step, row.base_dtype, row.device, row.layout, row.attention
+    LOG.info("run %s: %d steps from step %d, %s on %s, %s, attention %s", *words)
 
 
 def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune.yaml") -> bool:

@@ -36,7 +36,7 @@ from touchline.train.blockwise import FLEX
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
 from touchline.train.lineage import prove_lineage, take_over
-from touchline.train.machine import Machine, library_versions, select_device
+from touchline.train.machine import Machine, facts_of, select_device
 from touchline.train.model import (
     DEFAULT_ADAPTER,
     attach_adapter,
@@ -219,12 +219,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
     layout = layout.for_training(compiled=train.compile, max_seq_len=train.max_seq_len)
     setup = AttemptSetup(
-        device=machine.device_name,
-        device_kind=machine.kind,
-        threads=machine.threads,
-        versions=library_versions(),
-        base_dtype=machine.choice.dtype,
-        base_dtype_reason=machine.choice.reason,
+        **facts_of(machine),
         adapter_dtype=train.trained_dtype,
         attention=attention,
         optimizer=OPTIMIZER_NAMES[train.optimizer],
