@@ -1,7 +1,7 @@
 """Masks by blocks of tokens for FlexAttention, and losses by chunks of label positions: what wide rows need in memory.
 
 A dense mask grows with the row's width squared; a block mask names the blocks of 128 x 128 tokens in which any pair may
-be allowed. Logits take 12 bytes per position and vocabulary entry; in chunks, only those of one chunk exist, and the
+be allowed. Logits take 12 bytes per position and vocabulary entry. In chunks, only those of one chunk exist, and the
 gradient of the hidden states is made in the forward pass. Nothing here has run on a GPU yet.
 """
 

@@ -1,8 +1,8 @@
 """Proofs on the loaded model before its first step: packed examples are isolated, an untrained loss may be shared.
 
 Packed, each example must have the same loss as alone, and must keep it when its neighbors' tokens change; masks by
-blocks must give the losses and gradients of dense masks. A new adapter changes nothing before its first step: the run
-that computes the validation loss leaves it in its metrics.jsonl with a hash of all that it depends on. Later ones score
+blocks must give the losses and gradients of dense masks. A new adapter changes nothing before its first step. The run
+that computes the validation loss leaves it in its metrics.jsonl, with a hash of all that it depends on. Later ones score
 the longest micro-batch themselves, and take the loss over only where that one's is equal in every bit.
 """
 
