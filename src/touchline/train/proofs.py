@@ -2,8 +2,8 @@
 
 Packed, each example must have the same loss as alone, and must keep it when its neighbors' tokens change; masks by
 blocks must give the losses and gradients of dense masks. A new adapter changes nothing before its first step. The run
-that computes the validation loss leaves it in its metrics.jsonl, with a hash of all that it depends on. Later ones score
-the longest micro-batch themselves, and take the loss over only where that one's is equal in every bit.
+that computes the validation loss leaves it in its metrics.jsonl, with a hash of all that it depends on. Later ones
+score the longest micro-batch themselves, and take the loss over only where that one's is equal in every bit.
 """
 
 from __future__ import annotations
