@@ -1,7 +1,7 @@
 """Optimizers, learning rates and saved states of the trained parameters, and compilation of the layers.
 
-Each layer is compiled on its own for static shapes. It runs uncompiled in evaluation mode, so that validation losses and
-proofs do not depend on the setting. Not verified on a GPU.
+Each layer is compiled on its own for static shapes. It runs uncompiled in evaluation mode, so that validation losses
+and proofs do not depend on the setting. Not verified on a GPU.
 """
 
 from __future__ import annotations

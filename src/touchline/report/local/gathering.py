@@ -36,16 +36,7 @@ if TYPE_CHECKING:
 def collect_report_inputs(
     source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> ReportInputs:
-    """Read all inputs of a report.
-
-    Args:
-        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
-        deep: read every value of every checkpoint, not only headers.
-        on_progress: receives the number of checkpoints verified and their total.
-
-    Raises:
-        InputError: there is no experiment and no run.
-    """
+    """Read all inputs of a report; arguments and errors are those of `api.report`."""
     if not is_experiment(source):
         return _found(source, deep=deep, on_progress=on_progress)
     folder = ExperimentFolder(source)
@@ -141,11 +132,7 @@ _NOT_PLANNED = Missing(missing="nothing was planned here")
 
 
 def snapshot(source: Path) -> Snapshot:
-    """Return the status of the runs in a folder, based on their logs.
-
-    Raises:
-        InputError: the folder holds no run.
-    """
+    """Return the status of the runs in a folder, based on their logs."""
     found = collect_report_inputs(source)
     runs = tuple(_live(run) for run in found.runs)
     return Snapshot(experiment=found.experiment, runs=runs, note=UNKNOWN, active=False)
@@ -172,15 +159,7 @@ def _live(run: RunResult) -> LiveRun:
 
 
 def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
-    """Read experiments and compare them with the first.
-
-    Args:
-        sources: two or more: experiment.yaml, its folder, or a folder with runs that touchline did not make.
-        on_progress: receives the number of experiments read and their total.
-
-    Raises:
-        InputError: fewer than two, a duplicate, one without a plan, or a folder without runs.
-    """
+    """Read experiments and compare them with the first; arguments and errors are those of `api.compare`."""
     # Here, since its statistics take time to load that a report of other inputs does not need.
     from touchline.report.compared import compare
 

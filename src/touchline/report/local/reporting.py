@@ -81,20 +81,7 @@ def write_report(
     cache: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
-    """Write the report's files into the experiment's folder or another one.
-
-    Args:
-        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
-        out: where to write; beside the experiment when None.
-        deep: read every value of every checkpoint.
-        cache: directory for the page's drawing program, which takes seconds to build; None: not cached.
-        on_progress: receives the number of checkpoints verified and their total.
-
-    Raises:
-        InputError: there is no experiment and no run.
-        PolicyError: the existing RESULTS.md is not touchline's.
-        HostError: the folder cannot be written.
-    """
+    """Write the report's files; arguments and errors are those of `api.report`."""
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
     from touchline.report.figures import figures_off, off_because
