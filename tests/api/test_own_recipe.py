@@ -18,8 +18,8 @@ from touchline.experiment.experiment import TrainConfig
 from touchline.lint.local.recipes import read_recipe
 from touchline.run.planning import read_planned, refuse_findings
 from touchline.run.preparing import write_folders
-from touchline.train.attempt import Stop
 from touchline.train.external import run_external
+from touchline.train.run import Stop
 
 pytestmark = pytest.mark.planning
 

@@ -10,7 +10,7 @@ from tests.cases import parametrize
 
 from touchline.backends.package_files import package_text
 from touchline.experiment.training import TrainConfig
-from touchline.train.optimizers import learning_rate
+from touchline.train.schedule import learning_rate
 
 pytestmark = pytest.mark.planning
 STEPS = 20

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from tests.cases import some
 
 import touchline
-from touchline.report.trackers import TRACKERS
+from touchline.report.trackers.exporting import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

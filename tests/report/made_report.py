@@ -144,7 +144,13 @@ def _control(model: int, words: Sequence[str], hard: np.ndarray, rng: np.random.
 
 
 def _trained(
-    model: int, rank: str, seed: int, make: Make, words: Sequence[str], hard: np.ndarray, rng: np.random.Generator
+    model: int,
+    rank: str,
+    seed: int,
+    make: Make,
+    words: Sequence[str],
+    hard: np.ndarray,
+    rng: np.random.Generator,
 ) -> RunResult:
     name = f"{_MODELS[model]}_rank{rank}_s{seed}"
     size = math.log2(float(rank))

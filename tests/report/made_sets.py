@@ -35,7 +35,11 @@ def on_sets(rng: np.random.Generator, result: RunResult, shares: Mapping[str, fl
 
 
 def crossed(
-    seed: int = 3, *, seeds: Sequence[int] = (1, 2, 3), ranks: Sequence[str] = ("4",), sets: Sequence[str] = tuple(SETS)
+    seed: int = 3,
+    *,
+    seeds: Sequence[int] = (1, 2, 3),
+    ranks: Sequence[str] = ("4",),
+    sets: Sequence[str] = tuple(SETS),
 ) -> list[RunResult]:
     """A run for each training set, rank and seed, each best on the test set of its own kind, and the base."""
     made = [on_sets(np.random.default_rng(seed), control("base", rights=[True]), dict.fromkeys(sets, 0.1))]

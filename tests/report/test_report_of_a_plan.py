@@ -255,7 +255,11 @@ def test_a_next_step_prints_lines_of_the_file_and_no_override() -> None:
     record = made.record("1M_rank4", "epoch_1", made.rights(80))
     other = replace(made.run("1M_rank64", rank="64", evaluations=[record]))
     gathered = ours(overrides=("train.epochs=3", "seeds=[7]"))
-    gathered = replace(gathered, runs=(*gathered.runs, other), factors={"train.lora.rank": ("4", "64")})
+    gathered = replace(
+        gathered,
+        runs=(*gathered.runs, other),
+        factors={"train.lora.rank": ("4", "64")},
+    )
     report = build_report(gathered)
     (command,) = [step.command for step in report.next_steps if "seeds" in step.title]
     assert (command or "").splitlines() == [

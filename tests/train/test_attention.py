@@ -21,10 +21,9 @@ from touchline.data.packing.isolation import IsolationCheck
 from touchline.experiment.experiment import TrainConfig
 from touchline.plan.local.isolation import check_isolation
 from touchline.train import leaks
-from touchline.train.attempt import Stop
 from touchline.train.hf_inputs import require_kernels
 from touchline.train.machine import select_device
-from touchline.train.process import run_training
+from touchline.train.run import Stop, run_training
 from touchline.train.target_loss import TargetLoss, sliding_window
 
 

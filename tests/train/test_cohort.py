@@ -17,8 +17,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
 from touchline.data.training_state import paused_step, write_pause
 from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
-from touchline.train.attempt import Stop
-from touchline.train.process import run_cohort, run_training
+from touchline.train.run import Stop, run_cohort, run_training
 
 FLOAT32 = 1e-5
 """Tolerance for sums in another order, in nats."""

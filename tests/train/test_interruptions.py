@@ -19,10 +19,9 @@ from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.core.status import EXIT_STOPPED, TrainingEnd
 from touchline.data.training_state import PAUSE_FILE, paused_step, read_pause, write_pause
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
-from touchline.train.attempt import Stop
-from touchline.train.folders import STATE_FILE, find_resume
 from touchline.train.inputs import read_config
-from touchline.train.process import run_training
+from touchline.train.resume import STATE_FILE, find_resume
+from touchline.train.run import Stop, run_training
 
 ACTS = {
     "before the first step": [halt.Act(questions=1)],

@@ -30,10 +30,9 @@ from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
 from touchline.data.training_state import paused_step, write_pause
 from touchline.run.processes import started
-from touchline.train.attempt import Stop
-from touchline.train.external import run_external
+from touchline.train.external import RUN_VARIABLE, end_orphans, run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config
-from touchline.train.process import RUN_VARIABLE, end_orphans, run_training, trainer_program
+from touchline.train.run import Stop, run_training
 
 PROGRAM = (sys.executable, "-m", "touchline.train.external")
 PACKED = {

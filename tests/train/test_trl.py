@@ -23,11 +23,10 @@ from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
 from touchline.plan.notes import quantization_notes
-from touchline.train.attempt import Stop
 from touchline.train.hf import IGNORED, train_planned
 from touchline.train.hf_inputs import open_planned
 from touchline.train.inputs import read_config
-from touchline.train.process import run_training
+from touchline.train.run import Stop, run_training
 
 PAIRS = (
     "train.backend: peft",

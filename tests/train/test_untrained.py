@@ -18,8 +18,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.data.metrics import ValidationRow
 from touchline.data.metrics_file import parse_row, read_metrics
 from touchline.experiment.experiment import LoraConfig, TrainConfig
-from touchline.train.attempt import Stop
-from touchline.train.process import run_cohort, run_training
+from touchline.train.run import Stop, run_cohort, run_training
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def export(
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.table import Column
-    from touchline.report.trackers import Export
+    from touchline.report.trackers.exporting import Export
 
     with progress_bar(f"exporting to {to}") as on_progress:
         done = api.export(source, to, directory=directory, only=run, on_progress=on_progress)
