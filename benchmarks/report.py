@@ -25,7 +25,7 @@ from tests.report.made_report import Make, fifty, made_report, thousand  # noqa:
 
 from touchline.report.charts import charts  # noqa: E402
 from touchline.report.figures import figure_script, figures_off, png  # noqa: E402
-from touchline.report.local.samples import sample_rows  # noqa: E402
+from touchline.report.local.reporting import sample_rows  # noqa: E402
 from touchline.report.page import report_html  # noqa: E402
 from touchline.report.report import Report  # noqa: E402
 from touchline.results.scored import analyses  # noqa: E402
@@ -56,12 +56,11 @@ def measure(runs: int, keep: Path | None) -> bool:
     report: Report = made_report(SIZES[runs]())
     timed = Timed()
     print(f"{len(report.runs):,} runs")
-    datasets = {run.name: "data/words.json" for run in report.runs}
-    timed("statistics", lambda: analyses(report.runs, report.factors, datasets))
+    timed("statistics", lambda: analyses(report.runs, report.factors))
     found = timed("figures", lambda: charts(report))
     timed("the figures' program", figure_script)
     page = timed("report.html", lambda: report_html(report, found))
-    pictures = timed("pictures", lambda: [png(chart) for chart in found])
+    pictures = timed("pictures", lambda: [png(chart.spec) for chart in found])
     timed("rows of samples.jsonl", lambda: sum(1 for _ in sample_rows(report)))
     size = len(page.encode())
     print(f"  in all {timed.seconds:.2f} s (at most {MOST_SECONDS[runs]:g}); report.html {size / 1e6:.2f} MB")

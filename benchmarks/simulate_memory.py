@@ -37,7 +37,7 @@ from touchline.backends.facts import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.estimate.parts import tokens_with_logits
-from touchline.train.chunked_loss import chunked_cross_entropy
+from touchline.train.blockwise import chunked_cross_entropy
 
 ROUNDING = 512
 """Bytes to which the CUDA allocator rounds every block."""

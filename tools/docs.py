@@ -125,7 +125,7 @@ FORMATS = (
     ),
     Format(schema="clean", type="results.verification:Cleaned", what="what `touchline clean --json` prints"),
     Format(schema="compare", type="report.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
-    Format(schema="export", type="report.trackers.exporting:Export", what="what `touchline export --json` prints"),
+    Format(schema="export", type="report.trackers:Export", what="what `touchline export --json` prints"),
     Format(schema="publish", type="report.local.publishing:Published", what="what `touchline publish --json` prints"),
     Format(
         schema="reproduce",

@@ -24,7 +24,7 @@ from touchline.plan.placement.problem import Placement
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
-from touchline.report.trackers.exporting import Export
+from touchline.report.trackers import Export
 from touchline.results.frame import Results
 from touchline.results.live_status import LiveRun
 from touchline.results.reproduction import Reproduction

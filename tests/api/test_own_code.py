@@ -25,8 +25,8 @@ from touchline.lint.local.run_files import read_recipe
 from touchline.run import launching
 from touchline.run.loaded_plan import read_planned, write_folders
 from touchline.run.plan_checks import refuse_findings
+from touchline.train.attempt import Stop
 from touchline.train.external import run_external
-from touchline.train.run import Stop
 
 pytestmark = pytest.mark.planning
 

@@ -203,7 +203,7 @@ def test_the_lineage_of_a_real_chain_is_proved(folder: Path, env: dict[str, str]
 
 def test_a_swapped_adapter_stops_a_real_chain(folder: Path, env: dict[str, str]) -> None:
     """Where all records were forged, by its loss."""
-    from tests.train.chains import other_adapter, rewrite_records, swap_adapter
+    from tests.train.tiny_run import other_adapter, rewrite_records, swap_adapter
 
     checkpoint = folder / EASY / "epoch_0"
     swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))

@@ -27,7 +27,7 @@ from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask
 from touchline.experiment.plan import Plan
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.tasks import set_items, task_notes, task_rows
-from touchline.report.comparing.settings import planned_settings
+from touchline.report.compared_settings import planned_settings
 
 pytestmark = pytest.mark.planning
 

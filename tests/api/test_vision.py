@@ -167,8 +167,9 @@ def test_kills_of_two_processes_per_run_change_nothing(trained: Path, tmp_path: 
 def test_images_read_ahead_change_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, gradient norms and the adapter are byte-equal with and without threads that read images. Each step says
     how long it waited for them: without threads for all of the reading."""
+    from touchline.train.attempt import Stop
     from touchline.train.inputs import read_config
-    from touchline.train.run import Stop, run_training
+    from touchline.train.process import run_training
 
     (tmp_path / "data").symlink_to(place / "data")
     text = EXPERIMENT.replace("train.backend: [peft, trl]", "train.dataloader_workers: [0, 2]").replace("[base]", "[]")

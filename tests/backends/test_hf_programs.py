@@ -27,7 +27,7 @@ from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import plan_batches
 from touchline.experiment.read import read_experiment
 from touchline.experiment.training import LoraConfig, TrainConfig
-from touchline.train.schedule import learning_rate
+from touchline.train.optimizers import learning_rate
 
 pytestmark = pytest.mark.planning
 PROGRAMS = ("axolotl", "llamafactory")

@@ -35,7 +35,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("run/statusfiles.py", "read_text"): KERNEL,
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",
-    ("report/local/samples.py", "open"): NEW,
+    ("report/local/reporting.py", "open"): NEW,
     ("run/claim_file.py", "open"): NEW,
     ("run/claim_file.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",

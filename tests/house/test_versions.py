@@ -11,7 +11,7 @@ from tests.cases import some
 
 import touchline
 from tools.line_budgets import faults
-from touchline.report.trackers.exporting import TRACKERS
+from touchline.report.trackers import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

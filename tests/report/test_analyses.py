@@ -1,16 +1,27 @@
 """From results of runs to analyses: which evaluation counts, what is one item, who is whose control."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from numpy.random import PCG64, Generator
-from tests.report.made_gathered import RANK, TASK, control, record, rights, run
+from tests.report import made_gathered as made
+from tests.report.made_gathered import RANK, TASK, control, points, record, rights, run
 
-from touchline.core.quantity import Quantity
+from touchline.core.levels import BACKEND, Level
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.table import Table
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.data.worker import stack_versions
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import scale_of
+from touchline.report.build import build_report
+from touchline.report.facts import compared_text, scale_of
+from touchline.report.markdown import results_markdown
+from touchline.report.page import report_html
+from touchline.report.report import Report
+from touchline.report.tables.training import agreement_table, step_differences
 from touchline.results.frame import Results
+from touchline.results.report_inputs import ReportInput
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses, compared, last_of_each, scored_run
 from touchline.statistics.conclusions import Conclusion
@@ -186,3 +197,139 @@ def test_many_runs_of_partial_scores_share_their_draws() -> None:
     assert found.family == 150
     # Scores are uniform: no run is better or worse than one half on all items.
     assert sum(each.shown is not Conclusion.NOT_ESTABLISHED for each in found.comparisons) == 0
+
+
+def of_trainer(name: str, trainer: str, *, seed: int = 1, rank: str = "4", **changes: object) -> RunResult:
+    made = run(name, seed=seed, rank=rank, **changes)  # type: ignore[arg-type]
+    return replace(made, levels=(*made.levels, Level(factor=BACKEND, value=trainer)))
+
+
+def table(*runs: RunResult) -> Table:
+    found = agreement_table(runs)
+    assert found is not None
+    return found
+
+
+def cell(found: Table, row: int, label: str) -> object:
+    return found.rows[row][found.header.index(label)]
+
+
+def test_runs_are_paired_by_their_other_levels_and_seed() -> None:
+    runs = [
+        *(of_trainer("a1", "one"), of_trainer("a2", "one", seed=2), of_trainer("a64", "one", rank="64")),
+        *(of_trainer("b1", "two"), of_trainer("b2", "two", seed=2), of_trainer("b3", "two", seed=3)),
+    ]
+    assert [(row[0], row[1]) for row in table(*runs).rows] == [("b1", "a1"), ("b2", "a2")]
+    assert agreement_table([run("only")]) is None, "the trainer is no factor"
+
+
+def test_differences_and_ratios() -> None:
+    """Only steps that both have; the sign at the first step, the size of the largest; ratios of equal units."""
+    one = of_trainer(
+        *("a", "one"),
+        train_losses=points((1, 2.0), (2, 1.5), (3, 1.0)),
+        val=Quantity(value=0.5, unit="nats"),
+        seconds_per_step=Quantity(value=2.0, unit="s"),
+    )
+    two = of_trainer(
+        *("b", "two"),
+        train_losses=points((1, 2.25), (2, 1.0), (4, 9.0)),
+        val=Quantity(value=0.75, unit="nats"),
+        seconds_per_step=Quantity(value=3.0, unit="s"),
+        peak_memory=Quantity(value=20.5, unit="GiB", kind="process", phase="step", aggregation="peak"),
+    )
+    assert step_differences(two.train_losses, one.train_losses) == [0.25, -0.5]
+    found = table(one, two)
+    assert cell(found, 0, "steps") == 2
+    for label, value in (("first step", 0.25), ("largest", 0.5), ("validation", 0.25), ("step time", 1.5)):
+        quantity = cell(found, 0, label)
+        assert isinstance(quantity, Quantity)
+        assert quantity.value == pytest.approx(value)
+    assert isinstance(cell(found, 0, "peak memory"), Missing), "allocated and process memory are not compared"
+
+
+def test_without_a_common_step_the_reason_is_given() -> None:
+    found = table(of_trainer("a", "one"), of_trainer("b", "two", train_losses=points((1, 2.0))))
+    assert cell(found, 0, "largest") == Missing(missing="no step in common")
+    assert cell(found, 0, "steps") == 0
+
+
+OLD = {"python": "3.11.7", "torch": "2.12.0", "peft": "0.20.0"}
+NEW = {"python": "3.11.7", "torch": "2.13.0", "peft": "0.20.0", "cuda": "12.4", "driver": "550.54.14"}
+
+
+def stacks(report: Report) -> list[tuple[str, str]]:
+    return [(what, value) for what, value in report.provenance if what.endswith(" stack")]
+
+
+def scored(run: str, versions: dict[str, str]) -> EvaluationRecord:
+    return replace(made.record(run, "epoch_2", made.rights(80)), versions=versions)
+
+
+def test_versions_are_stated_and_by_run_where_they_differ() -> None:
+    """As recorded; what was not recorded says so."""
+    for trained, evaluated, wanted in (
+        (
+            {"a": OLD, "b": OLD},
+            {"a": NEW, "b": NEW},
+            [
+                ("training stack", "python 3.11.7, torch 2.12.0, peft 0.20.0"),
+                ("evaluation stack", "python 3.11.7, torch 2.13.0, peft 0.20.0, cuda 12.4, driver 550.54.14"),
+            ],
+        ),
+        (
+            {"a": OLD, "b": NEW},
+            {"a": {}, "b": {}},
+            [
+                ("training stack", "python 3.11.7, torch 2.12.0, peft 0.20.0 (a)"),
+                ("training stack", "python 3.11.7, torch 2.13.0, peft 0.20.0, cuda 12.4, driver 550.54.14 (b)"),
+                ("evaluation stack", "n/a (no version was recorded)"),
+            ],
+        ),
+    ):
+        runs = [made.run(name, evaluations=[scored(name, evaluated[name])]) for name in ("a", "b")]
+        report = build_report(made.gathered([replace(run, versions=trained[run.name]) for run in runs]))
+        assert stacks(report) == wanted
+        page = report_html(report, ())
+        assert all(value in page for _, value in wanted)
+
+
+def test_the_driver_is_read_from_the_kernel_and_a_missing_package_is_said(tmp_path: Path) -> None:
+    driver = tmp_path / "version"
+    lines = {
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC\nGCC": "535.104.05",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build\n": "550.54.14",
+        "NVRM version: of another kind\n": None,
+        "": None,
+    }
+    for text, version in lines.items():
+        driver.write_text(text)
+        assert stack_versions(("pytest", "no-such-package"), "12.4", driver).get("driver") == version
+    found = stack_versions(("pytest", "no-such-package"), None, tmp_path / "none")
+    assert list(found) == ["python", "pytest", "no-such-package"]
+    assert found["no-such-package"] == "not installed"
+
+
+def test_what_was_compared_names_levels_seeds_and_controls() -> None:
+    runs = [
+        made.control("1B_base"),
+        replace(made.run("1B_shuffled"), kind=RunKind.CONTROL, control=ControlKind.SHUFFLED),
+        *(made.run(f"1B_rank{rank}_s{seed}", rank=rank, seed=seed) for rank in ("4", "64") for seed in (1, 2)),
+    ]
+    factors = {"models": ("1B",), made.RANK: ("4", "64"), "seeds": ("1", "2")}
+    seeds = {run.name: run.seed for run in runs}
+    assert compared_text(runs, factors, seeds) == (
+        "rank 4 and 64; training seeds 1 and 2; controls 1B_base (untrained base model) and 1B_shuffled (trained on "
+        "shuffled answers)"
+    )
+    assert compared_text([made.run("a")], {}, {}) == "nothing varies between the runs"
+    report = build_report(made.gathered(runs))
+    assert f"**Compared:** {report.compared}" in results_markdown(report, ()).split("## Overview")[0]
+
+
+def test_runs_that_nobody_evaluated_still_have_a_task() -> None:
+    gathered = made.gathered([made.run("a")])
+    source = ReportInput(kind="dataset", name="words_8L.json", facts=())
+    told = build_report(replace(gathered, sources=(source,)))
+    assert told.task == "not evaluated; trained on words_8L.json"
+    assert build_report(replace(gathered, sources=())).task == "n/a (nothing was evaluated)"

@@ -19,7 +19,7 @@ from touchline.results.run_result import LossPoint
 
 altair = pytest.importorskip("altair")
 vl_convert = pytest.importorskip("vl_convert")
-loss_charts = pytest.importorskip("touchline.report.charts.losses")
+loss_charts = pytest.importorskip("touchline.report.charts.training")
 
 REPORTS = {
     "fourteen runs": Make(steps=300, items=60, epochs_evaluated=3),

@@ -8,7 +8,7 @@ from tests.api.folders import environment, make_experiment, tiny_settings, touch
 from tests.api.made_runs import finish
 
 from touchline.core.errors import InputError
-from touchline.report.local.comparing import compare_experiments
+from touchline.report.local.gathering import compare_experiments
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

@@ -10,9 +10,8 @@ from tests.report.made_gathered import control, record, rights, run
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind
-from touchline.report.compared import ComparedExperiments, ComparedRun, ExperimentSummary
-from touchline.report.comparing import compare
-from touchline.report.comparing.settings import found_settings
+from touchline.report.compared import ComparedExperiments, ComparedRun, compare
+from touchline.report.compared_settings import ExperimentSummary, found_settings
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Conclusion, ScoreDifference
 from touchline.statistics.items import holm, mcnemar_exact, newcombe_paired

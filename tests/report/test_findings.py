@@ -17,10 +17,10 @@ from touchline.core.json_text import answer
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
+from touchline.report import claims as report_claims
+from touchline.report.answer import MOST_WORDS, words
 from touchline.report.build import build_report
-from touchline.report.findings import claims as report_claims
-from touchline.report.findings.answer import MOST_WORDS, words
-from touchline.report.formatting import p_text, relative
+from touchline.report.facts import p_text, relative
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Claim, Report
 from touchline.results.report_inputs import Issue
@@ -118,8 +118,8 @@ def test_the_smallest_detectable_difference_is_next_to_not_established() -> None
 def test_contrasts_are_drawn_with_the_interval_of_their_claims() -> None:
     """Where one is claimed or measured: the plot has the ends that the sentence has."""
     pytest.importorskip("altair")
-    from touchline.report.charts.effects import _contrast_row
     from touchline.report.charts.parts import number
+    from touchline.report.charts.scores import _contrast_row
 
     rng = np.random.Generator(np.random.PCG64(11))
     compared = 0

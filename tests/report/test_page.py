@@ -20,8 +20,7 @@ from touchline.core.quantity import Quantity
 from touchline.experiment.runs import RunKind
 from touchline.report.figures import Chart
 from touchline.report.page import cards, report_html
-from touchline.report.page.browser import BUDGET_CHARS, browser_data
-from touchline.report.page.embedding import embedded_json
+from touchline.report.page.parts import BUDGET_CHARS, browser_data, embedded_json
 from touchline.report.report import Answer, Report
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
 from touchline.report.tables.runs import settings_section

@@ -19,7 +19,7 @@ from tools.tiny_model import write_tiny_model
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import RunKind
 from touchline.report.build import build_report
-from touchline.report.local.samples import sample_rows
+from touchline.report.local.reporting import sample_rows
 from touchline.results.report_inputs import ReportInputs, ResultsAnswer
 from touchline.results.run_result import RunResult
 

@@ -1,10 +1,16 @@
 """Tables: one declaration, the same values as Markdown and as plain text."""
 
+import itertools
+import json
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.report.made_report import Make, fifty, made_report
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import (
@@ -19,6 +25,10 @@ from touchline.core.table import (
     text_lines,
     value_text,
 )
+from touchline.data.scores import SampleScore
+from touchline.report.colors import CONTROL, SeriesColor, inks, used
+from touchline.report.local.reporting import sample_rows, write_lines
+from touchline.report.report import Report
 
 pytestmark = pytest.mark.planning
 
@@ -117,3 +127,138 @@ def test_without_rows_there_is_no_table_and_without_content_no_section() -> None
     assert section_markdown(Section(title="Nothing", figures=("training",))) == ""
     text = section_markdown(Section(title="Some", paragraphs=("One.",), lines=("two",), blocks=(("three", "```"),)))
     assert text == "## Some\n\nOne.\n\nthree\n\n````text\n```\n````\n\n- two\n"
+
+
+NASTY = (
+    SampleScore(id="i0", target="Ä", output="</script>\n\u2028\udc80", exact=False, match=False, stop="max_tokens"),
+    SampleScore(id="i0", target="Ä", output="", exact=False, match=False, repeat=1, error="no memory"),
+    SampleScore(id="i1", target="1", output="1", exact=True, match=True, value=0.25, parsed=True, cluster="d1"),
+)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """A small report whose first run has been asked something strange as well."""
+    made = made_report(Make(models=1, ranks=("4",), seeds=1, steps=5, items=7))
+    first = next(run for run in made.runs if run.evaluations)
+    odd = replace(first.evaluations[0], task="tasks/mine.py", score="f1", samples=NASTY, settings_sha256="5" * 64)
+    changed = replace(first, other_evaluations=(odd,))
+    return replace(made, runs=tuple(changed if run is first else run for run in made.runs))
+
+
+def test_every_answer_is_a_row_with_the_same_keys(report: Report) -> None:
+    """In the report's order; a score of another kind has no exact match."""
+    rows = list(sample_rows(report))
+    answers = [
+        (run.name, record.task, record.checkpoint, sample.id, sample.repeat)
+        for run in report.runs
+        for record in (*run.evaluations, *run.other_evaluations)
+        for sample in record.samples
+    ]
+    keys = ("run", "task", "checkpoint", "item", "repeat")
+    assert [tuple(row[key] for key in keys) for row in rows] == answers
+    assert len({tuple(row) for row in rows}) == 1
+    nasty = [row for row in rows if row["task"] == "tasks/mine.py"]
+    assert [row["score"] for row in nasty] == [0.0, 0.0, 0.25]
+    assert [row["exact"] for row in nasty] == [False, False, None]
+    assert nasty[0]["stop"] == "max_tokens"
+    assert nasty[1]["error"] == "no memory"
+    assert nasty[2]["parsed"] is True
+    assert [row["cluster"] for row in nasty] == [None, None, "d1"]
+    assert isinstance(nasty[0]["levels"], dict)
+    own = [row for row in rows if row["task"] != "tasks/mine.py"]
+    assert all(str(row["target"]).lower() in str(row["question"]) for row in own)
+    assert all(row["prompt"] == f"<|user|>\n{row['question']}<|end|>\n<|assistant|>\n" for row in own)
+    # Nobody recorded what the other task asked; the item 1 of this one is another than its i1.
+    assert [(row["question"], row["prompt"]) for row in nasty] == [(None, None)] * 3
+
+
+def test_lines_hold_every_row_whatever_was_written(report: Report, tmp_path: Path) -> None:
+    """One object a line, also with line separators and broken characters in an answer; a failure leaves the old."""
+    path = tmp_path / "samples.jsonl"
+    count = write_lines(sample_rows(report), path)
+    read = [json.loads(line) for line in path.read_text().split("\n") if line]
+    assert count == len(read) == len(list(sample_rows(report)))
+    assert [row["item"] for row in read] == [row["item"] for row in sample_rows(report)]
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        write_lines(_breaking(report), path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def _breaking(report: Report) -> Iterator[dict[str, object]]:
+    yield next(iter(sample_rows(report)))
+    raise ZeroDivisionError
+
+
+def channels(colour: str) -> tuple[float, float, float]:
+    """Linear red, green, blue."""
+    values = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values)
+    return red, green, blue
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2 has it."""
+    red, green, blue = channels(colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, 1 to 21."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def settings(make: Make) -> list[SeriesColor]:
+    """The colours of a report, without that of controls."""
+    found = [ink for ink in used(inks(made_report(make))) if ink is not CONTROL]
+    assert len(found) > 1, "the tests of colors would pass without any"
+    return found
+
+
+SMALL = Make(steps=6, items=5)
+
+
+def test_runs_that_differ_in_their_seed_alone_share_a_colour() -> None:
+    given = inks(made_report(SMALL))
+    assert given["1B_rank4_s0"] is given["1B_rank4_s1"]
+    assert given["1B_rank4_s0"] != given["1B_rank16_s0"]
+    assert given["1B_base"] is CONTROL
+
+
+@pytest.mark.parametrize("make", [SMALL, Make(models=1, steps=6, items=5), fifty(steps=6, items=5)])
+def test_settings_have_colours_and_labels_of_their_own(make: Make) -> None:
+    found = settings(make)
+    for key in ("number", "label", "light", "dark"):
+        assert len({getattr(ink, key) for ink in found}) == len(found)
+
+
+@pytest.mark.parametrize("make", [SMALL, Make(models=1, steps=6, items=5), Make(models=5, steps=6, items=5)])
+def test_colours_can_be_seen_on_their_paper(make: Make) -> None:
+    for ink in [*settings(make), CONTROL]:
+        assert contrast(ink.light, "#f6f8fa") > 1.8
+        assert contrast(ink.dark, "#1a2028") > 2.2
+
+
+def test_models_have_shapes_of_their_own_and_shades_run_one_way() -> None:
+    found = settings(SMALL)
+    assert len({(ink.model, ink.shape) for ink in found}) == len({ink.model for ink in found}) == 2
+    for model in {ink.model for ink in found}:
+        light = [luminance(ink.light) for ink in found if ink.model == model]
+        dark = [luminance(ink.dark) for ink in found if ink.model == model]
+        assert light == sorted(light, reverse=True)
+        assert dark == sorted(dark)
+
+
+def test_colour_blind_people_tell_neighbouring_settings_and_models_apart() -> None:
+    """Deuteranopes see red and green as one (Viénot 1999): what is left of two colours must still differ."""
+
+    def seen(colour: str) -> tuple[float, float]:
+        red, green, blue = channels(colour)
+        return 0.29275 * red + 0.70725 * green, 0.02234 * red - 0.02234 * green + blue
+
+    for one, other in itertools.combinations(settings(SMALL), 2):
+        (a, b), (c, d) = seen(one.light), seen(other.light)
+        assert abs(a - c) + abs(b - d) > 0.05

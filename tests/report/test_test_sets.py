@@ -11,9 +11,9 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import section_markdown, table_markdown
 from touchline.experiment.runs import ControlKind
 from touchline.report.build import build_report
+from touchline.report.claims import claims_section
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
-from touchline.report.tables.claims import claims_section
 from touchline.report.tables.scores import scores_section
 from touchline.results.frame import Results
 from touchline.results.run_result import NOT_EVALUATED, RunResult

@@ -15,11 +15,11 @@ from touchline.core.quantity import Quantity
 from touchline.core.table import Table, value_text
 from touchline.core.units import Scale
 from touchline.experiment.runs import Phase
+from touchline.report.answer import MOST_WORDS, words
 from touchline.report.build import build_report
 from touchline.report.charts import charts
-from touchline.report.compared import ExperimentSummary
-from touchline.report.comparing import compare
-from touchline.report.findings.answer import MOST_WORDS, words
+from touchline.report.compared import compare
+from touchline.report.compared_settings import ExperimentSummary
 from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report

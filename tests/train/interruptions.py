@@ -13,7 +13,7 @@ from touchline.core.status import TrainingEnd
 from touchline.data.checkpoints import paused_step, write_pause
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
-from touchline.train.run import Stop
+from touchline.train.attempt import Stop
 
 EVERY_STEP = 1e-9
 """Minutes between saved states that make every step save one."""

@@ -21,9 +21,10 @@ from touchline.data.packing.forecast import IsolationCheck
 from touchline.experiment.training import TrainConfig
 from touchline.plan.local.packing import check_isolation
 from touchline.train import leaks
+from touchline.train.attempt import Stop
 from touchline.train.hf_inputs import require_kernels
 from touchline.train.machine import select_device
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss, sliding_window
 
 

@@ -32,12 +32,14 @@ from transformers.integrations import flex_attention as library
 from touchline.backends.peft.layout import BatchLayout, SequenceBatch, arrange, stack, visible, within
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics_file import read_metrics
-from touchline.train import block_masks, setup
-from touchline.train.block_masks import FLEX, block_mask, blocks
-from touchline.train.isolation import block_mask_fault
+from touchline.train import blockwise as block_masks
+from touchline.train import setup
+from touchline.train.attempt import Stop
+from touchline.train.blockwise import FLEX, block_mask, blocks
 from touchline.train.machine import select_device
 from touchline.train.model import trainable
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
+from touchline.train.proofs import block_mask_fault
 from touchline.train.target_loss import TargetLoss
 
 WINDOW = 8

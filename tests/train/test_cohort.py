@@ -17,7 +17,8 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
 from touchline.data.checkpoints import paused_step, write_pause
 from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.attempt import Stop
+from touchline.train.process import run_cohort, run_training
 
 FLOAT32 = 1e-5
 """Tolerance for sums in another order, in nats."""

@@ -20,10 +20,11 @@ from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.history.probe import STEPS, ProbedModel, ProbeOutcome, ProbeRequest
-from touchline.train import compiling
+from touchline.train import optimizers as compiling
+from touchline.train.attempt import Stop
 from touchline.train.machine import select_device
 from touchline.train.probe_steps import measure
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss, add_gradient
 
 MODELS: dict[str, PretrainedConfig] = {

@@ -14,7 +14,7 @@ from tests.train.tiny_run import make_config, tiny_train
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange, visible
 from touchline.core.catalog import RenderedExample
 from touchline.experiment.training import LoraConfig
-from touchline.train import isolation
+from touchline.train import proofs as isolation
 from touchline.train.inputs import Inputs, load_inputs
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable

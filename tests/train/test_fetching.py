@@ -26,9 +26,10 @@ from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import machine
+from touchline.train.attempt import Stop
 from touchline.train.loop import Training
 from touchline.train.optimizers import optimizer_for
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.process import run_cohort, run_training
 
 TOGETHER = 3
 """Steps fetched together."""

@@ -23,13 +23,13 @@ from touchline.data.user_config import UserConfig
 from touchline.evaluate.checkpoint import resolve_checkpoint
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.weights import Weights, pick_device, pick_dtype
+from touchline.train.attempt import MetricsLog, Stop
 from touchline.train.hf import train_planned
 from touchline.train.inputs import load_inputs, read_config
-from touchline.train.log import MetricsLog
 from touchline.train.loop import Training
 from touchline.train.parallel import Processes
+from touchline.train.process import run_training
 from touchline.train.record import TrainingRecord
-from touchline.train.run import Stop, run_training
 from touchline.train.setup import build_session
 
 EXPERIMENT = """

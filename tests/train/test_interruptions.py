@@ -19,9 +19,10 @@ from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.core.status import EXIT_STOPPED, TrainingEnd
 from touchline.data.checkpoints import PAUSE_FILE, STATE_FILE, paused_step, read_pause, write_pause
 from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.train.attempt import Stop
+from touchline.train.folders import find_resume
 from touchline.train.inputs import read_config
-from touchline.train.resume import find_resume
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 
 ACTS = {
     "before the first step": [halt.Act(questions=1)],

@@ -13,10 +13,19 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
-from tests.train.chains import EASY, HARD, easy_config, hard_config, other_adapter, rewrite_records, swap_adapter, train
 from tests.train.interruptions import EVERY_STEP, StopAfter
 from tests.train.test_run import library_loss
-from tests.train.tiny_run import write_config
+from tests.train.tiny_run import (
+    EASY,
+    HARD,
+    easy_config,
+    hard_config,
+    other_adapter,
+    rewrite_records,
+    swap_adapter,
+    train,
+    write_config,
+)
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.layout import SequenceBatch
@@ -29,8 +38,9 @@ from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
+from touchline.train.attempt import Stop
 from touchline.train.inherit import Factors, combine, combined_settings
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss
 
 Records = dict[str, Any]

@@ -24,10 +24,10 @@ from transformers import (
 from touchline.backends.peft.layout import LOGITS_AT_ONCE, PADDED, BatchLayout, SequenceBatch, arrange, label_chunk
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
-from touchline.train import chunked_loss
+from touchline.train import blockwise as chunked_loss
 from touchline.train.machine import select_device
 from touchline.train.model import trainable
-from touchline.train.side_by_side import SideBySide
+from touchline.train.setup import SideBySide
 from touchline.train.target_loss import MicroBatchGradient, TargetLoss, add_gradient, scoring
 
 VOCABULARY = SIZES["vocab_size"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.tiers import examples
 
 from touchline.data.metrics_file import read_metrics
-from touchline.train.log import MetricsLog
+from touchline.train.attempt import MetricsLog
 
 pytestmark = pytest.mark.planning
 

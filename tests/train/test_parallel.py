@@ -24,8 +24,9 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.plan.sections import sections
 from touchline.run.folders import ExperimentFolder
+from touchline.train.attempt import Stop
 from touchline.train.parallel import ProcessLostError
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 
 pytestmark = pytest.mark.thorough
 

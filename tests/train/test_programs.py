@@ -30,9 +30,10 @@ from touchline.data.checkpoints import paused_step, write_pause
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
 from touchline.run.statusfiles import started
-from touchline.train.external import RUN_VARIABLE, end_orphans, run_external, trainer_program
+from touchline.train.attempt import Stop
+from touchline.train.external import run_external
 from touchline.train.inputs import load_inputs, read_config
-from touchline.train.run import Stop, run_training
+from touchline.train.process import RUN_VARIABLE, end_orphans, run_training, trainer_program
 
 PROGRAM = (sys.executable, "-m", "touchline.train.external")
 PACKED = {

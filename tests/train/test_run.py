@@ -22,10 +22,11 @@ from touchline.core.files import sha256_file
 from touchline.core.quantity import Missing
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.training import CheckpointConfig, CheckpointInterval, LoraConfig
-from touchline.train import isolation
+from touchline.train import proofs as isolation
 from touchline.train.__main__ import main
+from touchline.train.attempt import Stop
 from touchline.train.inputs import load_inputs
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 
 
 @pytest.fixture

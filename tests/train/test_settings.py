@@ -9,10 +9,9 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.cases import parametrize
-from tests.train.chains import easy_config, hard_config, train
 from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
 from tests.train.test_run import library_loss
-from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_run import easy_config, hard_config, make_config, tiny_train, train, write_config
 from torch import nn
 
 from touchline.backends.facts import MemoryCoefficients
@@ -30,11 +29,12 @@ from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.parts import state_bytes, weight_bytes
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.training import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.train.attempt import Stop
 from touchline.train.inputs import load_inputs
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable
 from touchline.train.optimizers import optimizer_for
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import TargetLoss, noise_scale
 
 BASE_KEPT = (

@@ -20,8 +20,9 @@ from touchline.data.lengths import token_lengths
 from touchline.data.metrics_file import read_metrics
 from touchline.data.models import load_model
 from touchline.statistics.labels import derangement, label_generator
+from touchline.train.attempt import Stop
 from touchline.train.inputs import Inputs, load_inputs
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 
 
 @pytest.fixture(scope="module")

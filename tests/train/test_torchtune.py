@@ -26,9 +26,10 @@ from touchline.core.errors import RunsFailedError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
-from touchline.train.external import RUN_VARIABLE, run_external
+from touchline.train.attempt import Stop
+from touchline.train.external import run_external
 from touchline.train.inputs import load_inputs, read_config
-from touchline.train.run import Stop, run_training
+from touchline.train.process import RUN_VARIABLE, run_training
 
 pytestmark = pytest.mark.thorough
 

@@ -23,10 +23,11 @@ from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
 from touchline.plan.notes import quantization_notes
+from touchline.train.attempt import Stop
 from touchline.train.hf import train_planned
 from touchline.train.hf_inputs import open_planned
 from touchline.train.inputs import read_config
-from touchline.train.run import Stop, run_training
+from touchline.train.process import run_training
 from touchline.train.target_loss import IGNORED
 
 PAIRS = (

@@ -11,8 +11,8 @@ from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs
 
 from touchline.core.errors import InputError
 from touchline.data.checkpoints import PAUSE_FILE, paused_step, write_pause
+from touchline.train.attempt import Stop
 from touchline.train.hf import train_planned
-from touchline.train.run import Stop
 
 SETTINGS = {
     "dropout": "train.lora.dropout: 0.1",

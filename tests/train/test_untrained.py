@@ -18,7 +18,8 @@ from touchline.backends.run_config import RunConfig
 from touchline.data.metrics import ValidationRow
 from touchline.data.metrics_file import parse_row, read_metrics
 from touchline.experiment.training import LoraConfig, TrainConfig
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.attempt import Stop
+from touchline.train.process import run_cohort, run_training
 
 
 @pytest.fixture(scope="module")

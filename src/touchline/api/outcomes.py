@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published
     from touchline.report.local.reporting import ReportFiles
-    from touchline.report.trackers.exporting import Export
+    from touchline.report.trackers import Export
     from touchline.results.following import FailedJob, OutputLine
     from touchline.results.live_status import LiveRun
     from touchline.results.report_inputs import ResultsAnswer
@@ -215,7 +215,7 @@ def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = N
     Raises:
         InputError: fewer than two experiments, a duplicate, or a folder without an experiment.
     """
-    from touchline.report.local.comparing import compare_experiments
+    from touchline.report.local.gathering import compare_experiments
 
     return compare_experiments(sources, on_progress=on_progress)
 
@@ -242,7 +242,7 @@ def export(
         HostError: the tracker's package is not installed, or its folder cannot be written.
         PolicyError: another export to the tracker is active.
     """
-    from touchline.report.trackers.exporting import export_runs
+    from touchline.report.trackers import export_runs
 
     return export_runs(read_started(source), tracker, directory=directory, only=only, on_progress=on_progress)
 

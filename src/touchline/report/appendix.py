@@ -1,7 +1,4 @@
-"""Appendix of the report: shell commands to view, evaluate, repeat and export its contents.
-
-The commands are relative to the experiment's folder, so the text does not depend on the working directory.
-"""
+"""Appendix of the report: shell commands in the experiment's folder to view, evaluate, repeat and export it."""
 
 from __future__ import annotations
 
@@ -17,12 +14,10 @@ from touchline.results.run_result import RunResult
 from touchline.slurm.job_view import TRAINING_SCRIPT
 
 VIEW, EVALUATE, RETRAIN, SYNC, COMMIT = "View", "Evaluate", "Retrain", "Sync", "Commit"
-_RUNS = 4
-"""Maximum number of runs with a command of their own."""
+_RUNS = 4  # Maximum number of runs with a command of their own
 _ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
 """Option for tokenizers that would add a second begin-of-text token. The chat template already writes it."""
-OFFLINE_RUN = "wandb"
-"""Value in `ReportInputs.files` for a folder that a tracker wrote offline."""
+OFFLINE_RUN = "wandb"  # Value in `ReportInputs.files` for a folder that a tracker wrote offline
 
 
 def commands(gathered: ReportInputs) -> tuple[Command, ...]:
@@ -44,25 +39,18 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
     if plan.executor == "local" and (command := every_epoch(plan)):
         yield _command(EVALUATE, "every epoch that was kept", command)
     if (last := _checkpoint(gathered, example)) is not None:
-        yield _command(
-            EVALUATE,
-            "one checkpoint, by hand",
-            f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
-        )
+        command = f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}"
+        yield _command(EVALUATE, "one checkpoint, by hand", command)
     submit = "sbatch" if plan.executor == "slurm" else "bash"
     yield _command(RETRAIN, "one run, by hand", f"cd {folder} && {submit} {TRAINING_SCRIPT}")
     yield _command(SYNC, "write offline runs of Weights & Biases", "touchline export . --to wandb")
     yield _command(SYNC, "write TensorBoard events", "touchline export . --to tensorboard")
     yield from _sync_found(gathered)
-    yield _command(
-        COMMIT,
-        "everything but weights, training states and locks, which .gitignore leaves out",
-        f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}",
-    )
+    command = f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}"
+    yield _command(COMMIT, "everything but weights, training states and locks, which .gitignore leaves out", command)
 
 
 def _view(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
-    """Yield the commands for this report, the last logs, and the sizes of checkpoints."""
     yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
     logs = [log for run in runs[:_RUNS] if (log := _last(gathered, run.name, "log", without="eval")) is not None]
     if logs:
@@ -125,14 +113,12 @@ def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
-    """Yield the command that sends what a tracker wrote offline."""
     paths = [path for run in gathered.runs for what, path in gathered.files.get(run.name, ()) if what == OFFLINE_RUN]
     if paths:
         yield _command(SYNC, f"written offline by {len(paths)} jobs", f"wandb sync {' '.join(map(shlex.quote, paths))}")
 
 
 def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
-    """Return the last valid checkpoint of a run."""
     sound = [
         checkpoint.name
         for checkpoint in gathered.verification.checkpoints
@@ -146,7 +132,6 @@ def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _last(gathered: ReportInputs, run: str, kind: str, *, without: str = "/") -> str | None:
-    """Return the last file of a kind whose name does not contain `without`."""
     found = [
         path for what, path in gathered.files.get(run, ()) if what == kind and without not in path.rpartition("/")[2]
     ]

@@ -17,7 +17,9 @@ from touchline.experiment.runs import RunKind
 from touchline.experiment.settings import COLLECTED
 from touchline.plan.notes import design_line
 from touchline.plan.settings import Origin, RunSetting, Scalar, collect_settings, setting_rows
+from touchline.report.answer import answer, is_complete, strategy_answer, strategy_claims, strategy_sentences
 from touchline.report.appendix import commands
+from touchline.report.claims import claims
 from touchline.report.estimates import estimate_rows
 from touchline.report.facts import (
     all_device_hours,
@@ -25,14 +27,14 @@ from touchline.report.facts import (
     compared_text,
     device_word,
     devices_of,
+    measured_of,
     run_facts,
     seeds_of,
     slots_of,
 )
-from touchline.report.findings import answer, claims, is_complete, remarks
-from touchline.report.findings.strategy import strategy_answer, strategy_claims, strategy_sentences
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
+from touchline.report.remarks import remarks
 from touchline.report.report import PackingRow, Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -64,7 +66,9 @@ def build_report(gathered: ReportInputs) -> Report:
         if not isinstance(strategy.without_stopping, Missing):
             planned_hours = strategy.without_stopping
         is_local = plan is None or plan.compute.executor == "local"
-        actions = list(strategy.next_actions(_left(gathered), device, is_local=is_local))
+        working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
+        left = [run.name for run in runs if run.name in working and not is_complete(run, planned=True)]
+        actions = list(strategy.next_actions(left, device, is_local=is_local))
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -106,12 +110,6 @@ def build_report(gathered: ReportInputs) -> Report:
     )
 
 
-def _left(gathered: ReportInputs) -> list[str]:
-    """Return the runs at work that are not complete."""
-    working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
-    return [run.name for run in gathered.runs if run.name in working and not is_complete(run, planned=True)]
-
-
 def _design(gathered: ReportInputs) -> str:
     """Return the design in one line; empty for runs that touchline did not plan."""
     if gathered.plan is None:
@@ -136,7 +134,6 @@ def _decoding(runs: Sequence[RunResult]) -> str:
 
 
 def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield the provenance of the report: versions, machines and hashes."""
     yield "origin", gathered.origin
     yield from _stack(gathered)
     plan = gathered.plan
@@ -160,7 +157,6 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 
 def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield the versions of the training and evaluation software, by runs if they differ."""
     training = {run.name: run.versions for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
     evaluation = {
         f"{run.name} {record.checkpoint}" if len(run.evaluations) > 1 else run.name: record.versions
@@ -177,7 +173,6 @@ def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
 
 
 def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
-    """Yield each machine, base type and layout with the runs trained on it."""
     machines: dict[str, list[str]] = {}
     for run in gathered.runs:
         for note in run.notes:
@@ -191,12 +186,9 @@ def report_settings(gathered: ReportInputs) -> tuple[RunSetting, ...]:
     """Return the settings of every run, as planned or as logged."""
     if gathered.plan is not None:
         return collect_settings(gathered.plan)
-    return setting_rows({run.name: dict(_logged(run)) for run in gathered.runs}, _is_logged)
-
-
-def _is_logged(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
-    del key, values
-    return Origin.LOGGED, None
+    return setting_rows(
+        {run.name: dict(_logged(run)) for run in gathered.runs}, lambda key, values: (Origin.LOGGED, None)
+    )
 
 
 def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
@@ -208,10 +200,8 @@ def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
 # ---- packing ---------------------------------------------------------------------------------------------------------
 
 
-LOW_EFFICIENCY = 80.0
-"""Share in per cent below which padding costs more than a fifth of the computation."""
-_FASTER = 1.05
-"""Ratio of examples per second from which one way of packing counts as faster."""
+LOW_EFFICIENCY = 80.0  # Share in per cent below which padding costs more than a fifth of the computation
+_FASTER = 1.05  # Ratio of examples per second from which one way of packing counts as faster
 _WAYS = {"yes": "packed", "no": "not packed"}
 
 
@@ -239,7 +229,6 @@ def _row(run: RunResult, planned: PlannedRun | None) -> PackingRow:
 
 
 def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measured:
-    """Return the measured value, else the plan's value for the same batches with a note."""
     if isinstance(measured, Quantity) or planned is None:
         return measured
     return Quantity(value=planned, unit=unit, method="as the plan computed it")
@@ -274,7 +263,7 @@ def _fastest(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Itera
 def _filling(rows: Sequence[PackingRow]) -> Iterator[str]:
     """Yield whether the one way in which all runs were packed can stay."""
     ways = {row.packed for row in rows}
-    known = [row.efficiency.value for row in rows if isinstance(row.efficiency, Quantity)]
+    known = [each.value for each in measured_of(row.efficiency for row in rows)]
     if not known or not ways < _WAYS.keys():
         return
     (way,), worst = ways, min(known)

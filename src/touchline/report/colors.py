@@ -1,8 +1,4 @@
-"""Colors of a report: a hue per base model, a shade per setting, grey for controls; text and lines of the figures.
-
-Color-blind readers distinguish blue from orange first, and shades by lightness. Each model also has a shape. Each color
-has two versions, for light and dark backgrounds.
-"""
+"""Colors of a report, light and dark: a hue and a shape per base model, a shade per setting, grey for controls."""
 
 from __future__ import annotations
 
@@ -19,8 +15,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 _HUES = ((232, 264), (66, 38), (150, 172), (345, 325), (102, 82), (302, 286), (28, 16), (200, 222))
 """Angles in OKLCH: blue, orange, green, purple, yellow, violet, red, cyan. A hue shifts slightly as it darkens."""
 _CHROMA = 0.15
-_LIGHT_PAPER = (0.75, 0.4)
-"""Lightness of the first and the last setting of a model. Later settings are darker."""
+_LIGHT_PAPER = (0.75, 0.4)  # Lightness of the first and the last setting of a model. Later settings are darker
 _DARK_PAPER = (0.54, 0.82)
 _MANY_HUES = (95, 290)
 _ALONE_LIGHT, _ALONE_DARK = 0.55, 0.74
@@ -34,15 +29,10 @@ class SeriesColor:
     number: int
     """Number from 0; controls share 0."""
     label: str
-    """Setting as shown in a legend."""
     model: str
-    """Base model; empty for controls."""
     light: str
-    """`#rrggbb` on a light background."""
     dark: str
-    """`#rrggbb` on a dark background."""
     shape: str
-    """Marker shape."""
 
 
 CONTROL = SeriesColor(number=0, label="control", model="", light="#7a7f87", dark="#9aa0a8", shape="circle")

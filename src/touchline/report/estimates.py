@@ -1,8 +1,4 @@
-"""Predicted and measured: each prediction of the plan with the measured value.
-
-Two figures are compared only if they are of the same kind. Process memory is not allocated memory, and the time of a
-resumed training includes repeated work.
-"""
+"""Predicted and measured: each prediction of the plan with the measured value, compared if both are of one kind."""
 
 from __future__ import annotations
 
@@ -15,28 +11,18 @@ from touchline.core.units import in_unit, plural
 from touchline.estimate.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.report.facts import evaluation_seconds
+from touchline.report.facts import evaluation_seconds, measured_of
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import RunStorage, Verification
 
-CLOCK_TICK = 1.0
-"""Resolution in seconds of the times in an .eval log."""
+CLOCK_TICK = 1.0  # Resolution in seconds of the times in an .eval log
 TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "evaluation", "peak memory", "disk"
 GAIN = "gain"
 
 
-def estimate_rows(
-    plan: Plan | None,
-    runs: Sequence[RunResult],
-    verification: Verification,
-) -> tuple[EstimateRow, ...]:
-    """Return every figure that the plan or a measurement has, by run.
-
-    Args:
-        plan: the plan; None without a plan.
-        verification: the disk space of the runs.
-    """
+def estimate_rows(plan: Plan | None, runs: Sequence[RunResult], verification: Verification) -> tuple[EstimateRow, ...]:
+    """Return every figure that the plan or a measurement has, by run."""
     if plan is None:
         return ()
     planned = {run.name: run for run in plan.runs}
@@ -88,7 +74,6 @@ def _slots(plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
 
 
 def _span(attempts: Sequence[AttemptResult]) -> float | None:
-    """Return the seconds from the first start to the last end; None if an end is not known."""
     begins = [attempt.started_unix for attempt in attempts]
     ends = [
         attempt.started_unix + attempt.seconds.value for attempt in attempts if isinstance(attempt.seconds, Quantity)
@@ -148,7 +133,7 @@ def _inside(predicted: Measured, measured: Measured) -> bool | None:
 def _training(run: RunResult) -> tuple[Measured, bool]:
     """Return the duration of the training, and whether it was a single uninterrupted attempt."""
     counted = [attempt for attempt in run.attempt_list if not attempt.superseded]
-    known = [each.seconds for each in counted if isinstance(each.seconds, Quantity)]
+    known = measured_of(each.seconds for each in counted)
     if not counted:
         return run.train_seconds, False
     if len(known) < len(counted):
@@ -160,12 +145,8 @@ def _training(run: RunResult) -> tuple[Measured, bool]:
 
 def _memory(run: str, predicted: Measured, found: Measured) -> EstimateRow:
     """Return the row of memory in the plan's unit, compared if both values are of one kind."""
-    measured = found
-    if isinstance(found, Quantity) and isinstance(predicted, Quantity):
-        measured = in_unit(found, predicted.unit)
-    same = (
-        isinstance(predicted, Quantity)
-        and isinstance(measured, Quantity)
-        and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
-    )
+    if isinstance(found, Missing) or isinstance(predicted, Missing):
+        return _row(run, MEMORY, predicted, found, comparable=False)
+    measured = in_unit(found, predicted.unit)
+    same = isinstance(measured, Quantity) and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
     return _row(run, MEMORY, predicted, measured, comparable=same)

@@ -1,29 +1,121 @@
-"""Facts of a run beside its result: its control, cost, files and flags."""
+"""Facts of runs that are not in their results: controls, cost, answers, files; numbers and names in plain text."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.text import join_names
-from touchline.core.units import bare, is_at_least, plural, seconds_to_hours
+from touchline.core.units import Scale, bare, is_at_least, plural, scale_of_score, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import at_least
-from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult
 from touchline.statistics.conclusions import Analysis
 
+
+def p_text(p: float) -> str:
+    """Return `p < 0.001`, `p = 0.049` or `p = 0.31`. The result is never 0 and has three digits near 0.05."""
+    return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """Return `<0.001`, `0.049`, `0.31`."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def level_of(run: RunResult, factor: str) -> str | None:
+    """Return a run's level of a factor. None if it has none."""
+    return next((level.value for level in run.levels if level.factor == factor), None)
+
+
+def at_least(value: Quantity) -> Quantity:
+    """Return a sum with unknown parts as a lower bound."""
+    return replace(value, low=value.value, high=None)
+
+
+def relative(value: float, reference: float) -> str:
+    """Return the relative difference of a loss or a time: `10.5% higher`, `lower by a factor of 4.3`."""
+    if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
+        return "not comparable"
+    ratio = value / reference
+    if ratio >= 2:
+        return f"higher by a factor of {ratio:.1f}"
+    if ratio <= 0.5:
+        return f"lower by a factor of {1 / ratio:.1f}"
+    change = 100 * (ratio - 1)
+    if abs(change) < 0.05:
+        return "equal within 0.05%"
+    return f"{abs(change):.1f}% {'higher' if change > 0 else 'lower'}"
+
+
+def family_words(analysis: Analysis, number: int, noun: str) -> str:
+    """Return the family of Holm's adjustment: `2 contrasts`, or `4 contrasts on the test sets 9L and 13L`."""
+    sets = analysis.family_sets
+    on = f" on the test set{'s' if len(sets) > 1 else ''} {join_names(sets)}" if sets else ""
+    return f"{plural(number, noun)}{on}"
+
+
+def scale_of(analysis: Analysis) -> Scale:
+    """Return the scale of an analysis: per cent for shares of right answers."""
+    return scale_of_score(analysis.score, (score.value for score in analysis.scores), is_binary=analysis.binary)
+
+
+def scale_or_share(analyses: Sequence[Analysis]) -> Scale:
+    """Return the scale of the experiment's own score; per cent before anything is evaluated."""
+    return scale_of(analyses[0]) if analyses else Scale(share=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """Facts about a run, beside its result."""
+
+    run: str
+    """Name of the run."""
+    settings: str
+    """Levels as text: `rank 64, learning rate 2e-4`; `-` if nothing varies."""
+    gpus: int
+    """Number of devices used for training."""
+    device_hours: Measured
+    """Duration of all attempts and evaluations times devices, in h."""
+    tokens_per_second_per_gpu: Measured
+    """Throughput per GPU, with its token unit; on a CPU it is per process."""
+    control: str | None
+    """Name of its control; None if it has none or is one."""
+    files: tuple[tuple[str, str], ...]
+    """(kind, path relative to the experiment) of the files with its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerCounts:
+    """Counts of the answers of one evaluation, independent of their score."""
+
+    run: str
+    """Name of the run."""
+    checkpoint: str
+    """Name of the checkpoint."""
+    task: str
+    """Name of the task."""
+    answers: int
+    """Number of answers, repeats included."""
+    empty: int
+    """Number of empty answers."""
+    cut: int | None
+    """Number of answers truncated at the token limit; None if it was not recorded."""
+    errors: int
+    """Number of answers that were not generated. They count as wrong."""
+    parsed: int | None
+    """Number of answers that could be parsed; None if the task does not parse."""
+
+
 RISEN = 1.05
 """Ratio of the last to the lowest validation loss above which the rise is reported. Less is within its noise."""
-CUT = frozenset({"max_tokens", "length", "model_length"})
-"""Stop reasons that mean a truncated answer."""
+CUT = frozenset({"max_tokens", "length", "model_length"})  # Stop reasons that mean a truncated answer
 _LEVELS_SHOWN = 12
 _CONTROLS = {
     ControlKind.BASE: "untrained base model",
@@ -34,11 +126,7 @@ _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
 def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFacts, ...]:
-    """Return the facts of every run, in order.
-
-    Args:
-        analysis: of the experiment's own task; None if nothing was evaluated.
-    """
+    """Return the facts of every run, in order."""
     gpus = devices_of(gathered)
     shares = attempt_shares(gathered.runs)
     hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered), shares) for run in gathered.runs}
@@ -76,7 +164,6 @@ def device_word(gathered: ReportInputs) -> str:
 
 
 def _gpus_told(runs: Sequence[RunResult]) -> dict[str, int]:
-    """Return the number of GPUs in each run's log or settings."""
     found = {run.name: run.settings.get("gpus") for run in runs}
     return {name: int(gpus) for name, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
 
@@ -88,11 +175,7 @@ def seeds_of(runs: Sequence[RunResult]) -> dict[str, int]:
 
 
 def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], seeds: Mapping[str, int]) -> str:
-    """Return a description of the comparison: the levels of each factor, the seeds, the controls.
-
-    Args:
-        seeds: by run, its training seed where it is known.
-    """
+    """Return a description of the comparison: the levels of each factor, the seeds, the controls."""
     varied = [
         f"{factor_words(factor)} {join_names(levels, _LEVELS_SHOWN)}"
         for factor, levels in factors.items()
@@ -137,11 +220,7 @@ def condition_of(run: RunResult) -> tuple[object, ...]:
 
 
 def condition_words(run: RunResult, *, with_model: bool) -> str:
-    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none.
-
-    Args:
-        with_model: whether several base models are compared.
-    """
+    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none."""
     left = (SEEDS,) if with_model else (SEEDS, "models")
     words = [level_words(level.factor, level.value) for level in run.levels if level.factor not in left]
     return ", ".join(words) or run.model
@@ -178,12 +257,7 @@ def _key(attempt: AttemptResult) -> tuple[str, int, float]:
 
 
 def device_hours(run: RunResult, gpus: int, slots: int = 1, shares: AttemptShares | None = None) -> Measured:
-    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations.
-
-    Args:
-        slots: trainings that shared a CPU.
-        shares: runs of each attempt; None: no attempt is shared.
-    """
+    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations."""
     evaluation = _hours(evaluation_seconds(run), gpus)
     if run.kind is RunKind.CONTROL:
         return evaluation
@@ -229,7 +303,7 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: 
         trains = run.kind is RunKind.FINE_TUNED
         training = training_hours(run, gpus[run.name] / slots, shares) if trains else device_hours(run, gpus[run.name])
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
-        parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
+        parts += measured_of((training, evaluation))
         untold += isinstance(training, Missing)
         # A run that never began took no time. One that began without a recorded time took an unknown time.
         least = least or (isinstance(training, Missing) and run.attempts > 0) or is_at_least(training)
@@ -277,13 +351,25 @@ def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
     return best, last
 
 
+def measured_of(values: Iterable[Measured]) -> list[Quantity]:
+    """Return those that are measured."""
+    return [value for value in values if isinstance(value, Quantity)]
+
+
+def of_both(one: Measured, other: Measured, combine: Callable[[Quantity, Quantity], Measured]) -> Measured:
+    """Return a figure of two others; with a missing one, the first of these."""
+    if isinstance(one, Missing) or isinstance(other, Missing):
+        return one if isinstance(one, Missing) else other
+    return combine(one, other)
+
+
 def generalization_gap(run: RunResult) -> Measured:
     """Return the last validation loss minus the final training loss."""
-    train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
-    if isinstance(train, Missing) or isinstance(validation, Missing):
-        return train if isinstance(train, Missing) else validation
-    return Quantity(
-        value=validation.value - train.value, unit=validation.unit, method="validation loss minus training loss"
+    method = "validation loss minus training loss"
+    return of_both(
+        finite(run.final_train_loss),
+        finite(run.final_val_loss),
+        lambda train, last: Quantity(value=last.value - train.value, unit=last.unit, method=method),
     )
 
 

@@ -32,20 +32,14 @@ class Chart:
     section: str
     """Section of the report: `findings`, `scores`, `training`, `estimates`."""
     title: str
-    """Heading of the figure."""
     caption: str
-    """Content of the figure and how to read it."""
     spec: dict[str, object]
-    """Vega-Lite spec with its data."""
 
 
-WIDTH = 680
-"""Width in pixels of a figure whose spec takes the width of its container."""
-SCALE = 2
-"""Pixels of the picture per pixel of the figure, so that it is sharp on high-density screens."""
+WIDTH = 680  # Width in pixels of a figure whose spec takes the width of its container
+SCALE = 2  # Pixels of the picture per pixel of the figure, so that it is sharp on high-density screens
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
-FELT = "felt"
-"""Name of layers that only receive pointer events."""
+FELT = "felt"  # Name of layers that only receive pointer events
 
 
 def figures_off() -> str:
@@ -59,9 +53,6 @@ def png(figure: Mapping[str, object]) -> bytes:
 
     Call it only if `figures_off()` is empty, and in a process of its own (`report.local.draw_process`), since it may
     abort.
-
-    Args:
-        figure: its Vega-Lite spec.
     """
     import vl_convert
 

@@ -1,8 +1,4 @@
-"""Issues and notes: failures, missing results, and deviations from the plan.
-
-An exit code is reported but does not decide. A training is complete when all its steps are done and its last checkpoint
-is valid.
-"""
+"""Issues and notes: failures, missing results, deviations from the plan. Exit codes decide nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +12,7 @@ from touchline.core.units import bare, percent, plural
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text
-from touchline.report.facts import is_failed_exit, not_finite
-from touchline.report.report import AnswerCounts
+from touchline.report.facts import AnswerCounts, is_failed_exit, not_finite
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint
@@ -56,13 +51,14 @@ _WARNINGS = {
 """Titles of issues from notes that are warnings."""
 
 
-def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
-    """Return all issues, the most severe first, then in the order of the runs.
+def _issue(
+    weight: Severity, subject: str, title: str, text: str, role: IssueRole | None = None, where: str | None = None
+) -> Issue:
+    return Issue(weight=weight, subject=subject, title=title, text=text, role=role, where=where)
 
-    Args:
-        gathered: the inputs of the report, with the notes of their readers.
-        analyses: for comparisons that were refused.
-    """
+
+def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
+    """Return all issues, the most severe first, then in the order of the runs."""
     computed = [
         *(issue for run in gathered.runs for issue in _of_run(run)),
         *checkpoint_issues(gathered.verification, {run.name: run for run in gathered.runs}),
@@ -96,32 +92,25 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             for point in (*run.train_losses, *run.validation_losses)
             if point.loss != point.loss or abs(point.loss) == float("inf")
         )
-        yield Issue(
-            weight=Severity.ERROR,
-            subject=run.name,
-            title="losses that are not numbers",
-            text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
-            f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
+        text = (
+            f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
+            f"at step {first:,}. The training diverged, and a score of this run is that of broken weights."
         )
+        yield _issue(Severity.ERROR, run.name, "losses that are not numbers", text)
     waited = finite(run.data_wait)
     if isinstance(waited, Quantity) and waited.value > _WAITING_PERCENT:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="training waited for images",
-            text=f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
-        )
+        text = f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead."
+        yield _issue(Severity.WARNING, run.name, "training waited for images", text)
 
 
 def _of_prompts(run: RunResult) -> Iterator[Issue]:
-    """Yield prompts of tasks that differ from those of training."""
     for record in (*run.evaluations[-1:], *run.other_evaluations):
         if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
-            yield Issue(
-                weight=Severity.WARNING if record in run.evaluations else Severity.INFO,
-                subject=run.name,
-                title="a task asks otherwise than training",
-                text=f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
+            yield _issue(
+                Severity.WARNING if record in run.evaluations else Severity.INFO,
+                run.name,
+                "a task asks otherwise than training",
+                f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
             )
 
 
@@ -134,100 +123,81 @@ def _of_form(run: RunResult) -> Iterator[Issue]:
     longest = max((len(sample.target.strip()) for sample in samples), default=0)
     other = [sample for sample in samples if len(sample.output.strip()) > 2 * longest and not sample.score]
     if longest and 2 * len(other) > len(samples):
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title="answers of another form",
-            text=f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
-            "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two.",
+        text = (
+            f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
+            "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two."
         )
+        yield _issue(Severity.INFO, run.name, "answers of another form", text)
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:
-    """Yield the missing records of a complete training."""
     if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="fewer steps on record than planned",
-            text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
-            "that it is complete.",
+        text = (
+            f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
+            "that it is complete."
         )
+        yield _issue(Severity.WARNING, run.name, "fewer steps on record than planned", text)
     lacking: dict[str, list[str]] = {}
     for what, value in (("training", run.final_train_loss), ("validation", run.final_val_loss)):
         if isinstance(value, Missing):
             lacking.setdefault(value.missing, []).append(what)
     for why, names in lacking.items():
         title = f"no {' or '.join(names)} loss"
-        yield Issue(weight=Severity.INFO, subject=run.name, title=title, text=f"{capital(why)}.")
+        yield _issue(Severity.INFO, run.name, title, f"{capital(why)}.")
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
     """Yield the status of the run, unless it is simply complete. A cut run has ended as decided."""
     if run.cut_after_step is not None:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title=CUT,
-            text=f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
-            "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it.",
+        text = (
+            f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
+            "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it."
         )
+        yield _issue(Severity.INFO, run.name, CUT, text)
         return
     steps = _steps(run)
     last = run.attempt_list[-1] if run.attempt_list else None
     how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
-    is_control = run.kind is RunKind.CONTROL
+    is_control, ended_well = run.kind is RunKind.CONTROL, last is not None and last.state is JobState.COMPLETED
     if is_failed_exit(run) and run.job_state is not None:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=run.name,
-            title=FAILED_EXIT,
-            text=f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
-            "its scores count. The exit code is reported, not believed.",
+        text = (
+            f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
+            "its scores count. The exit code is reported, not believed."
         )
+        yield _issue(Severity.INFO, run.name, FAILED_EXIT, text)
     if run.job_state is JobState.UNKNOWN and run.outcome is not TrainingOutcome.COMPLETE:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.name,
-            title="job state unknown",
-            text="Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that.",
-        )
+        text = "Neither its files nor the scheduler show whether its job still runs; nothing is concluded from that."
+        yield _issue(Severity.WARNING, run.name, "job state unknown", text)
     match run.status:
         case RunStatus.FAILED:
             what = "evaluation" if is_control else "training"
             text = f"The {what} failed{steps}.{how} It has no result."
             role = None if is_control else IssueRole.NOT_DONE
-            yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
-        case RunStatus.INTERRUPTED if _is_spoilt(run):
+            yield _issue(Severity.ERROR, run.name, f"{what} failed", text, role=role)
+        case RunStatus.INTERRUPTED if ended_well and run.steps_done is not None and run.steps_done == run.steps_planned:
             text = (
                 "Every step is done and its job ended well, but its last checkpoint is no longer valid. The training "
                 "does not count as complete. `touchline resume` continues from the last valid state."
             )
             title = "last checkpoint lost"
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield _issue(Severity.WARNING, run.name, title, text, role=IssueRole.NOT_DONE)
         case RunStatus.INTERRUPTED:
             text = f"It was interrupted{steps}.{how} `touchline resume` continues from the saved state."
             title = "interrupted"
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield _issue(Severity.WARNING, run.name, title, text, role=IssueRole.NOT_DONE)
         case RunStatus.TRAINED:
             text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
             title, role = NO_EVALUATION, IssueRole.NO_SCORE
-            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=role)
+            yield _issue(Severity.WARNING, run.name, title, text, role=role)
         case status if status in _UNDER_WAY:
             begun = run.status not in (RunStatus.PLANNED, RunStatus.PREPARED)
             how = f"is {_UNDER_WAY[status]}{steps}" if begun else "has not been started"
             text = f"The run {how}; it has no result yet."
-            yield Issue(weight=Severity.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
+            yield _issue(Severity.INFO, run.name, _UNDER_WAY[status], text)
         case _:
             pass
-
-
-def _is_spoilt(run: RunResult) -> bool:
-    """Return True if a training finished and its outputs were later corrupted or lost."""
-    ended_well = bool(run.attempt_list) and run.attempt_list[-1].state is JobState.COMPLETED
-    return ended_well and run.steps_done is not None and run.steps_done == run.steps_planned
 
 
 def _steps(run: RunResult) -> str:
@@ -252,12 +222,8 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
     if run.cut_after_step is not None:
         after = "It reached the point where it was cut all the same."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
-    yield Issue(
-        weight=Severity.INFO if went_on else Severity.WARNING,
-        subject=run.name,
-        title=title,
-        text=f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
-    )
+    text = f"{plural(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}"
+    yield _issue(Severity.INFO if went_on else Severity.WARNING, run.name, title, text)
 
 
 def _attempt(each: AttemptResult) -> str:
@@ -267,23 +233,18 @@ def _attempt(each: AttemptResult) -> str:
 
 
 def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
-    """Yield refused comparisons, each reason once for all tasks."""
     tasks: dict[tuple[str, str, str], list[str]] = {}
     for analysis in analyses:
         for refusal in analysis.refusals:
             key = (refusal.run, refusal.other, refusal.reason.rstrip("."))
             tasks.setdefault(key, []).append(f"{analysis.task}, {analysis.score}")
     for (run, other, reason), where in tasks.items():
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run,
-            title=f"not compared with {other}",
-            text=f"{'; '.join(dict.fromkeys(where))}: {reason}.",
+        yield _issue(
+            Severity.WARNING, run, f"not compared with {other}", f"{'; '.join(dict.fromkeys(where))}: {reason}."
         )
 
 
 def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
-    """Yield suspicious answers, in one issue per run and kind for all tasks and checkpoints."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for answer in answers:
         unread = 0 if answer.parsed is None else answer.answers - answer.errors - answer.parsed
@@ -299,82 +260,55 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
                     f"{answer.task}, {answer.checkpoint}: {share}"
                 )
     for (run, title, meaning), where in found.items():
-        yield Issue(weight=Severity.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
+        yield _issue(Severity.WARNING, run, title, f"{'; '.join(where)}. {meaning}")
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:
-    """Yield deviations from the first plan."""
     if plan is None:
         return
     for revision in plan.revisions[1:]:
         if not revision.runs:
             # Only the predictions differ, as after every finished run.
             continue
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title=f"plan revised on {revision.date}",
-            text=f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
-            where="plan.json",
-        )
+        text = f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}."
+        yield _issue(Severity.INFO, EXPERIMENT, f"plan revised on {revision.date}", text, where="plan.json")
     for run in plan.runs:
         if run.accepted:
             settings = ", ".join(f"{key}: {value}" for key, value in run.accepted.items())
-            yield Issue(
-                weight=Severity.INFO,
-                subject=run.name,
-                title="settings edited by hand",
-                text=f"Accepted as edited, and so no longer those of the design: {settings}.",
-                where=f"{run.name}/setup_finetune.yaml",
+            text = f"Accepted as edited, and so no longer those of the design: {settings}."
+            yield _issue(
+                Severity.INFO, run.name, "settings edited by hand", text, where=f"{run.name}/setup_finetune.yaml"
             )
     if plan.overrides:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title="overrides in force",
-            text=f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}.",
-            where="plan.json",
-        )
+        text = f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}."
+        yield _issue(Severity.INFO, EXPERIMENT, "overrides in force", text, where="plan.json")
     quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
     scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
     for quantization in scored:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title=f"all scores on the {quantization} base",
-            text=f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
-            where="plan.json",
-        )
+        text = f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ."
+        yield _issue(Severity.INFO, EXPERIMENT, f"all scores on the {quantization} base", text, where="plan.json")
     if quantized and not scored:
-        yield Issue(
-            weight=Severity.INFO,
-            subject=EXPERIMENT,
-            title="quantized runs evaluated on the base in its own dtype",
-            text=f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
-            where="plan.json",
+        text = f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not."
+        yield _issue(
+            Severity.INFO, EXPERIMENT, "quantized runs evaluated on the base in its own dtype", text, where="plan.json"
         )
 
 
 def _notes(run: RunResult) -> Iterator[Issue]:
-    """Yield the notes of a result that no other issue reports."""
     for note in run.notes:
         if note.code in _REPORTED_ELSEWHERE or (run.attempt_list and note.code in _REPORTED_BY_ATTEMPTS):
             continue
         title = _WARNINGS.get(note.code)
-        yield Issue(
-            weight=Severity.INFO if title is None else Severity.WARNING,
-            subject=run.name,
-            title=title or NOTE,
-            text=f"{capital(str(note).rstrip('.'))}.",
+        yield _issue(
+            Severity.INFO if title is None else Severity.WARNING,
+            run.name,
+            title or NOTE,
+            f"{capital(str(note).rstrip('.'))}.",
             role=IssueRole.EXPLAINS_NO_SCORE if note.code is NoteCode.EVALUATIONS_LEFT_OUT else None,
         )
 
 
-# ---- issues of checkpoints -------------------------------------------------------------------------------------------
-
-
-_CUT, _SIZE = "truncated", "wrong-size"
-"""Codes of problems. A truncated file has the wrong size too."""
+_CUT, _SIZE = "truncated", "wrong-size"  # Codes of problems. A truncated file has the wrong size too
 
 
 def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:
@@ -392,32 +326,30 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             copies = {fault.file for fault in faults} <= set(checkpoint.damaged_copies)
             what = "has a damaged copy of" if copies else "lacks a valid file next to"
             again = f"the checkpoint can be used again with that file{_from_another(checkpoint, verification)}"
-            yield Issue(
-                weight=Severity.WARNING,
-                subject=checkpoint.run,
-                title=f"checkpoint {checkpoint.name} {what} its weights",
-                text=f"{shown}{more}. Its weights are valid: the training counts, and "
+            yield _issue(
+                Severity.WARNING,
+                checkpoint.run,
+                f"checkpoint {checkpoint.name} {what} its weights",
+                f"{shown}{more}. Its weights are valid: the training counts, and "
                 f"{'its safetensors files are whole' if copies else again}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",
             )
             continue
         scored = " Its score on record is of the weights as they were saved." if _is_scored(checkpoint, runs) else ""
-        yield Issue(
-            weight=Severity.ERROR,
-            subject=checkpoint.run,
-            title=f"checkpoint {checkpoint.name} is corrupt",
-            text=f"{shown}{more}. It does not count as it is.{scored}",
+        yield _issue(
+            Severity.ERROR,
+            checkpoint.run,
+            f"checkpoint {checkpoint.name} is corrupt",
+            f"{shown}{more}. It does not count as it is.{scored}",
             where=f"{checkpoint.run}/{checkpoint.name}",
         )
     for missing in verification.missing:
         if missing.expected:
             continue
         done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
-        yield Issue(
-            weight=Severity.ERROR if done else Severity.WARNING,
-            subject=missing.run,
-            title=f"checkpoint {missing.name} is missing",
-            text=f"{capital(missing.reason)}.",
+        text = f"{capital(missing.reason)}."
+        yield _issue(
+            Severity.ERROR if done else Severity.WARNING, missing.run, f"checkpoint {missing.name} is missing", text
         )
 
 

@@ -1,8 +1,4 @@
-"""Model card of a published checkpoint: README.md with the Hub's metadata, from the plan, the results and the metrics.
-
-A value that was not measured is `n/a (reason)`, never 0. Paths are cut to their last part, so that the card says
-nothing about the machine.
-"""
+"""Model card of a published checkpoint: README.md with the Hub's metadata. Paths are cut to their last part."""
 
 from __future__ import annotations
 
@@ -21,8 +17,8 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings import nested_settings
-from touchline.report.findings.remarks import sentence
-from touchline.report.formatting import family_words, p_text, scale_of
+from touchline.report.facts import family_words, p_text, scale_of
+from touchline.report.remarks import sentence
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
@@ -44,20 +40,14 @@ class CardInputs:
     run: PlannedRun
     result: RunResult
     marker: ExportMarker
-    """Marker of the published checkpoint."""
     name: str
-    """Name of that checkpoint, `epoch_2`."""
     metrics: Metrics
     scores: tuple[tuple[EvaluationRecord, RunScore], ...]
-    """Evaluations of the checkpoint with their scores."""
     analyses: tuple[Analysis, ...]
-    """Tests of the report."""
     base: str
     """Id of the base model on the Hub if it is known, else its name."""
     license: str | None
-    """License of the published weights; None if none was stated."""
     is_chosen: bool = False
-    """Whether explore chose the run by its validation loss."""
 
 
 def without_folders(text: str) -> str:
@@ -89,7 +79,6 @@ def model_card(card: CardInputs) -> str:
 
 
 def _metadata(card: CardInputs) -> ModelCardData:
-    """Return the metadata that the Hub reads."""
     from huggingface_hub import ModelCardData
 
     train, adapter = card.run.train, card.marker.kind == "adapter"
@@ -157,7 +146,6 @@ def _scores(card: CardInputs) -> str:
 
 
 def _compared(card: CardInputs) -> Iterator[str]:
-    """Yield the comparisons with the run's control."""
     found = [
         f"{analysis.task}: {_against_control(analysis, each)}"
         for analysis in card.analyses
@@ -168,7 +156,6 @@ def _compared(card: CardInputs) -> Iterator[str]:
 
 
 def _against_control(analysis: Analysis, each: Comparison) -> str:
-    """Return the comparison of a run with its control."""
     scale, found = scale_of(analysis), each.difference
     over = f" after Holm over {family_words(analysis, analysis.family, 'comparison')}" if analysis.family > 1 else ""
     smallest = ""
@@ -181,7 +168,6 @@ def _against_control(analysis: Analysis, each: Comparison) -> str:
 
 
 def _limits(card: CardInputs) -> Iterator[str]:
-    """Yield what the scores do not show."""
     if card.run.phase is Phase.EXPLORE:
         chosen = "it was chosen among several by its validation loss, which is therefore too low"
         why = chosen if card.is_chosen else "it was compared by its validation loss only"

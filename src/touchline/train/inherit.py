@@ -1,9 +1,7 @@
 """Inheritance of a parent's adapter: trained further, or merged into the base below a new one.
 
-A merged change is kept as factors A and B with scale 1, W' = W + B A. A stage's checkpoint must load on the original
-base in any library: it is one adapter that concatenates the merged and the trained ranks, B' A' = [B1 B2] [A1; A2]. The
-next stage finds the factors to merge there bit for bit. What the initialization of an adapter subtracts from the base
-(PiSSA, OLoRA) is a merged change, too.
+A merged change is kept as factors B A with scale 1. A stage's checkpoint must load on the original base in any library:
+it is one adapter that concatenates merged and trained ranks, B' A' = [B1 B2] [A1; A2].
 """
 
 from __future__ import annotations
@@ -30,10 +28,8 @@ from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FIL
 from touchline.train.parent import ParentCheckpoint
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-CHANGES_BASE = ("pissa", "olora")
-"""Values of `lora.init` that change the base's weights."""
-_PREFIX = "base_model.model."
-"""Prefix that PEFT puts before a base's tensor names."""
+CHANGES_BASE = ("pissa", "olora")  # Values of `lora.init` that change the base's weights
+_PREFIX = "base_model.model."  # Prefix that PEFT puts before a base's tensor names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,8 +47,7 @@ class Factors:
         return int(self.a.shape[0])
 
 
-Merged = dict[str, Factors]
-"""Factors by PEFT layer name, `base_model.model.model.layers.0.self_attn.q_proj`."""
+Merged = dict[str, Factors]  # Factors by PEFT layer name, `base_model.model.model.layers.0.self_attn.q_proj`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,15 +57,12 @@ class Inheritance:
     merged: Merged = field(default_factory=dict)
     """Factors merged into the base before training; empty if none."""
     targets: tuple[str, ...]
-    """`target_modules` of the parent's adapter."""
     own: dict[str, Tensor] | None = None
     """Adapter to train further, by PEFT name; None for a new adapter."""
     taken: dict[str, Tensor] = field(default_factory=dict)
     """Inherited tensors of the parent's file, unchanged."""
     adapter_sha256: str
-    """Hash of the parent's adapter file."""
     parent_parameters: int
-    """Number of parameters of the adapter trained by the parent."""
 
     @property
     def merged_rank(self) -> int:
@@ -79,11 +71,7 @@ class Inheritance:
 
 
 def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
-    """Read the weights that the parent's checkpoint passes on.
-
-    Raises:
-        LineageError: a file is not an adapter.
-    """
+    """Read the weights that the parent's checkpoint passes on."""
     everything, digest = _read(parent.path / ADAPTER_FILE)
     settings = _settings(parent.path / ADAPTER_CONFIG_FILE)
     targets = tuple(str(name) for name in settings["target_modules"])
@@ -95,12 +83,7 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     if parent.config.continue_ == "adapter":
         before = _before(everything, own) if staged else {}
         return Inheritance(
-            merged=before,
-            targets=targets,
-            own=own,
-            taken=own,
-            adapter_sha256=digest,
-            parent_parameters=parameters,
+            merged=before, targets=targets, own=own, taken=own, adapter_sha256=digest, parent_parameters=parameters
         )
     merged = {
         layer: Factors(a=a.float(), b=scale_of(settings, layer) * b.float())
@@ -116,9 +99,6 @@ def with_initial(inheritance: Inheritance | None, model: nn.Module, lora: LoraCo
 
     PiSSA and OLoRA start from factors of the weight and subtract them from it: W = W0 - s B0 A0. On the original base,
     the trained adapter is therefore -s B0 A0 + s B A.
-
-    Args:
-        inheritance: what a stage inherits; its factors were merged before.
     """
     if lora.init not in CHANGES_BASE or (inheritance is not None and inheritance.own is not None):
         return inheritance
@@ -139,9 +119,6 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
     """Merge factors into the weights of a base in place. Return the rounding error relative to the merged change.
 
     The sum is computed in float32 and rounded once to the base's dtype.
-
-    Raises:
-        LineageError: the base has no such layer.
     """
     if not merged:
         return Missing(missing="nothing is merged")
@@ -181,11 +158,7 @@ def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
 def adapter_tensors(
     model: PeftModel, adapter: str = "default", weights: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return the tensors of an adapter of a model, by PEFT name.
-
-    Args:
-        weights: weights by the model's names, instead of its own.
-    """
+    """Return the tensors of an adapter of a model, by PEFT name."""
     tensors: dict[str, Tensor] = get_peft_model_state_dict(
         model, state_dict=weights, adapter_name=adapter, save_embedding_layers=False
     )
@@ -208,12 +181,7 @@ def learned_nothing(tensors: dict[str, Tensor]) -> bool:
 
 
 def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], targets: Sequence[str]) -> dict[str, Any]:
-    """Return adapter_config.json of a combined adapter; its scale is alpha over rank, 1 in every layer.
-
-    Args:
-        ranks: rank of each layer.
-        targets: `target_modules` of the merged adapter.
-    """
+    """Return adapter_config.json of a combined adapter; its scale is alpha over rank, 1 in every layer."""
     usual = max(ranks.values())
     by_kind: dict[str, set[int]] = {}
     for layer, rank in ranks.items():
@@ -236,13 +204,7 @@ def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], target
 
 
 def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Combine adapters into one of scale 1 for the original base. Return its tensors and the rank per layer.
-
-    Args:
-        own: trained adapter, by PEFT name.
-        scale: its scale, `scale_of`.
-        merged: factors merged before.
-    """
+    """Combine adapters into one of scale 1 for the original base. Return its tensors and the rank per layer."""
     trained = _layers(own)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -258,7 +220,6 @@ def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[
 
 
 def _before(everything: dict[str, Tensor], own: dict[str, Tensor]) -> Merged:
-    """Return the part of a combined adapter before the ranks of the trained one."""
     trained = _layers(own)
     merged: Merged = {}
     for layer, (a, b) in _layers(everything).items():
@@ -269,7 +230,6 @@ def _before(everything: dict[str, Tensor], own: dict[str, Tensor]) -> Merged:
 
 
 def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return (A, B) of every layer."""
     layers = sorted(name.removesuffix(_A) for name in tensors if name.endswith(_A))
     if {name for layer in layers for name in (layer + _A, layer + _B)} != set(tensors):
         raise LineageError("the parent's adapter contains tensors that are not LoRA factors")
@@ -277,7 +237,6 @@ def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file and the hash of its bytes, read once."""
     data = read_bytes(path)
     try:
         return load(data), hashlib.sha256(data).hexdigest()
@@ -286,11 +245,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Read adapter_config.json.
-
-    Raises:
-        LineageError: it is corrupt, or of an adapter type that cannot be continued.
-    """
     try:
         content: dict[str, Any] = parse_json(read_bytes(path))
         strange = [key for key in ("lora_bias",) if content.get(key)]
@@ -326,7 +280,6 @@ def _weight(base: nn.Module, layer: str) -> Tensor:
 
 
 def _named(name: str) -> str:
-    """Return a parameter's name in a file, without the adapter name."""
     name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
 

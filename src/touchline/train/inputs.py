@@ -32,15 +32,10 @@ class Inputs:
     """Inputs of a training, as planned."""
 
     config: RunConfig
-    """Content of finetune.yaml."""
     model: ModelInfo
-    """Base model folder."""
     renderer: ChatRenderer
-    """Chat template and tokenizer of the base."""
     train: tuple[RenderedExample, ...]
-    """Training split."""
     validation: tuple[RenderedExample, ...]
-    """Validation split; may be empty."""
     batches: BatchPlan
     """Every micro-batch."""
 
@@ -52,11 +47,7 @@ def path_of_config(folder: Path) -> Path:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read finetune.yaml; the model path is resolved on this machine.
-
-    Raises:
-        InputError: it is missing, too large, or invalid.
-    """
+    """Read finetune.yaml; the model path is resolved on this machine."""
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
     config = read_run_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
@@ -113,12 +104,7 @@ def _training_examples(config: RunConfig, folder: Path) -> tuple[Example, ...]:
 
 
 def load_validation(config: RunConfig, folder: Path) -> tuple[RenderedExample, ...]:
-    """Return the validation items of a run, as planned; may be empty.
-
-    Raises:
-        PlanDriftError: model or data differ from the plan.
-        InputError: a file cannot be read.
-    """
+    """Return the validation items of a run, as planned; may be empty."""
     _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
     refuse_change("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
@@ -162,21 +148,10 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
 
 
 def refuse_change(what: str, where: str, planned: str, found: str | Missing) -> None:
-    """Refuse an input that is no longer what was planned.
-
-    Args:
-        what: the input: `the dataset`.
-        found: hash now.
-
-    Raises:
-        PlanDriftError: the hashes differ.
-    """
+    """Refuse an input that is no longer what was planned."""
     if planned != found:
-        raise PlanDriftError(
-            f"{what} {where!r} changed since planning: hash {str(found)[:12]}, planned {planned[:12]}",
-            expected="the planned content",
-            hint=_ACCEPT,
-        )
+        message = f"{what} {where!r} changed since planning: hash {str(found)[:12]}, planned {planned[:12]}"
+        raise PlanDriftError(message, expected="the planned content", hint=_ACCEPT)
 
 
 def items_sha256(examples: Sequence[RenderedExample]) -> str:

@@ -1,10 +1,7 @@
 """Command `python -m touchline.train.leaks < config.json`: test an architecture for leaks between packed documents.
 
-A small model of the architecture with random weights is created on the CPU. Two documents share a sequence; when the
-tokens of one change, the other's log-probabilities must not change, nor differ from those it has alone. Each packing
-mode of common trainers is tested, because a model may respect one and not another: a mask of ones disables
-packed-sequence detection in transformers, and state along the sequence (linear attention, convolutions, state-space
-layers) passes every mask.
+On a small random model, two documents share a sequence. When the tokens of one change, the other's log-probabilities
+must not change, nor differ from those it has alone. Each packing mode of common trainers is tested.
 """
 
 from __future__ import annotations
@@ -31,10 +28,8 @@ from touchline.core.errors import HostError, InputError, TouchlineError
 from touchline.core.json_text import parse_json
 from touchline.data.packing.forecast import IsolationCheck, PackingMode
 
-LAYERS = 4
-"""Hybrid models repeat a pattern of at most four kinds of layers."""
-LENGTHS = (9, 12, 7)
-"""Tokens of the documents in the sequence."""
+LAYERS = 4  # Hybrid models repeat a pattern of at most four kinds of layers
+LENGTHS = (9, 12, 7)  # Tokens of the documents in the sequence
 VOCABULARY = 128
 TOLERANCE_NATS = 1e-4
 """Effect of float32 rounding on a log-probability; a leak is about a thousand times larger."""
@@ -67,11 +62,7 @@ _SMALL: dict[str, int] = {
 
 
 def small_config(config: dict[str, Any]) -> PretrainedConfig:
-    """Return the architecture's configuration with small sizes; layer types, masks and norms stay.
-
-    Raises:
-        InputError: transformers does not know the architecture, or cannot shrink it.
-    """
+    """Return the architecture's configuration with small sizes; layer types, masks and norms stay."""
     inner = config.get("text_config")
     text = {**inner, **{key: config[key] for key in ("model_type",) if "model_type" not in inner}} if inner else config
     kind = str(text.get("model_type", ""))
@@ -124,7 +115,6 @@ def check(config: dict[str, Any]) -> IsolationCheck:
 
 
 def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
-    """Return a model with random weights and its attention implementation: fused if supported."""
     fault: Exception | None = None
     for attention in ("sdpa", "eager"):
         torch.manual_seed(1)
@@ -155,7 +145,6 @@ _WAYS = {
 
 
 def _used_by(way: str, more: str) -> str:
-    """Name the trainers that pack in a way."""
     users = [traits.packing_ways[way] for traits in all_traits() if way in traits.packing_ways]
     return ", ".join((*users, more) if more else users)
 

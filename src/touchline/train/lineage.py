@@ -1,11 +1,8 @@
 """Proof that a stage continues from its parent's weights, made on the loaded model before its first step.
 
-The parent's items are scored in the parent's layout and attention implementation, because in bfloat16 either changes a
-loss by more than the tolerance. Measured with SmolLM2-135M-Instruct after 40 steps at rank 8, on 20 and on 60 items,
-base in bfloat16 on a CPU, losses of 0.46 and 0.30 nats; differences relative to the loss: repeated 0 and 0; another
-attention 2.1e-3 and 1.6e-4; no shared prefix 4.7e-4 and 1.1e-3; the base in float32 8.6e-3 and 1.4e-3; the adapter
-merged, in bfloat16, 8.0e-3 and 3.8e-3 (of the next stage 7.4e-3 and 1.1e-2), because rounding changes the weights by
-40% of the merged change; no adapter 2.9.
+The parent's items are scored in the parent's layout and attention, because in bfloat16 either changes a loss by more
+than the tolerance. Measured with SmolLM2-135M-Instruct, relative: another attention 2e-3, no shared prefix 1e-3, the
+base in float32 9e-3, the adapter merged in bfloat16 1e-2, no adapter 2.9.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from touchline.core.errors import LineageError
 from touchline.core.files import write_atomic
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import ScoringSetup
+from touchline.train.attempt import LOG
 from touchline.train.inherit import (
     Inheritance,
     adapter_tensors,
@@ -30,14 +28,12 @@ from touchline.train.inherit import (
     tensors_sha256,
 )
 from touchline.train.inputs import items_sha256, load_validation
-from touchline.train.log import LOG
 from touchline.train.machine import Stopwatch
 from touchline.train.model import trainable
 from touchline.train.parent import LINEAGE_FILE, Ancestry, Lineage, LossProof, ParentCheckpoint
 from touchline.train.target_loss import TargetLoss, arrange_by_length, attending, mean_loss
 
-SAME_ARITHMETIC = 1e-3
-"""Relative loss tolerance without additional rounding."""
+SAME_ARITHMETIC = 1e-3  # Relative loss tolerance without additional rounding
 MERGED_IN_BFLOAT16 = 5e-2
 """Relative loss tolerance for merged weights rounded to bfloat16: more than four times the measured difference."""
 OTHER_ARITHMETIC = 5e-2
@@ -48,11 +44,7 @@ _LINEAGE = TypeAdapter(Lineage)
 
 
 def take_over(ancestry: Ancestry) -> Inheritance:
-    """Return the weights that a stage inherits; for a resumed stage, those it started with.
-
-    Raises:
-        LineageError: the checkpoint holds no adapter, or not the one the stage started with.
-    """
+    """Return the weights that a stage inherits; for a resumed stage, those it started with."""
     found = read_inheritance(ancestry.checkpoint)
     proved = ancestry.proved
     if proved is not None and found.adapter_sha256 != proved.adapter_sha256:
@@ -67,12 +59,6 @@ def prove_lineage(
     ancestry: Ancestry, own: Inheritance, target_loss: TargetLoss, setup: ScoringSetup, rounding: Measured
 ) -> Lineage:
     """Insert the parent's adapter if it is trained further, verify the lineage, and write lineage.json.
-
-    Args:
-        ancestry: parent checkpoint of the stage.
-        own: its tensors; those to merge are merged already.
-        target_loss: the stage's model with a new adapter.
-        rounding: relative rounding error of the merge.
 
     Raises:
         LineageError: the lineage is broken; lineage.json has the problems.
@@ -141,15 +127,8 @@ def _tell(lineage: Lineage) -> None:
         f"{loss.relative_difference:.1e} apart ({loss.tolerance:g} allowed)"
     )
     how = "trains the adapter of" if lineage.how == "adapter" else "merged the adapter of"
-    LOG.info(
-        "lineage verified: %s %s %s, sha256 %s, %s, %d trainable parameters",
-        how,
-        lineage.parent,
-        lineage.checkpoint,
-        lineage.adapter_sha256[:12],
-        scored,
-        lineage.trainable_parameters,
-    )
+    words = how, lineage.parent, lineage.checkpoint, lineage.adapter_sha256[:12], scored, lineage.trainable_parameters
+    LOG.info("lineage verified: %s %s %s, sha256 %s, %s, %d trainable parameters", *words)
 
 
 def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:
@@ -164,7 +143,6 @@ def _kept(parent: ParentCheckpoint) -> tuple[str, float | None] | None:
 
 
 def _records(parent: ParentCheckpoint, own: Inheritance) -> list[str]:
-    """Return contradictions between the file, the checkpoint marker and the parent's training.json."""
     problems: list[str] = []
     marker, kept = parent.marker, _kept(parent)
     if own.adapter_sha256 != marker.adapter_sha256:
@@ -206,7 +184,6 @@ def _loss(
     setup: ScoringSetup,
     examples: Sequence[RenderedExample],
 ) -> LossProof | Missing:
-    """Score the parent's validation items, arranged as by the parent."""
     recorded = parent.marker.validation_loss
     if recorded is None or not examples:
         return Missing(missing=f"{parent.config.run} has no validation loss at {parent.path.name}")
@@ -227,7 +204,6 @@ def _loss(
 
 
 def _tolerance(theirs: ScoringSetup, ours: ScoringSetup, *, merges: bool) -> tuple[float, str]:
-    """Return the relative tolerance of the loss for rounding, with its reason."""
     if (theirs.base_dtype, theirs.device_kind) != (ours.base_dtype, ours.device_kind):
         was, now = f"{theirs.base_dtype} on {theirs.device_kind}", f"{ours.base_dtype} on {ours.device_kind}"
         return OTHER_ARITHMETIC, f"the parent was scored in {was}, the stage in {now}"

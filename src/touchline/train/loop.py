@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -14,16 +14,15 @@ from touchline.backends.peft.layout import arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import TouchlineError
 from touchline.core.status import TrainingEnd
-from touchline.train.export import write_weights
-from touchline.train.failures import refuse_out_of_memory
+from touchline.train.attempt import Stop, refuse_out_of_memory
 from touchline.train.machine import FETCH_SECONDS, MemorySampler, Moment, Stopwatch, gpu_meter
+from touchline.train.model import write_weights
+from touchline.train.optimizers import give_random_state, learning_rate, take_random_state, write_state
 from touchline.train.parallel import Processes
-from touchline.train.record import TrainingRecord
-from touchline.train.run import Stop
-from touchline.train.schedule import learning_rate
-from touchline.train.setup import Session, give_random_state, take_random_state, write_state
+from touchline.train.proofs import score_untrained, untrained_setup
+from touchline.train.record import Step, StepCounts, TrainingRecord, fields_of
+from touchline.train.setup import Session
 from touchline.train.target_loss import MicroBatchGradient, add_gradient, arrange_by_length, mean_loss
-from touchline.train.untrained import score_untrained, untrained_setup
 
 T = TypeVar("T")
 Requests: TypeAlias = Generator[MicroBatchGradient, torch.Tensor, None]
@@ -37,41 +36,22 @@ class _StopRequestedError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _UnfetchedStep:
-    """Completed optimizer step whose loss and norm are still on the device."""
-
     begin: Moment
     end: Moment
     loss: torch.Tensor
     """This process's share of the mean loss."""
     norm: torch.Tensor
-    """Norm of the gradient, the same in all processes."""
-    padded_tokens: int
-    """Tokens computed by this process."""
-    squared_widths: int
-    """Sum of this process's squared widths."""
+    counts: StepCounts
+    """Counts of the step; computed tokens and squared widths are those of this process."""
     learning_rate: float
-    examples: int
-    micro_batches: int
-    real_tokens: int
-    target_tokens: int
     data_seconds: float | None
 
 
 class Training:
-    """Attempt at a training.
-
-    Args:
-        session: model, optimizer, batches and saved state.
-        pause_after: optimizer step after which it pauses, if it has not passed it; None to train to the end.
-    """
+    """Attempt at a training."""
 
     def __init__(
-        self,
-        session: Session,
-        record: TrainingRecord,
-        stop: Stop,
-        group: Processes,
-        pause_after: int | None = None,
+        self, session: Session, record: TrainingRecord, stop: Stop, group: Processes, pause_after: int | None = None
     ) -> None:
         self._session = session
         self._config = session.inputs.config
@@ -98,12 +78,7 @@ class Training:
         return self._record.step + len(self._unfetched)
 
     def run(self) -> TrainingEnd:
-        """Train to the end, to a pause, or until a stop is requested. Return which.
-
-        Raises:
-            RunsFailedError: the loss is not finite.
-            TrainingOutOfMemoryError: the micro-batch does not fit.
-        """
+        """Train to the end, to a pause, or until a stop is requested. Return which."""
         work, loss = self.start(), None
         try:
             while True:
@@ -135,7 +110,6 @@ class Training:
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> Requests:
-        """Train until the training is complete or has reached the step at which it pauses."""
         self._session.model.train()
         if self._record.step == 0:
             self._validate()
@@ -201,13 +175,15 @@ class Training:
                 end=Moment(session.machine),
                 loss=total,
                 norm=norm,
-                padded_tokens=computed,
-                squared_widths=squares,
+                counts=StepCounts(
+                    examples=len(examples),
+                    micro_batches=len(micro_batches),
+                    real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
+                    padded_tokens=computed,
+                    squared_widths=squares,
+                    target_tokens=targets,
+                ),
                 learning_rate=rate,
-                examples=len(examples),
-                micro_batches=len(micro_batches),
-                real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
-                target_tokens=targets,
                 data_seconds=None if pixels is None else pixels.waited - waited,
             )
         )
@@ -223,41 +199,34 @@ class Training:
         return self._group.any(enough or self.step == self._pause_after or self._record.work_due(self.step))
 
     def _fetch(self) -> None:
-        """Fetch the losses and norms of the steps since the last fetch, and write their rows.
-
-        Raises:
-            RunsFailedError: one of them is not finite.
-        """
+        """Fetch the losses and norms of the steps since the last fetch, and write their rows."""
         steps, self._unfetched = self._unfetched, []
         if not steps:
             return
         shares = torch.stack([step.loss for step in steps]).tolist()
         norms = torch.stack([step.norm for step in steps]).tolist()
-        own = [(share, step.padded_tokens, step.squared_widths) for share, step in zip(shares, steps, strict=True)]
+        own = [
+            (share, step.counts.padded_tokens, step.counts.squared_widths or 0)
+            for share, step in zip(shares, steps, strict=True)
+        ]
         *sums, cpu_percent = self._group.sums([*itertools.chain(*own), self._watch.cpu_percent()])
         peak, reserved = self._group.peaks(self._memory.peaks())
         gpu_percent, last = self._gpu(), steps[-1].end
         for step, norm, loss, tokens, widths in zip(steps, norms, sums[::3], sums[1::3], sums[2::3], strict=True):
-            self._record.refuse_nonsense(self._record.step + 1, loss, norm)
-            self._record.end_step(
-                self._record.step + 1,
-                seconds_ago=step.end.seconds_to(last),
+            counts = replace(step.counts, padded_tokens=int(tokens), squared_widths=int(widths))
+            measured = Step(
+                **fields_of(counts),
                 seconds=step.begin.seconds_to(step.end),
                 loss=loss,
                 learning_rate=step.learning_rate,
                 grad_norm=norm,
-                examples=step.examples,
-                micro_batches=step.micro_batches,
-                real_tokens=step.real_tokens,
-                padded_tokens=int(tokens),
-                squared_widths=int(widths),
-                target_tokens=step.target_tokens,
-                data_seconds=step.data_seconds,
                 peak_memory=peak,
                 peak_memory_reserved=reserved,
                 cpu_percent=cpu_percent,
                 gpu_percent=gpu_percent,
+                data_seconds=step.data_seconds,
             )
+            self._record.end_step(self._record.step + 1, measured, seconds_ago=step.end.seconds_to(last))
         self._fetch_after = max(1, int(FETCH_SECONDS * len(steps) / max(steps[0].begin.seconds_to(last), 1e-9)))
         self._pending = True
 
@@ -275,7 +244,6 @@ class Training:
         return pixels.ahead(coming, workers)
 
     def _shared(self, parts: Sequence[T]) -> Iterator[T | None]:
-        """Yield this process's share of a list, until a stop is requested."""
         for part in self._group.rounds(parts):
             if self._group.any(self._stop.asked):
                 raise _StopRequestedError
@@ -284,13 +252,12 @@ class Training:
     # ---- between the steps ------------------------------------------------------------------------------------------
 
     def _boundary(self) -> None:
-        """Run the work due after a step: validation, checkpoint, and at an epoch end a saved state before both."""
         epoch = self._record.ended_epoch
         if epoch is not None:
             self._save()
-        if self._record.validation_due:
+        if self._record.validation_due():
             self._validate()
-        if self._record.export_due:
+        if self._record.export_due():
             model, inheritance = self._session.model, self._session.inheritance
             adapter = self._session.adapter
             self._record.export(epoch, lambda folder: write_weights(model, self._config, folder, inheritance, adapter))
@@ -312,7 +279,6 @@ class Training:
         self._record.end_validation(loss, targets, watch.seconds())
 
     def _save(self) -> None:
-        """Save the training state."""
         parameters, optimizer = self._session.parameters, self._session.optimizer
         self._record.save(lambda folder: write_state(folder, parameters, optimizer), boundary_pending=self._pending)
 
@@ -324,13 +290,6 @@ def train_side_by_side(
     """Train several runs to the end or to their pauses, one micro-batch of each at a time.
 
     A run that fails leaves the others alone.
-
-    Args:
-        trainings: runs by adapter.
-        add_gradients: adds the gradients of the adapters' micro-batches, and returns their shares of the losses.
-
-    Returns:
-        How each ended, and the errors of those that failed.
     """
     ends: dict[str, TrainingEnd] = {}
     failed: dict[str, TouchlineError] = {}

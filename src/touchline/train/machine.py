@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 import torch
@@ -16,12 +16,9 @@ from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
 from touchline.data.worker import stack_versions
 
-FETCH_STEPS = 10
-"""Most optimizer steps whose losses and norms are fetched from a GPU together."""
-FETCH_SECONDS = 1.0
-"""Time that the steps fetched together may take, by the duration of the steps before."""
-SAMPLE_SECONDS = 0.1
-"""Seconds between two readings of the resident set; a reading takes about 20 µs."""
+FETCH_STEPS = 10  # Most optimizer steps whose losses and norms are fetched from a GPU together
+FETCH_SECONDS = 1.0  # Time that the steps fetched together may take, by the duration of the steps before
+SAMPLE_SECONDS = 0.1  # Seconds between two readings of the resident set; a reading takes about 20 µs
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -31,14 +28,11 @@ class Machine:
     """Device and dtype of a training."""
 
     device: torch.device
-    """CPU or first visible GPU."""
     device_name: str
     base_dtype: torch.dtype
     """Dtype of the frozen base and of the computation."""
     choice: DtypeChoice
-    """The same with its reason."""
     threads: int
-    """Number of CPU threads of torch."""
     fetch_steps: int = 1
     """Most optimizer steps whose losses and norms are fetched together."""
 
@@ -72,6 +66,18 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
     """Return the torch dtype of a name."""
     return _DTYPES[name]
+
+
+def facts_of(machine: Machine) -> dict[str, Any]:
+    """Return the fields of `AttemptSetup` that are facts of the machine."""
+    return {
+        "device": machine.device_name,
+        "device_kind": machine.kind,
+        "threads": machine.threads,
+        "versions": library_versions(),
+        "base_dtype": machine.choice.dtype,
+        "base_dtype_reason": machine.choice.reason,
+    }
 
 
 def library_versions() -> dict[str, str]:
@@ -143,8 +149,6 @@ def _peak(size_bytes: int, kind: MemoryKind) -> Quantity:
 
 
 class _DeviceUse(Protocol):
-    """Part of NVML's utilization answer."""
-
     gpu: int
 
 

@@ -1,10 +1,8 @@
 """Data parallel on one node: the processes of a training, and what they sum and agree on.
 
-Rank 0 is the training's own process. It starts the others with its own command, listens on localhost, and alone writes
-files. Each process takes every n-th micro-batch of a step; gradients are summed, so all make the same update. The
-others cannot outlive rank 0 (on Linux the kernel kills them), and one that fails ends rank 0 with its exit code.
-
-Under torchrun, which sets RANK and WORLD_SIZE itself, no process is started here.
+Rank 0 is the training's own process. It starts the others with its own command and alone writes files. Each takes every
+n-th micro-batch; gradients are summed. The others cannot outlive rank 0, and one that fails ends rank 0 with its exit
+code. Under torchrun, which sets RANK and WORLD_SIZE itself, no process is started here.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from touchline.core.errors import HostError, InputError, RunsFailedError
-from touchline.core.quantity import Measured, Quantity
+from touchline.core.quantity import Measured, Quantity, number_of
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.worker import die_with_parent
 
@@ -34,24 +32,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PORT = "TOUCHLINE_STORE_PORT"
-"""Variable that gives the processes started by rank 0 the port to connect to."""
+PORT = "TOUCHLINE_STORE_PORT"  # Variable that gives the processes started by rank 0 the port to connect to
 _HOST = "127.0.0.1"
 _PATIENCE = timedelta(days=2)
 """Limit on waiting for another process, which may be writing a large checkpoint. Dead ones are noticed at once."""
-_BUCKET_ELEMENTS = 1 << 26
-"""Elements that are exchanged at once: 256 MiB, more than any adapter has."""
-_GRACE_SECONDS = 10.0
-"""Seconds in which rank 0 may end by itself after another process has failed."""
+_BUCKET_ELEMENTS = 1 << 26  # Elements that are exchanged at once: 256 MiB, more than any adapter has
+_GRACE_SECONDS = 10.0  # Seconds in which rank 0 may end by itself after another process has failed
 
 
 class ProcessLostError(RunsFailedError):
-    """Another process of the training is gone.
-
-    Args:
-        message: which one, and how it ended.
-        code: exit code that the training ends with.
-    """
+    """Another process of the training is gone."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(
@@ -63,11 +53,7 @@ class ProcessLostError(RunsFailedError):
 
 
 class Processes:
-    """Processes of a training; one alone has nothing to exchange.
-
-    Args:
-        rank: number of this process, from 0.
-    """
+    """Processes of a training; one alone has nothing to exchange."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -94,7 +80,7 @@ class Processes:
 
     def peaks(self, own: tuple[Measured, ...]) -> tuple[Measured, ...]:
         """Return the largest of each measurement over all processes, which measure alike."""
-        values = self.maxima([each.value if isinstance(each, Quantity) else 0.0 for each in own])
+        values = self.maxima([number_of(each) or 0.0 for each in own])
         return tuple(
             replace(each, value=value) if isinstance(each, Quantity) else each
             for each, value in zip(own, values, strict=True)
@@ -173,9 +159,6 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
 def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Processes]:
     """Join the processes of a training for the length of a block; rank 0 starts the others.
 
-    Args:
-        size: planned number of processes.
-
     Raises:
         InputError: torchrun started another number of processes than planned.
         HostError: there are fewer GPUs than processes.
@@ -247,7 +230,6 @@ def _started_by_torchrun() -> int | None:
 
 
 def _variables(rank: int, size: int, port: int) -> dict[str, str]:
-    """Return the variables by which libraries know a process's place."""
     named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     return {"MASTER_ADDR": _HOST} | {name: str(value) for name, value in named.items()}
 
@@ -324,11 +306,7 @@ def _peers() -> Iterator[None]:
 
 
 class _Watch:
-    """Observer of the processes that rank 0 started: none of them may fail unnoticed, nor stay behind.
-
-    Args:
-        children: processes of ranks 1 and above.
-    """
+    """Observer of the processes that rank 0 started: none of them may fail unnoticed, nor stay behind."""
 
     def __init__(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         self._children = children
@@ -369,7 +347,6 @@ class _Watch:
         return ProcessLostError(message, 128 - code if code < 0 else code)
 
     def _observe(self) -> None:
-        """End this process if another one failed and it does not notice, as in an exchange that waits forever."""
         while not self._ended.wait(0.2):
             failure = self._failure()
             if failure is None:

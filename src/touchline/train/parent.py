@@ -1,8 +1,7 @@
 """Parent of a stage: its checkpoint is verified before anything else is loaded; torch is not needed.
 
-The parent's exit code does not count: a job that failed in its last line has trained well, and files of a successful
-one may have been moved. Required are a training.json of exactly the planned digest, and its checkpoint with every file
-as saved. A missing file ends the stage at once; a changed file is a broken lineage.
+Required are a training.json of exactly the planned digest, and its checkpoint with every file as saved; an exit code
+does not count. A missing file ends the stage at once; a changed file is a broken lineage.
 """
 
 from __future__ import annotations
@@ -125,16 +124,12 @@ class ParentCheckpoint:
     """Complete checkpoint of a parent trained as planned."""
 
     config: ParentConfig
-    """Request of the stage."""
     trainer: RunConfig
     """Parent's own finetune.yaml."""
     folder: Path
-    """Parent's run folder."""
     path: Path
-    """Checkpoint folder."""
     marker: ExportMarker
     training: TrainingMarker
-    """Parent's training.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,11 +137,8 @@ class Ancestry:
     """Origin of a stage."""
 
     run: str
-    """Run of the stage."""
     run_digest: str
-    """Digest of the planned run."""
     folder: Path
-    """Its run folder."""
     checkpoint: ParentCheckpoint
     proved: Lineage | None
     """Proof of an earlier attempt, if the stage resumes from its own saved state."""
@@ -157,9 +149,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
     A resumed stage has its adapter in its saved state, and needs its parent only to merge the same weights into the
     base again.
-
-    Args:
-        config: finetune.yaml of the stage.
 
     Raises:
         ParentNotReadyError: the parent's checkpoint is missing or incomplete.
@@ -180,7 +169,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
 
 def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
-    """Return the proof of the attempt that saved the state."""
     assert config.parent is not None
     path = folder / LINEAGE_FILE
     try:
@@ -199,9 +187,6 @@ def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
 
 def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
     """Return the checkpoint that a stage continues from.
-
-    Args:
-        config: finetune.yaml of the stage, with a parent.
 
     Raises:
         ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.
@@ -232,7 +217,6 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
 
 
 def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
-    """Return the last epoch's checkpoint, or the existing one with the lowest validation loss."""
     parent = config.parent
     assert parent is not None
     exports = read_exports(place, parent.run_digest)
@@ -250,7 +234,6 @@ def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[P
 
 
 def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> None:
-    """Refuse files that differ from the saved ones."""
     for name, saved in marker.files.items():
         file = path / PurePath(name).name
         if file.stat().st_size == saved.size and sha256_file(file) == saved.sha256:

@@ -1,6 +1,5 @@
-"""Program of a probe: `python -m touchline.train.probe` tries a micro-batch.
+"""Program of a probe: `python -m touchline.train.probe` reads a `ProbeRequest` from stdin and writes a `ProbeReply`.
 
-Reads a `ProbeRequest` from stdin, and writes a `ProbeReply` as the only line on stdout; library output goes to stderr.
 Out of memory is a result, not an error. It ends when stdin is closed.
 """
 
@@ -29,7 +28,9 @@ def main() -> int:
     answers = take_stdout()
     try:
         request = read_request()
-        _offer_to_the_oom_killer()
+        # The kernel then ends this process before others.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
         reply = ProbeReply(answer=_measure(request))
     except TouchlineError as fault:
         kind: FaultKind = "environment" if isinstance(fault, HostError) else "other"
@@ -40,11 +41,7 @@ def main() -> int:
 
 
 def read_request() -> ProbeRequest:
-    """Read the request from the first line of stdin, which stays open while the caller lives.
-
-    Raises:
-        InputError: the request is invalid.
-    """
+    """Read the request from the first line of stdin, which stays open while the caller lives."""
     data = sys.stdin.buffer.readline(REQUEST_LIMIT_BYTES)
     end_with_parent()
     try:
@@ -52,10 +49,8 @@ def read_request() -> ProbeRequest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"invalid request: {f'{place}: ' if place else ''}{first['msg']}",
-            expected="the JSON of a ProbeRequest (touchline.history.probe)",
-        ) from None
+        message = f"invalid request: {f'{place}: ' if place else ''}{first['msg']}"
+        raise InputError(message, expected="the JSON of a ProbeRequest (touchline.history.probe)") from None
 
 
 def _measure(request: ProbeRequest) -> ProbeAnswer:
@@ -93,12 +88,6 @@ def end_with_parent() -> None:
         os._exit(128 + signal.SIGKILL)
 
     threading.Thread(target=wait, name="stdin", daemon=True).start()
-
-
-def _offer_to_the_oom_killer() -> None:
-    """Make the kernel's OOM killer prefer this process."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 if __name__ == "__main__":

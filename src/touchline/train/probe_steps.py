@@ -1,8 +1,4 @@
-"""Real optimizer steps of a micro-batch of the requested size, with their measurements.
-
-Model, adapter, rows, loss and optimizer come from the trainer's own functions; only the tokens are random. The CUDA
-parts are not verified on a GPU.
-"""
+"""Real optimizer steps of a micro-batch of the requested size, by the trainer's own functions on random tokens."""
 
 from __future__ import annotations
 
@@ -18,40 +14,18 @@ from torch import nn
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import InputError
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Quantity, number_of
 from touchline.data.machine import load_1min
-from touchline.history.probe import (
-    STEPS,
-    ProbeAnswer,
-    ProbeMachine,
-    ProbeMemory,
-    ProbeOutcome,
-    ProbeRequest,
-    ProbeWork,
-)
-from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
-from touchline.train.log import LOG
-from touchline.train.machine import (
-    Machine,
-    MemorySampler,
-    Stopwatch,
-    library_versions,
-    select_device,
-)
-from touchline.train.model import (
-    attention_for,
-    base_of,
-    load_base,
-    to_trained,
-    trainable,
-)
-from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
+from touchline.history.probe import STEPS, ProbeAnswer, ProbeMachine, ProbeMemory, ProbeOutcome, ProbeRequest, ProbeWork
+from touchline.train.attempt import LOG
+from touchline.train.machine import Machine, MemorySampler, Stopwatch, library_versions, select_device
+from touchline.train.model import attention_for, base_of, load_base, to_trained, trainable
+from touchline.train.optimizers import OPTIMIZER_NAMES, compile_layers, compile_shapes, optimizer_for, require_compiler
 from touchline.train.target_loss import TargetLoss, add_gradient
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_CLEAR_PEAK = "5"
-"""Value that resets the peak of the resident set; see proc(5)."""
+_CLEAR_PEAK = "5"  # Value that resets the peak of the resident set; see proc(5)
 _HOST_WORDS = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 _GPU_WORDS = ("out of memory", "alloc_failed")
 
@@ -119,11 +93,7 @@ def gpu_memory(
 
 
 def measure(request: ProbeRequest) -> ProbeAnswer:
-    """Load the model, run the steps and return measurements; out of memory is a result.
-
-    Raises:
-        InputError: there is no such model, or the adapter does not fit it.
-    """
+    """Load the model, run the steps and return measurements; out of memory is a result."""
     machine = select_device(request.train.base_dtype)
     about = described(machine)
     probe = _Probe(request, machine)
@@ -156,9 +126,6 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
     """Return examples that fill the requested rows exactly, and their layout.
 
     Each row holds equally many examples whose lengths differ by at most one token; label tokens are distributed evenly.
-
-    Raises:
-        InputError: a row has no room for its examples, or an example no room for its label tokens.
     """
     each, count = request.examples_per_row, request.rows * request.examples_per_row
     shortest = request.width // each
@@ -181,8 +148,6 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
 
 
 class _Probe:
-    """Model under test and its steps."""
-
     def __init__(self, request: ProbeRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
@@ -250,7 +215,6 @@ class _Probe:
         return gpu_memory(loaded_bytes, loading_bytes, int(peak.value), int(reserved.value), self._request)
 
     def _spent(self) -> bool:
-        """Return True if there are enough steps and the time budget is used up."""
         budget = self._request.budget_seconds
         return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 
@@ -266,11 +230,7 @@ class _Probe:
 
 
 def make_base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
-    """Load the base.
-
-    Raises:
-        InputError: the model cannot be loaded.
-    """
+    """Load the base."""
     try:
         return load_base(request, machine, attention)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -292,5 +252,5 @@ def described(machine: Machine) -> ProbeMachine:
         threads=machine.threads,
         base_dtype=machine.choice.dtype,
         versions=library_versions(),
-        load_1min=load.value if isinstance(load, Quantity) else None,
+        load_1min=number_of(load),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, Unpack
+from typing import Any, Literal
 
-from touchline.core.errors import RunsFailedError
+from touchline.core.errors import TrainingDivergedError
 from touchline.core.quantity import Measured
 from touchline.core.status import TrainingEnd
 from touchline.data.checkpoints import RESUME_FOLDER, EpochEnd, ResumeState
@@ -25,14 +26,11 @@ from touchline.data.metrics import (
     UntrainedScore,
     ValidationRow,
 )
-from touchline.experiment.training import accumulation_steps
-from touchline.train.checkpoints import drop_old_exports, write_checkpoint, write_completion
-from touchline.train.failures import refuse_nonsense
+from touchline.experiment.training import AGAINST_DIVERGENCE, accumulation_steps
+from touchline.train.attempt import LOG, ConsoleProgress, MetricsLog, Stop
+from touchline.train.folders import FINAL_LOSS_STEPS, drop_old_exports, save_resume, write_checkpoint, write_completion
 from touchline.train.inputs import Inputs, items_sha256
-from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.parent import Lineage
-from touchline.train.resume import FINAL_LOSS_STEPS, save_resume
-from touchline.train.run import Stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,29 +70,44 @@ class AttemptSetup:
         )
 
 
+_OF_LAYOUT = ("layout", "layout_reason", "row_tokens", "share_prefix")
+
+
 def scoring_attention(attention: str) -> str:
     """Return the attention that scores the validation split: its rows have masks that flash attention does not take."""
     return "sdpa" if attention == "flash_attention_2" else attention
 
 
-class StepMeasurements(TypedDict):
-    """Fields of `StepRow` that a trainer measures."""
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """Counts of an optimizer step; the fields are those of `StepRow`."""
 
-    seconds: float
-    loss: float
-    learning_rate: float
-    grad_norm: float
     examples: int
     micro_batches: int
     real_tokens: int
     padded_tokens: int
     squared_widths: int | None
     target_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(StepCounts):
+    """Optimizer step as a trainer measures it; the fields are those of `StepRow`."""
+
+    seconds: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
     peak_memory: Measured
     peak_memory_reserved: Measured
     cpu_percent: float
     gpu_percent: Measured
-    data_seconds: NotRequired[float | None]
+    data_seconds: float | None = None
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, in order."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 class TrainingRecord:
@@ -139,32 +152,32 @@ class TrainingRecord:
         return self._epoch_ended_by(self.step)
 
     @property
-    def validation_due(self) -> bool:
-        """Return whether a validation is due after the last step."""
-        return self._validation_due(self.step)
-
-    @property
-    def export_due(self) -> bool:
-        """Return whether a checkpoint is due after the last step."""
-        return self._export_due(self.step)
-
-    @property
     def state_due(self) -> bool:
         """Return whether the last training state is as old as it may get."""
         return time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes
 
+    def validation_due(self, step: int | None = None) -> bool:
+        """Return whether a validation is due after a step, the last one if None."""
+        step, every = self.step if step is None else step, self._config.train.validate_every_steps
+        return self._epoch_ended_by(step) is not None or (every is not None and step % every == 0)
+
+    def export_due(self, step: int | None = None) -> bool:
+        """Return whether a checkpoint is due after a step, the last one if None."""
+        step, every = self.step if step is None else step, self._config.train.checkpoint.every
+        ended = self._epoch_ended_by(step) is not None
+        if every == "epoch" or ended:
+            return ended
+        if every.steps is not None:
+            return step % every.steps == 0
+        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
+
     def work_due(self, step: int) -> bool:
         """Return whether a validation, a checkpoint, a saved state or the end is due after a step."""
         ends = self._epoch_ended_by(step) is not None
-        return ends or self._validation_due(step) or self._export_due(step) or self.state_due
+        return ends or self.validation_due(step) or self.export_due(step) or self.state_due
 
     def begin(self, setup: AttemptSetup, begun: float, lineage: Lineage | None = None) -> AttemptRow:
-        """Write and return the row of this attempt.
-
-        Args:
-            begun: monotonic time of the process's start.
-            lineage: lineage proof, if made by this attempt.
-        """
+        """Write and return the row of this attempt."""
         config, train = self._config, self._config.train
         self._setup, self._state = setup, replace(self._state, threads=setup.threads)
         label = self._inputs.train[0].answer_ids
@@ -176,36 +189,23 @@ class TrainingRecord:
             run=config.run,
             run_digest=config.run_digest,
             steps=config.batches.steps,
-            versions=setup.versions,
-            device=setup.device,
-            device_kind=setup.device_kind,
-            threads=setup.threads,
-            base_dtype=setup.base_dtype,
             base_dtype_requested=train.base_dtype,
-            base_dtype_reason=setup.base_dtype_reason,
-            adapter_dtype=setup.adapter_dtype,
-            attention=setup.attention,
             layout=setup.layout or ("packed" if train.packed else "padded"),
             layout_reason=setup.layout_reason
             or ("packed by the trainer's own packer" if train.packed else "not packed"),
             packed_requested=bool(train.packed),
-            isolation=setup.isolation,
             gradient_checkpointing=train.gradient_checkpointing,
-            optimizer=setup.optimizer,
             micro_batch_size=self._inputs.batches.micro_batch_size,
             gradient_accumulation_steps=accumulation_steps(
                 train.global_batch_size, self._inputs.batches.micro_batch_size, config.batches.data_parallel_size
             ),
             global_batch_size=train.global_batch_size,
-            trainable_parameters=setup.trainable_parameters,
             label_text=self._inputs.renderer.decode(label, keep_special=True),
             label_tokens=len(label),
             setup_seconds=time.monotonic() - begun,
             data_parallel_size=config.batches.data_parallel_size,
-            cohort=setup.cohort,
             sharded=train.is_sharded,
-            compiled_shapes=setup.compiled_shapes,
-            compile_seconds=setup.compile_seconds,
+            **{name: value for name, value in fields_of(setup).items() if name not in _OF_LAYOUT},
         )
         self._label = f"{config.run}: " if setup.cohort else ""
         self._write(row)
@@ -214,58 +214,49 @@ class TrainingRecord:
         self._progress = ConsoleProgress(row.steps, self.step, self._label)
         return row
 
-    def refuse_nonsense(self, step: int, loss: float, norm: float) -> None:
-        """Write the end of a training that diverged, if the loss or the gradient norm of a step is not finite.
-
-        Raises:
-            RunsFailedError: one of them is not.
-        """
-        try:
-            refuse_nonsense(self._config.run, step, loss, norm)
-        except RunsFailedError as error:
-            self._end(TrainingEnd.DIVERGED, error.message)
-            raise
-
-    def end_step(self, step: int, *, seconds_ago: float = 0.0, **measured: Unpack[StepMeasurements]) -> None:
+    def end_step(self, number: int, step: Step, *, seconds_ago: float = 0.0) -> None:
         """Write the row of a completed step, and a line of progress.
 
         Args:
-            step: number of the step, from 1.
+            number: number of the step, from 1.
             seconds_ago: time since its end.
-            measured: what was measured of it.
+
+        Raises:
+            TrainingDivergedError: its loss or its gradient norm is not finite; the end of the training is written.
         """
-        loss, seconds = measured["loss"], measured["seconds"]
+        if not (math.isfinite(step.loss) and math.isfinite(step.grad_norm)):
+            message = f"step {number} of run {self._config.run}: loss {step.loss}, gradient norm {step.grad_norm}"
+            self._end(TrainingEnd.DIVERGED, message)
+            raise TrainingDivergedError(
+                message,
+                expected="finite numbers (saved checkpoints are kept)",
+                hint=AGAINST_DIVERGENCE,
+            )
         state = self._state
         self._state = replace(
             state,
-            step=step,
-            elapsed_seconds=state.elapsed_seconds + seconds,
-            recent_losses=(*state.recent_losses, loss)[-FINAL_LOSS_STEPS:],
+            step=number,
+            elapsed_seconds=state.elapsed_seconds + step.seconds,
+            recent_losses=(*state.recent_losses, step.loss)[-FINAL_LOSS_STEPS:],
         )
         self._write(
             StepRow(
                 event="step",
                 attempt=self._attempt,
-                step=step,
-                epoch=(step - 1) // self._config.batches.steps_per_epoch,
+                step=number,
+                epoch=(number - 1) // self._config.batches.steps_per_epoch,
                 time_unix=time.time() - seconds_ago,
                 elapsed_seconds=self._state.elapsed_seconds,
                 load_1min=load_1min(),
-                **measured,
+                **fields_of(step),
             )
         )
-        self._progress.step(step, loss, measured["real_tokens"] / seconds, seconds_ago)
+        self._progress.step(number, step.loss, step.real_tokens / step.seconds, seconds_ago)
 
     def end_validation(
         self, loss: float, target_tokens: int, seconds: float, untrained: UntrainedScore | None = None
     ) -> None:
-        """Write the row of a validation after the last step.
-
-        Args:
-            loss: mean loss in nats.
-            seconds: time spent on it.
-            untrained: proof by which other runs may take the loss over.
-        """
+        """Write the row of a validation after the last step."""
         self._write_validation(loss, target_tokens, seconds, untrained=untrained)
         LOG.info("%sstep %d/%d  validation loss %.4f", self._label, self.step, self._config.batches.steps, loss)
 
@@ -305,13 +296,7 @@ class TrainingRecord:
         )
 
     def export(self, epoch: int | None, write_weights: Callable[[Path], str], seconds: float = 0.0) -> None:
-        """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep.
-
-        Args:
-            epoch: epoch that the step ends; None within an epoch.
-            write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
-            seconds: time spent on it before.
-        """
+        """Write a checkpoint after the last step, and delete those that `checkpoint.keep` does not keep."""
         began, state = time.perf_counter(), self._state
         loss = state.validation_loss if self._validated_at == self.step else None
         if epoch is not None:
@@ -330,13 +315,7 @@ class TrainingRecord:
     def save(
         self, write: Callable[[Path], dict[str, SavedFile]], *, boundary_pending: bool = False, seconds: float = 0.0
     ) -> None:
-        """Save the training state after the last step.
-
-        Args:
-            write: puts its files into an empty folder, and returns their sizes and hashes.
-            boundary_pending: whether validation and checkpoint after that step are still due.
-            seconds: time spent on it before.
-        """
+        """Save the training state after the last step."""
         if self._log is not None:
             began, state = time.perf_counter(), replace(self._state, boundary_pending=boundary_pending)
             path, files = save_resume(self._folder / RESUME_FOLDER, state, write)
@@ -366,18 +345,6 @@ class TrainingRecord:
     def _epoch_ended_by(self, step: int) -> int | None:
         epoch, rest = divmod(step, self._config.batches.steps_per_epoch)
         return epoch - 1 if step and not rest else None
-
-    def _validation_due(self, step: int) -> bool:
-        every = self._config.train.validate_every_steps
-        return self._epoch_ended_by(step) is not None or (every is not None and step % every == 0)
-
-    def _export_due(self, step: int) -> bool:
-        every, ended = self._config.train.checkpoint.every, self._epoch_ended_by(step) is not None
-        if every == "epoch" or ended:
-            return ended
-        if every.steps is not None:
-            return step % every.steps == 0
-        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
 
     @property
     def _attempt(self) -> int:
@@ -409,7 +376,6 @@ class TrainingRecord:
 
 
 def _first_state(inputs: Inputs) -> ResumeState:
-    """Return the state of a training before its first step."""
     return ResumeState(
         run_digest=inputs.config.run_digest,
         batches_digest=inputs.config.batches.digest,

@@ -1,9 +1,7 @@
 """Command `python -m touchline.train.selftest [--attached] FOLDER CHECK...`: check the trainer on this device.
 
-The models are tiny, with random weights made here. For each check, a `NodeCheck` is written as one line to stdout as
-soon as it has ended; library output goes to stderr. A check that cannot be completed ends the program, and its caller
-starts it again for the checks after it, because a failed kernel spoils a process. Exit codes: 0 all answered, 4 a
-package is missing, 1 any other error.
+For each check, a `NodeCheck` is written as one line to stdout. A check that cannot be completed ends the program, and
+its caller starts it again for those after it. Exit codes: 0 all answered, 4 a package is missing, 1 any other error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Checks of `touchline selftest` that need the trainer: facts of the device, losses, gradients, isolation, resuming.
+"""Checks of `touchline selftest` that need the trainer: device, losses, gradients, isolation, resuming.
 
-A loss and its gradient are compared with a plain forward pass of transformers, example by example, in float32 on the
-CPU: no hook, no mask, no packing. The CUDA parts are not verified on a GPU.
+The reference is a plain float32 pass of transformers on the CPU, example by example. Not verified on a GPU.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from touchline.data.machine import visible_gpus
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.training import LoraConfig
 from touchline.history.probe import NodeCheck, StepCheck, Verdict
-from touchline.train.compiling import compile_layers
+from touchline.train.attempt import Stop
 from touchline.train.folders import ADAPTER_FILE
-from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import select_device
-from touchline.train.run import Stop, run_cohort, run_training
+from touchline.train.optimizers import compile_layers
+from touchline.train.process import run_cohort, run_training
+from touchline.train.proofs import block_mask_fault, prove
 from touchline.train.selftest_model import (
     FAMILIES,
     PACKED,
@@ -48,12 +48,10 @@ LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
 """Largest difference of the loss in nats, and of the gradient as a fraction of its length, that rounding explains.
 
 A mask that shows packed examples each other changes the gradient by more than half of its length."""
-QLORA_LIMIT_NATS = 0.5
-"""Largest change of the loss by 4-bit weights."""
+QLORA_LIMIT_NATS = 0.5  # Largest change of the loss by 4-bit weights
 LAYOUTS = (PADDED, PACKED, PREFIX)
 COHORT_RANKS = (4, 8, 2, 4)
-COHORT_LIMIT_NATS = 1e-5
-"""Largest difference of a step's loss that sums in another order explain in float32."""
+COHORT_LIMIT_NATS = 1e-5  # Largest difference of a step's loss that sums in another order explain in float32
 _SUBJECTS = {
     StepCheck.LLAMA_FLOAT32: ("llama", torch.float32),
     StepCheck.QWEN_FLOAT32: ("qwen", torch.float32),
@@ -77,15 +75,8 @@ class Checks:
         self._folder = folder
 
     def run(self, name: StepCheck) -> NodeCheck:
-        """Run a check.
-
-        Raises:
-            TouchlineError: it could not be completed.
-        """
+        """Run a check."""
         return _CHECKS[name](name, self._folder)
-
-
-# ---- facts -----------------------------------------------------------------------------------------------------------
 
 
 def _device(name: StepCheck, folder: Path) -> NodeCheck:
@@ -133,7 +124,6 @@ def _kernel(kernel: SDPBackend) -> str:
 
 
 def _compare(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare loss and gradient of the trainer's step with the reference, in each layout."""
     family, dtype = _SUBJECTS[name]
     if dtype is torch.bfloat16 and (choice := select_device("auto").choice).dtype != "bfloat16":
         return _not_run(name, choice.reason)
@@ -153,7 +143,6 @@ def _difference(model: PeftModel, loss: TargetLoss, rows: SequenceBatch, referen
 
 
 def _judged(name: StepCheck, steps: Sequence[tuple[float, float]], dtype: torch.dtype = torch.float32) -> NodeCheck:
-    """Judge the largest differences of some steps."""
     loss, gradient = 0.0, 0.0
     for step_loss, step_gradient in steps:
         loss, gradient = _worse(loss, step_loss), _worse(gradient, step_gradient)
@@ -170,7 +159,6 @@ def _judged(name: StepCheck, steps: Sequence[tuple[float, float]], dtype: torch.
 
 
 def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
-    """Test that examples in one row keep their losses when their neighbors change, on every family."""
     layout = PACKED if name is StepCheck.PACKED else PREFIX
     machine = select_device("float32")
     loss, leak, faults = 0.0, 0.0, []
@@ -190,7 +178,6 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
 
 
 def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare losses and gradients under masks by blocks with those under dense masks, on every family."""
     machine = select_device("auto")
     if machine.kind == "cpu":
         return _not_run(name, "needs a GPU")
@@ -214,7 +201,6 @@ def _worse(before: float, now: float) -> float:
 
 
 def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare the loss on 4-bit weights with the reference, and see that the adapter gets a gradient."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return _not_run(name, "bitsandbytes is not installed")
     reference = make_reference("llama", folder)
@@ -235,7 +221,6 @@ def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
 
 
 def _compiled(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare loss and gradient of compiled layers with the reference."""
     machine = select_device("float32")
     lacking = missing_compiler("gpu" if machine.kind == "cuda" else "cpu")
     if lacking is not None:
@@ -317,9 +302,6 @@ def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
     if loss <= COHORT_LIMIT_NATS:
         return _ok(name, figures)
     return _failed(name, figures, f"losses differ from those of separate runs by more than {COHORT_LIMIT_NATS:g}")
-
-
-# ---- results ---------------------------------------------------------------------------------------------------------
 
 
 def _gib(size_bytes: int) -> Quantity:

@@ -32,8 +32,7 @@ from touchline.train.target_loss import TargetLoss
 VOCABULARY = 320
 PACKED = BatchLayout(row_tokens=96)
 PREFIX = BatchLayout(row_tokens=96, share_prefix=True)
-_WEIGHTS = 3.0
-"""Factor of the initial weights: with larger ones attention is uneven, and a leak plain to see."""
+_WEIGHTS = 3.0  # Factor of the initial weights: with larger ones attention is uneven, and a leak plain to see
 _SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -63,13 +62,10 @@ class Reference:
     """Tiny model of a family, with what a plain float32 pass gives."""
 
     recipe: ProbeRequest
-    """Folder and adapter."""
     adapter: dict[str, Tensor]
-    """Random weights of the adapter."""
     loss: float
     """Mean loss over the label tokens, nats."""
     gradient: Tensor
-    """Gradients of all adapter weights, in one vector."""
 
 
 @functools.cache

@@ -1,31 +1,42 @@
-"""Construction of a training session from the plan, and its saved state."""
+"""Construction of a training session from the plan: one run, or the adapters of several on one frozen base.
+
+Side by side, the rows of a micro-batch are in blocks of equal size, one per active adapter. Each block gets the change
+of its own adapter, by batched matrix products over stacked factors, padded with zeros to one rank.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, arrange, choose_layout
+from touchline.backends.peft.layout import (
+    PADDED,
+    ROW_TOKENS,
+    SAMPLED_STEPS,
+    BatchLayout,
+    SequenceBatch,
+    arrange,
+    choose_layout,
+    stack,
+)
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import PlanDriftError, PolicyError
+from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.data.checkpoints import ResumeState
-from touchline.data.metrics import IsolationProof, SavedFile
-from touchline.train.block_masks import FLEX
-from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
-from touchline.train.failures import refuse_out_of_memory
-from touchline.train.folders import describe, plain_disk_faults
+from touchline.data.metrics import IsolationProof
+from touchline.train.attempt import LOG, refuse_out_of_memory
+from touchline.train.blockwise import FLEX
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
-from touchline.train.isolation import block_mask_fault, prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
-from touchline.train.log import LOG
-from touchline.train.machine import Machine, library_versions, select_device
+from touchline.train.machine import Machine, facts_of, select_device
 from touchline.train.model import (
     DEFAULT_ADAPTER,
     attach_adapter,
@@ -36,11 +47,100 @@ from touchline.train.model import (
     to_trained,
     trainable,
 )
-from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for, pack_optimizer, unpack_optimizer
+from touchline.train.optimizers import (
+    OPTIMIZER_NAMES,
+    compile_layers,
+    compile_shapes,
+    give_random_state,
+    optimizer_for,
+    read_state,
+    require_compiler,
+    take_random_state,
+)
 from touchline.train.parent import Ancestry, Lineage
+from touchline.train.proofs import block_mask_fault, prove, sample_for_proof
 from touchline.train.record import AttemptSetup
-from touchline.train.side_by_side import OwnLoss, SideBySide
-from touchline.train.target_loss import LossFunction, TargetLoss
+from touchline.train.target_loss import LossFunction, MicroBatchGradient, TargetLoss
+
+
+class SideBySide:
+    """Adapters of a model, of which several are active at once."""
+
+    def __init__(self, target_loss: TargetLoss, names: Sequence[str]) -> None:
+        self._target_loss = target_loss
+        self._active = tuple(names)
+        self._rows = 0
+        self._scales: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        head = base_of(target_loss.model).get_output_embeddings()
+        for path, layer in target_loss.model.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            if set(layer.lora_A) != set(names) or head in (layer, layer.get_base_layer()):
+                message = f"runs cannot be trained in a cohort: the layer {path} holds other adapters than theirs"
+                raise InputError(message, expected="adapters on the same linear layers of the model's body")
+            layer.forward = partial(self._forward, layer, path)
+
+    def losses(self, name: str, rows: SequenceBatch) -> Tensor:
+        """Return the loss of each label token with one adapter, as `TargetLoss` does."""
+        with self._applying([name], rows):
+            return self._target_loss(rows)
+
+    def add_gradients(self, names: Sequence[str], requests: Sequence[MicroBatchGradient]) -> list[Tensor]:
+        """Add the gradient of a micro-batch to each adapter, in one pass. Return each one's share of its loss."""
+        rows = stack([request.rows for request in requests])
+        with self._applying(names, rows):
+            parts = self._target_loss(rows).split([len(request.rows.labels) for request in requests])
+            losses = [part.sum() / request.targets for part, request in zip(parts, requests, strict=True)]
+            # Each loss depends on its own adapter alone, so the sum's gradients are those of each.
+            torch.stack(losses).sum().backward()
+        return [loss.detach() for loss in losses]
+
+    @contextlib.contextmanager
+    def _applying(self, names: Sequence[str], rows: SequenceBatch) -> Iterator[None]:
+        self._active, self._rows = tuple(names), rows.token_ids.shape[0]
+        yield
+
+    def _forward(self, layer: LoraLayer, path: str, x: Tensor) -> Tensor:
+        """Return the output of a layer for rows of shape [K R, W, inputs]."""
+        if x.ndim != 3 or x.shape[0] != self._rows:
+            message = f"runs cannot be trained in a cohort: the layer {path} gets an input of shape {list(x.shape)}"
+            raise InputError(message, expected=f"all {self._rows} rows of the micro-batch")
+        result: Tensor = layer.base_layer(x)
+        blocks = x.reshape(len(self._active), -1, x.shape[-1])
+        rank = max(layer.r[name] for name in self._active)
+        a = torch.stack([_padded(layer.lora_A[name].weight, rank, 0) for name in self._active])
+        b = torch.stack([_padded(layer.lora_B[name].weight, rank, 1) for name in self._active])
+        if not torch.is_autocast_enabled(x.device.type):
+            blocks = blocks.to(a.dtype)
+        delta = torch.bmm(torch.bmm(blocks, a.transpose(1, 2)), b.transpose(1, 2)) * self._scale(layer, path, x.device)
+        return result + delta.view_as(result).to(result.dtype)
+
+    def _scale(self, layer: LoraLayer, path: str, device: torch.device) -> Tensor:
+        """Return the scales of the active adapters, shape [K, 1, 1]; made once, because a GPU waits for such a copy."""
+        key = path, self._active
+        if key not in self._scales:
+            values = [layer.scaling[name] for name in self._active]
+            self._scales[key] = torch.tensor(values, device=device).view(-1, 1, 1)
+        return self._scales[key]
+
+
+def _padded(weight: Tensor, rank: int, dimension: int) -> Tensor:
+    missing = rank - weight.shape[dimension]
+    if missing == 0:
+        return weight
+    return nn.functional.pad(weight, (0, 0, 0, missing) if dimension == 0 else (0, missing))
+
+
+class OwnLoss:
+    """Loss function of one of several adapters of a model."""
+
+    def __init__(self, shared: TargetLoss, side_by_side: SideBySide, name: str) -> None:
+        self.model, self.machine, self.pixels = shared.model, shared.machine, shared.pixels
+        self._side_by_side, self._name = side_by_side, name
+
+    def __call__(self, rows: SequenceBatch) -> Tensor:
+        """Return the loss of each label token in nats, float32; shape [T]."""
+        return self._side_by_side.losses(self._name, rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,29 +148,21 @@ class Session:
     """Model ready for its first step."""
 
     inputs: Inputs
-    """Planned inputs."""
     machine: Machine
-    """Device and dtype."""
     model: nn.Module
-    """Base with its adapter, or trained as a whole."""
     parameters: dict[str, nn.Parameter]
-    """Trained parameters."""
     optimizer: torch.optim.Optimizer
-    """Optimizer of the parameters."""
     target_loss: LossFunction
     layout: BatchLayout
     """Layout of training examples in rows, tested for isolation."""
     setup: AttemptSetup
-    """Setup on this machine."""
     state: ResumeState | None
-    """State saved by an earlier attempt."""
     inheritance: Inheritance | None = None
     """Changes of the base below the adapter: inherited by a stage, or made by the adapter's initialization; None if
     there are none."""
     lineage: Lineage | None = None
     """Lineage proof, if made by this attempt."""
     adapter: str = DEFAULT_ADAPTER
-    """Name of the adapter in the model."""
 
     @property
     def scoring_layout(self) -> BatchLayout:
@@ -127,12 +219,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
     layout = layout.for_training(compiled=train.compile, max_seq_len=train.max_seq_len)
     setup = AttemptSetup(
-        device=machine.device_name,
-        device_kind=machine.kind,
-        threads=machine.threads,
-        versions=library_versions(),
-        base_dtype=machine.choice.dtype,
-        base_dtype_reason=machine.choice.reason,
+        **facts_of(machine),
         adapter_dtype=train.trained_dtype,
         attention=attention,
         optimizer=OPTIMIZER_NAMES[train.optimizer],
@@ -169,14 +256,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
 
 
 def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None]]) -> tuple[list[Session], SideBySide]:
-    """Load one base, and attach the adapter of each run to it. The first run's layout and its proof hold for all.
-
-    Args:
-        members: inputs and saved state of each run.
-
-    Raises:
-        PolicyError, PlanDriftError, InputError: as `build_session`.
-    """
+    """Load one base, and attach the adapter of each run to it. The first run's layout and its proof hold for all."""
     first = build_session(*members[0])
     names = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, len(members)))]
     sessions = [first]
@@ -191,13 +271,7 @@ def build_cohort(members: Sequence[tuple[Inputs, tuple[Path, ResumeState] | None
         state = None if saved is None else saved[1]
         sessions.append(
             replace(
-                first,
-                inputs=inputs,
-                parameters=parameters,
-                optimizer=optimizer,
-                setup=setup,
-                state=state,
-                adapter=name,
+                first, inputs=inputs, parameters=parameters, optimizer=optimizer, setup=setup, state=state, adapter=name
             )
         )
     assert isinstance(first.target_loss, TargetLoss)
@@ -226,14 +300,12 @@ def _obstacle_to_shared_prefixes(inputs: Inputs) -> str | None:
 
 
 def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
-    """Yield the micro-batches of the first steps."""
     for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
         for batch in inputs.batches.step(step):
             yield [inputs.train[int(index)] for index in batch]
 
 
 def _compiled(target_loss: LossFunction, inputs: Inputs, layout: BatchLayout) -> tuple[int, float]:
-    """Compile the layers for all micro-batches. Return the number of shapes, and the seconds that it took."""
     every = (
         [inputs.train[int(index)] for index in batch]
         for step in range(inputs.batches.steps)
@@ -329,61 +401,3 @@ def _restore(
     except ValueError as error:
         raise PlanDriftError(f"the saved state {str(path)!r} does not fit: {error}") from error
     give_random_state(random)
-
-
-ADAPTER_FILE = "adapter.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-RANDOM_FILE = "random.safetensors"
-
-
-def take_random_state() -> dict[str, Tensor]:
-    """Return the states of torch's generators: CPU and each GPU."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def give_random_state(states: dict[str, Tensor]) -> None:
-    """Restore generator states; states of missing GPUs are skipped."""
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_initialized():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in states:
-                torch.cuda.set_rng_state(states[f"cuda{index}"], index)
-
-
-def write_state(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, SavedFile]:
-    """Write the files of a saved state. Return their sizes and hashes.
-
-    One after the other, because copies of a whole model and of its moments take much memory.
-    """
-    with plain_disk_faults():
-        values = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-        save_file(values, folder / ADAPTER_FILE)
-        del values
-        save_file(pack_optimizer(parameters, optimizer), folder / OPTIMIZER_FILE)
-        save_file(take_random_state(), folder / RANDOM_FILE)
-    return describe(folder)
-
-
-def read_state(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Restore a saved state into parameters and optimizer. Return the random states.
-
-    Raises:
-        ValueError: the state is of other parameters.
-    """
-    saved = load_file(folder / ADAPTER_FILE)
-    if {name: value.shape for name, value in saved.items()} != {
-        name: value.shape for name, value in parameters.items()
-    }:
-        raise ValueError(f"{folder / ADAPTER_FILE} contains other parameters")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
-    unpack_optimizer(load_file(folder / OPTIMIZER_FILE), parameters, optimizer)
-    return load_file(folder / RANDOM_FILE)

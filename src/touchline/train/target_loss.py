@@ -24,23 +24,17 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.rendering.chat import NO_IMAGES, ImageRule
-from touchline.train.block_masks import FLEX, block_mask
-from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
-from touchline.train.log import LOG
+from touchline.train.attempt import LOG
+from touchline.train.blockwise import FLEX, ChunkedLoss, block_mask, head_is_frozen
 from touchline.train.machine import Machine, send
 from touchline.train.model import base_of, trainable
 from touchline.train.parallel import Processes
 
-_AHEAD = 2
-"""Micro-batches that a thread reads ahead."""
+_AHEAD = 2  # Micro-batches that a thread reads ahead
 
 
 class PixelReader:
-    """Reader of the images of micro-batches. What it returns does not depend on what was read ahead.
-
-    Args:
-        rule: rule of the model's image processor.
-    """
+    """Reader of the images of micro-batches. What it returns does not depend on what was read ahead."""
 
     def __init__(self, rule: ImageRule) -> None:
         self.rule = rule
@@ -63,12 +57,7 @@ class PixelReader:
 
     @contextlib.contextmanager
     def ahead(self, coming: Iterable[tuple[str, ...]], workers: int) -> Iterator[None]:
-        """Read the images of the coming micro-batches ahead, for the length of a block.
-
-        Args:
-            coming: images of each micro-batch, in the order in which they will be asked for.
-            workers: threads; at least one.
-        """
+        """Read the images of the coming micro-batches ahead, for the length of a block."""
         pool = ThreadPoolExecutor(workers, thread_name_prefix="pixels")
         self._more = ((images, pool.submit(load_pixels, images, self.rule)) for images in coming if images)
         self._ahead.extend(itertools.islice(self._more, _AHEAD * workers))
@@ -80,8 +69,7 @@ class PixelReader:
             pool.shutdown(cancel_futures=True)
 
 
-IGNORED = -100
-"""Label of a token without a loss, as torch and transformers have it."""
+IGNORED = -100  # Label of a token without a loss, as torch and transformers have it
 
 
 class TargetLoss:
@@ -178,7 +166,6 @@ class TargetLoss:
         return losses
 
     def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
-        """Return what the model needs of a micro-batch's images, apart from their tokens."""
         assert self.pixels is not None, "rendered with its rule"
         found = pixel_inputs(self.pixels(rows.images), torch.from_numpy(rows.token_ids), self.pixels.rule)
         return {name: send(value, self.machine.device) for name, value in found.items()}
@@ -191,7 +178,6 @@ class TargetLoss:
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
 
     def _add_noise(self, module: nn.Module, arguments: tuple[Tensor, ...], embedded: Tensor) -> Tensor | None:
-        """Add uniform noise to embeddings of shape [R, W, H]."""
         if self._noise is None:
             return None
         scale = (self._noise / embedded.shape[-1] ** 0.5).unsqueeze(-1)
@@ -209,8 +195,6 @@ class TargetLoss:
         return near if self._all_sliding else {"full_attention": self._mask(seen), "sliding_attention": near}
 
     def _block_masks(self, rows: SequenceBatch) -> BlockMask | dict[str, BlockMask]:
-        """Return the same masks by blocks."""
-
         def mask(window: int | None) -> BlockMask:
             return block_mask(rows.segments, rows.positions, window, self.machine.device)
 
@@ -242,12 +226,7 @@ def sliding_window(config: PretrainedConfig) -> tuple[int | None, bool]:
 
 
 def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
-    """Return what a vision-language model needs of a micro-batch's images, apart from their tokens.
-
-    Args:
-        pixels: images, in the order of their places in the rows.
-        token_ids: the rows, shape [R, W].
-    """
+    """Return what a vision-language model needs of a micro-batch's images, apart from their tokens."""
     return {
         "pixel_values": torch.from_numpy(pixels.values),
         "image_grid_thw": torch.from_numpy(pixels.grids),
@@ -290,11 +269,7 @@ class MicroBatchGradient:
 
 
 def add_gradient(target_loss: LossFunction, rows: SequenceBatch, targets: int) -> Tensor:
-    """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
-
-    Args:
-        targets: label tokens of the whole step.
-    """
+    """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss."""
     loss = target_loss(rows).sum() / targets
     loss.backward()
     return loss.detach()

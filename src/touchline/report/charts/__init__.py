@@ -18,10 +18,8 @@ def charts(report: Report) -> tuple[Chart, ...]:
 
 def _drawn(report: Report) -> Iterator[Chart | None]:
     # These modules import altair, which may be missing.
-    from touchline.report.charts.effects import contrasts
-    from touchline.report.charts.estimates import estimates
-    from touchline.report.charts.losses import training_loss, validation_loss
-    from touchline.report.charts.scores import differences, scores
+    from touchline.report.charts.scores import contrasts, differences, scores
+    from touchline.report.charts.training import estimates, training_loss, validation_loss
     from touchline.report.colors import inks
 
     colours = inks(report)

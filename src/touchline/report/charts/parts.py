@@ -1,8 +1,7 @@
 """Shared parts of the figures: the theme, the highlighted run, and the conversion to specs.
 
-Figures are written with altair. Their data is added afterwards, so that altair does not validate it row by row. Each
-figure has one parameter, `followed`: the name of the run under the pointer. That run keeps its opacity, all others
-fade. The page sets the parameter in every figure at once.
+Data is added after altair has made a spec, so that it is not validated row by row. The parameter `followed` is the name
+of the run under the pointer; the page sets it in every figure at once.
 """
 
 from __future__ import annotations
@@ -18,12 +17,9 @@ from touchline.report.figures import Chart
 
 Row = dict[str, object]
 
-FOLLOWED = "followed"
-"""Name of the parameter. Its value is a run's name or empty."""
-FAINT = 0.1
-"""Opacity of runs that are not highlighted."""
-LEGEND_LIMIT = 12
-"""Maximum number of settings in a legend. The table lists all of them."""
+FOLLOWED = "followed"  # Name of the parameter. Its value is a run's name or empty
+FAINT = 0.1  # Opacity of runs that are not highlighted
+LEGEND_LIMIT = 12  # Maximum number of settings in a legend. The table lists all of them
 _LEGEND_COLUMNS_CHARS = 72
 _FEWEST_TICKS = 3
 _DIGITS = 6
@@ -71,6 +67,12 @@ def legend_of(labels: Sequence[str], *, lines: bool = False) -> altair.Legend:
 def signed() -> altair.Axis:
     """Return an axis of differences: a plus sign before positive values, none before zero."""
     return altair.Axis(format="+.3~r", tickCount=5, labelExpr="datum.value === 0 ? '0' : datum.label")
+
+
+def tooltips(*fields: str) -> list[altair.Tooltip]:
+    """Return tooltips of fields, each with its title after a space: `p:N Holm`."""
+    parts = (field.partition(" ") for field in fields)
+    return [altair.Tooltip(name, title=title or altair.Undefined) for name, _, title in parts]
 
 
 def interval_tooltips(title: str, form: str) -> list[altair.Tooltip]:

@@ -1,4 +1,4 @@
-"""Scores of the conditions with their intervals, and differences of the runs from their controls."""
+"""Scores of conditions with their intervals, differences of runs from their controls, contrasts of levels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
+from touchline.core.levels import factor_words
 from touchline.core.quantity import Quantity
-from touchline.core.units import plural
+from touchline.core.units import Scale, plural
 from touchline.report.charts.parts import (
     Row,
     colour,
@@ -20,16 +21,17 @@ from touchline.report.charts.parts import (
     row_height,
     rows_of,
     signed,
+    tooltips,
 )
+from touchline.report.claims import deciding
 from touchline.report.colors import INK, MUTED, WHITE, SeriesColor
+from touchline.report.facts import p_text, scale_of
 from touchline.report.figures import Chart
-from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
 from touchline.report.tables.conditions import Condition, condition_score, conditions
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, RunScore
 
-ROWS_LIMIT = 60
-"""Maximum number of rows in a figure. The table lists the other runs."""
+ROWS_LIMIT = 60  # Maximum number of rows in a figure. The table lists the other runs
 
 
 def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
@@ -60,7 +62,9 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], 
         axis=altair.Axis(format=".0%" if share else ".3~r", tickCount=5),
     )
     y = _names(shown, field="condition")
-    base = rows_of("scores").encode(y=y, opacity=followed(), tooltip=_score_told(share))
+    form = ".1%" if share else ".4~r"
+    told = [*tooltips("condition:N", "setting:N"), *interval_tooltips("score", form), *tooltips("count:N from")]
+    base = rows_of("scores").encode(y=y, opacity=followed(), tooltip=told)
     hues = colour(inks, legend=False)
     # Student's interval of few seeds may be longer than the axis of shares.
     intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round", clip=True).encode(
@@ -75,11 +79,7 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], 
             y=y,
             color=hues,
             opacity=followed(),
-            tooltip=[
-                altair.Tooltip("run:N"),
-                altair.Tooltip("seed:Q"),
-                altair.Tooltip("value:Q", format=".1%" if share else ".4~r", title="score"),
-            ],
+            tooltip=[*tooltips("run:N", "seed:Q"), altair.Tooltip("value:Q", format=form, title="score")],
         )
     )
     controls = _control_lines(analysis, [by_name[name] for name in shown], own)
@@ -131,7 +131,12 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         scale=altair.Scale(domain=[low, high], nice=False),
         axis=signed(),
     )
-    base = rows_of("differences").encode(y=_names(shown), opacity=followed(), tooltip=_difference_told(share))
+    told = [
+        *tooltips("run:N", "control:N"),
+        *interval_tooltips("difference", "+.1f" if share else "+.4~r"),
+        *tooltips("flips:N gained, lost", "p:N Holm", "shown:N"),
+    ]
+    base = rows_of("differences").encode(y=_names(shown), opacity=followed(), tooltip=told)
     hues = colour(inks, legend=False)
     zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=_plain(x, "zero"))
     intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round").encode(x=_plain(x, "low"), x2="high:Q", color=hues)
@@ -140,18 +145,14 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         filled=False, size=70, strokeWidth=2, opacity=1, fill=WHITE
     )
     flips = base.mark_text(align="left", dx=8, color=MUTED, fontSize=10).encode(x=_plain(x, "high"), text="flips:N")
-    method = next(iter(by_run.values())).difference.method
+    first = next(iter(by_run.values())).difference
     caption = (
-        f"Differences on the same items. Bars: {_percent_text(analysis)} interval over the items ({method}). Filled: "
-        f"established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
+        f"Differences on the same items. Bars: {100 * first.coverage:g}% interval over the items ({first.method}). "
+        f"Filled: established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
     )
     return finished(
         altair.layer(
-            zero,
-            intervals,
-            hollow.encode(x=x, color=hues),
-            filled.encode(x=x, color=hues, shape=_shapes(inks)),
-            flips,
+            zero, intervals, hollow.encode(x=x, color=hues), filled.encode(x=x, color=hues, shape=_shapes(inks)), flips
         ),
         {"differences": rows, "zero": [{"zero": 0}]},
         name=f"differences{_suffix(report, analysis)}",
@@ -238,7 +239,6 @@ def _names(shown: Sequence[str], field: str = "run") -> altair.Y:
 
 
 def _plain(x: altair.X, field: str) -> altair.X:
-    """Return the same axis for another field."""
     other = x.copy()
     other.shorthand = f"{field}:Q"
     return other
@@ -249,36 +249,10 @@ def _shapes(inks: Mapping[str, SeriesColor]) -> altair.Shape:
     return altair.Shape("shape:N", scale=altair.Scale(domain=names, range=names), legend=None)
 
 
-def _score_told(share: bool) -> list[altair.Tooltip]:
-    form = ".1%" if share else ".4~r"
-    return [
-        altair.Tooltip("condition:N"),
-        altair.Tooltip("setting:N"),
-        *interval_tooltips("score", form),
-        altair.Tooltip("count:N", title="from"),
-    ]
-
-
-def _difference_told(share: bool) -> list[altair.Tooltip]:
-    form = "+.1f" if share else "+.4~r"
-    return [
-        altair.Tooltip("run:N"),
-        altair.Tooltip("control:N"),
-        *interval_tooltips("difference", form),
-        altair.Tooltip("flips:N", title="gained, lost"),
-        altair.Tooltip("p:N", title="Holm"),
-        altair.Tooltip("shown:N"),
-    ]
-
-
 def _methods(found: object) -> str:
     scores = list(found)  # type: ignore[call-overload]
     kinds = dict.fromkeys(f"{100 * score.coverage:g}% interval ({score.method})" for score in scores)
     return ", ".join(kinds)
-
-
-def _percent_text(analysis: Analysis) -> str:
-    return f"{100 * analysis.comparisons[0].difference.coverage:g}%"
 
 
 def _suffix(report: Report, analysis: Analysis) -> str:
@@ -289,5 +263,85 @@ def _suffix(report: Report, analysis: Analysis) -> str:
 
 
 def _title(report: Report, analysis: Analysis, title: str) -> str:
-    """Return the title, with the task's name for further tasks."""
     return title if not _suffix(report, analysis) else f"{title}: {analysis.task}, {analysis.score}"
+
+
+_CONTRASTS = 24  # Maximum number of contrasts shown
+
+
+def contrasts(analysis: Analysis, section: str) -> Chart | None:
+    """Return the contrasts with the first level, with intervals over training seeds (items for one seed)."""
+    rows = [
+        row
+        for found in analysis.effects
+        for contrast in found.contrasts
+        if (row := _contrast_row(contrast, share=scale_of(analysis).share)) is not None
+    ]
+    if not rows:
+        return None
+    left = "" if len(rows) <= _CONTRASTS else f" The {_CONTRASTS} largest of {len(rows):,}."
+    largest = sorted(rows, key=lambda row: -abs(float(str(row["value"]))))[:_CONTRASTS]
+    rows = [row for row in rows if row in largest]
+    share = scale_of(analysis).share
+    ends = [0.0, *(float(str(row[key])) for row in rows for key in ("low", "value", "high") if row[key] is not None)]
+    low, high = padded(ends)
+    x = altair.X(
+        "value:Q",
+        title=f"difference of the means{' (points)' if share else ''}",
+        scale=altair.Scale(domain=[number(low), number(high)], nice=False),
+        axis=signed(),
+    )
+    y = altair.Y("what:N", sort=None, title=None, axis=altair.Axis(grid=False, labelLimit=260))
+    told = [
+        *tooltips("what:N contrast"),
+        *interval_tooltips("difference", "+.3~r"),
+        *tooltips("basis:N interval", "seeds:Q", "p:N Holm", "shown:N"),
+    ]
+    base = rows_of("contrasts").encode(y=y, tooltip=told)
+    zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=altair.X("zero:Q"))
+    over_seeds = base.transform_filter("datum.basis === 'over seeds'").mark_rule(
+        strokeWidth=3.5, strokeCap="round", color=INK
+    )
+    over_items = base.transform_filter("datum.basis === 'over items'").mark_rule(
+        strokeWidth=2, strokeDash=[2, 3], color=MUTED
+    )
+    interval = {"x": altair.X("low:Q"), "x2": altair.X2("high:Q")}
+    filled = base.transform_filter("datum.established").mark_point(filled=True, size=85, opacity=1, color=INK)
+    hollow = base.transform_filter("!datum.established").mark_point(
+        filled=False, size=75, strokeWidth=2, opacity=1, fill=WHITE, color=MUTED
+    )
+    return finished(
+        altair.layer(
+            zero, over_seeds.encode(**interval), over_items.encode(**interval), hollow.encode(x=x), filled.encode(x=x)
+        ),
+        {"contrasts": rows, "zero": [{"zero": 0}]},
+        name="contrasts",
+        section=section,
+        title="Factor effects",
+        caption=(
+            "Each level against the first, averaged over all other factors. Solid bars: 95% interval of the deciding "
+            "test. Dotted bars: over items alone, which describes these checkpoints only. Filled: established." + left
+        ),
+        height=26 * len(rows),
+    )
+
+
+def _contrast_row(contrast: Contrast, *, share: bool) -> Row | None:
+    if contrast.value is None:
+        return None
+    estimate, p = deciding(contrast, Scale(share=share))
+    low, high, over_seeds = contrast.items_low, contrast.items_high, contrast.test is not None
+    if over_seeds and isinstance(estimate, Quantity):
+        low, high = estimate.low, estimate.high
+    factor = 100 if share else 1
+    return {
+        "what": f"{factor_words(contrast.factor)} {contrast.level} against {contrast.reference}",
+        "value": number(factor * contrast.value),
+        "low": None if low is None else number(factor * low),
+        "high": None if high is None else number(factor * high),
+        "basis": "none" if low is None else "over seeds" if over_seeds else "over items",
+        "seeds": contrast.seeds,
+        "p": p_text(p.value) if isinstance(p, Quantity) else "-",
+        "shown": contrast.shown.words,
+        "established": contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER),
+    }

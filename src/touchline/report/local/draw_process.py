@@ -1,8 +1,7 @@
-"""Drawing in a process of its own. If it crashes, hangs or lacks memory, only the figures are lost.
+"""Drawing in a process of its own, of which this module is also the program. If it crashes, only the figures are lost.
 
-The module is also the program of that process, since the drawing library contains a browser engine that may abort. It
-reads `{"script": bool, "specs": {name: Vega-Lite spec}}` from standard input, and writes JSON lines to standard output:
-`{"script": text}`, then `{"name": name, "png": base64}` for each spec.
+It reads `{"script": bool, "specs": {name: Vega-Lite spec}}` from standard input, and writes JSON lines to standard
+output: `{"script": text}`, then `{"name": name, "png": base64}` for each spec.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ class Drawn:
     """Result of drawing."""
 
     pictures: dict[str, bytes] = field(default_factory=dict)
-    """PNG of each figure, by name."""
     script: str | None = None
     """Program that draws in a browser; None if it was not requested or not made."""
     fault: str = ""
@@ -44,13 +42,7 @@ class Drawn:
 
 
 def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: float = SILENCE_SECONDS) -> Drawn:
-    """Draw figures.
-
-    Args:
-        specs: Vega-Lite spec of each figure, by name.
-        script: also return the program that draws in a browser.
-        silence_seconds: time without a finished figure after which the process is killed.
-    """
+    """Draw figures."""
     drawn = Drawn()
     if not specs and not script:
         return drawn
@@ -77,7 +69,6 @@ def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: 
 
 @contextlib.contextmanager
 def _started(command: list[str], request: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process. On exit, end it with all of its children."""
     process = subprocess.Popen(  # noqa: S603 (an argument list of our own words)
         command, stdin=request, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
     )
@@ -114,7 +105,6 @@ def _read(process: subprocess.Popen[bytes], drawn: Drawn, silence_seconds: float
 
 
 def _take(line: bytes, drawn: Drawn) -> None:
-    """Store a finished figure. Skip any other line, which a library may print."""
     with contextlib.suppress(ValueError):
         row = parse_json(line)
         if isinstance(row, dict) and isinstance(row.get("script"), str):
@@ -124,7 +114,6 @@ def _take(line: bytes, drawn: Drawn) -> None:
 
 
 def _ending(code: int | None, said: str) -> str:
-    """Return a description of how the process ended."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name

@@ -1,21 +1,24 @@
-"""Gathering of the report's inputs.
-
-The folder may be one that touchline planned, or any other with logs and checkpoints of trainings.
-"""
+"""Reading of the inputs of a report and of a comparison, from planned experiments and from folders of other tools."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.errors import TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
 from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
+from touchline.data.metrics_file import read_metrics
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.report.compared_settings import DEVICE, ExperimentSummary, found_settings, planned_settings
 from touchline.results.collect import collect_results
 from touchline.results.imported.issues import folder_issues, no_op_issues
 from touchline.results.live_status import LiveRun
@@ -26,25 +29,26 @@ from touchline.results.watching import Snapshot
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.recorded import definition_text, removed_lines
 
+if TYPE_CHECKING:
+    from touchline.report.compared import ComparedExperiments
+
 
 def collect_report_inputs(
     source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> ReportInputs:
-    """Read all inputs of a report.
-
-    Args:
-        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
-        deep: read every value of every checkpoint, not only headers.
-        on_progress: receives the number of checkpoints verified and their total.
-
-    Raises:
-        InputError: there is no experiment and no run.
-    """
+    """Read all inputs of a report; arguments and errors are those of `api.report`."""
     if not is_experiment(source):
         return _found(source, deep=deep, on_progress=on_progress)
     folder = ExperimentFolder(source)
     plan = folder.started_plan()
     runs = collect_results(plan, folder.root)
+    removed = (
+        Issue(weight=Severity.INFO, subject="experiment", title="removed settings", text=line)
+        for line in removed_lines(folder)
+    )
+    definition = ""
+    with suppress(OSError, TouchlineError):
+        definition = definition_text(folder.yaml)
     return ReportInputs(
         experiment=plan.experiment,
         origin=f"planned by touchline {plan.touchline_version}",
@@ -55,25 +59,12 @@ def collect_report_inputs(
         factors=dict(plan.factors),
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
-        issues=(*_removed(folder), *folder_issues(folder.root, runs), *no_op_issues(runs)),
+        issues=(*removed, *folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
-        definition=_definition(folder),
+        definition=definition,
         strategy=folder.strategy(),
     )
-
-
-def _removed(folder: ExperimentFolder) -> Iterator[Issue]:
-    for line in removed_lines(folder):
-        yield Issue(weight=Severity.INFO, subject="experiment", title="removed settings", text=line)
-
-
-def _definition(folder: ExperimentFolder) -> str:
-    """Read experiment.yaml as text. Return an empty text if it cannot be read."""
-    try:
-        return definition_text(folder.yaml)
-    except (OSError, TouchlineError):
-        return ""
 
 
 def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) -> ReportInputs:
@@ -88,7 +79,6 @@ def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) ->
 
 
 def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
-    """Yield the existing files that contain a run's numbers."""
     folder = root / run.name
     single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
     for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):
@@ -142,11 +132,7 @@ _NOT_PLANNED = Missing(missing="nothing was planned here")
 
 
 def snapshot(source: Path) -> Snapshot:
-    """Return the status of the runs in a folder, based on their logs.
-
-    Raises:
-        InputError: the folder holds no run.
-    """
+    """Return the status of the runs in a folder, based on their logs."""
     found = collect_report_inputs(source)
     runs = tuple(_live(run) for run in found.runs)
     return Snapshot(experiment=found.experiment, runs=runs, note=UNKNOWN, active=False)
@@ -170,3 +156,76 @@ def _live(run: RunResult) -> LiveRun:
         queue_reason="",
         flags=(),
     )
+
+
+def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
+    """Read experiments and compare them with the first; arguments and errors are those of `api.compare`."""
+    # Here, since its statistics take time to load that a report of other inputs does not need.
+    from touchline.report.compared import compare
+
+    if len(sources) < 2:
+        raise InputError("one experiment has nothing to be compared with", expected="two or more folders")
+    folders = Counter((source if source.is_dir() else source.parent).resolve() for source in sources)
+    for folder, count in folders.items():
+        if count > 1:
+            raise InputError(f"{str(folder)!r} is named {count} times", expected="each experiment once")
+    sides: list[ExperimentSummary] = []
+    for done, source in enumerate(sources):
+        if on_progress is not None:
+            on_progress(done, len(sources))
+        sides.append(_read(source))
+    if on_progress is not None:
+        on_progress(len(sources), len(sources))
+    return compare(_labelled(sides))
+
+
+def _read(source: Path) -> ExperimentSummary:
+    if not is_experiment(source):
+        return _found_comparing(source)
+    folder = ExperimentFolder(source)
+    plan = folder.started_plan()
+    found = collect_results(plan, folder.root)
+    runs = tuple(run for run in found if run.cut_after_step is None)
+    return ExperimentSummary(
+        label=plan.experiment,
+        root=str(source if source.is_dir() else source.parent),
+        origin=f"planned by touchline {plan.touchline_version}",
+        date=plan.date,
+        runs=runs,
+        settings={run.name: _settings(plan, run, folder) for run in plan.runs},
+        left_out=tuple(run.name for run in found if run.cut_after_step is not None),
+    )
+
+
+def _settings(plan: Plan, run: PlannedRun, folder: ExperimentFolder) -> dict[str, str]:
+    found = planned_settings(plan, run)
+    for row in read_metrics(folder.run(run.name) / "metrics.jsonl").attempts[-1:]:
+        found |= {DEVICE: row.device, "train.base_dtype": row.base_dtype, "optimizer as run": row.optimizer}
+        found |= {f"versions.{name}": version for name, version in row.versions.items()}
+    return found
+
+
+def _found_comparing(source: Path) -> ExperimentSummary:
+    # Load the readers of other trainers' logs only if there are such logs.
+    from touchline.results.imported import find
+
+    gathered = find(source)
+    return ExperimentSummary(
+        label=gathered.experiment,
+        root=str(source),
+        origin=gathered.origin,
+        date=gathered.date,
+        runs=gathered.runs,
+        settings={run.name: found_settings(run.settings, run.levels) for run in gathered.runs},
+        unread=tuple(f"{issue.subject}: {issue.title}" for issue in gathered.issues if issue.weight == "error"),
+    )
+
+
+def _labelled(sides: Sequence[ExperimentSummary]) -> list[ExperimentSummary]:
+    """Return the experiments with unique labels. Experiments of one name are labelled by folder, then by number."""
+    labels = [side.label for side in sides]
+    if len(set(labels)) < len(labels):
+        labels = [Path(side.root).resolve().name for side in sides]
+    if len(set(labels)) < len(labels):
+        labels = [f"{number} {label}" for number, label in enumerate(labels, 1)]
+    return [replace(side, label=label) for side, label in zip(sides, labels, strict=True)]

@@ -1,7 +1,6 @@
-"""Publishing of a run: a folder for the Hugging Face Hub with a verified checkpoint and its model card.
+"""Publishing of a run: a folder for the Hugging Face Hub with a verified checkpoint and its model card; no upload.
 
-Nothing is uploaded. What names this machine or its user is replaced where it is a known key of a config file, and
-refused anywhere else.
+What names this machine or its user is replaced in known keys of a config file, and refused anywhere else.
 """
 
 from __future__ import annotations
@@ -19,13 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from touchline.core.errors import InputError, PolicyError, quoted
-from touchline.core.files import (
-    disk_errors,
-    read_bytes,
-    read_json_object,
-    remove_temporaries,
-    write_atomic,
-)
+from touchline.core.files import disk_errors, read_bytes, read_json_object, remove_temporaries, write_atomic
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_export_marker, read_training_marker, training_complete
 from touchline.data.metrics import ExportMarker
@@ -41,19 +34,16 @@ from touchline.results.verification import verify_checkpoint
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import one_run
 
-PUBLISHED = "published"
-"""Default folder of published runs in the experiment."""
+PUBLISHED = "published"  # Default folder of published runs in the experiment
 WEIGHTS = ".safetensors"
 _BASE_KEYS = frozenset({"base_model_name_or_path", "_name_or_path", "name_or_path"})
 """Keys of config files that hold the base model's folder."""
 _CONFIG_LIMIT_BYTES = 64 << 20
-_HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+")
-"""Path of a home folder."""
+_HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\+Users\\+)[\w.-]+")  # Path of a home folder
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 """Access tokens by their form."""
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
-_SECRET_CHARACTERS = 12
-"""Length of the shortest value of such a variable that is looked for."""
+_SECRET_CHARACTERS = 12  # Length of the shortest value of such a variable that is looked for
 _COMMON = frozenset({"root", "user", "admin", "ubuntu", "localhost", "model", "train", "test", "data"})
 """Names of users and hosts that are ordinary words."""
 _VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"})
@@ -151,7 +141,6 @@ def publish_run(
 def _checkpoint(
     folder: ExperimentFolder, run: PlannedRun, wanted: str | None, cut_after_step: int | None
 ) -> tuple[str, ExportMarker]:
-    """Return the name and the marker of the checkpoint to publish."""
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
@@ -180,16 +169,11 @@ def _notes(card: CardInputs) -> Iterator[str]:
     yield "replace YOUR-NAME by your name on the Hub"
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
 def _names(marker: ExportMarker) -> list[str]:
-    """Return the files that are published: those of the checkpoint, without what only a next stage needs."""
     return sorted(name for name in marker.files if name != STAGE_FILE and PurePath(name).name == name)
 
 
 def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
-    """Return the text files of a checkpoint by name, with the base model's id in place of its folder."""
     found: dict[str, str] = {}
     for name in (name for name in _names(marker) if not name.endswith(WEIGHTS)):
         with suppress(UnicodeDecodeError):
@@ -224,7 +208,6 @@ def _write(target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[
 
 
 def _hidden(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> dict[str, str]:
-    """Return folders and secrets that may not be published, each with what it is."""
     folders = [str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)]
     folders += [model.path for model in plan.models.values()]
     files = [PurePath(file.path) for info in plan.datasets.values() for file in info.all_files]
@@ -237,11 +220,7 @@ def _hidden(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> dict[
 
 
 def _refuse_leaks(texts: Mapping[str, str], hidden: Mapping[str, str]) -> None:
-    """Refuse files that name this machine, its user or a secret, which is not repeated.
-
-    Raises:
-        PolicyError: with every file that does.
-    """
+    """Refuse files that name this machine, its user or a secret, which is not repeated."""
     names = {socket.gethostname(): "the name of this host"}
     with suppress(OSError, KeyError):
         names[getpass.getuser()] = "the name of this user"

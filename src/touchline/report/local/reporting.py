@@ -1,7 +1,4 @@
-"""Writing of report files from the inputs of an experiment.
-
-The files are RESULTS.md with its pictures, report.html, and samples.jsonl with every answer.
-"""
+"""Writing of RESULTS.md with its pictures, report.html, and samples.jsonl with every answer as a flat row."""
 
 from __future__ import annotations
 
@@ -17,23 +14,25 @@ from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import PolicyError, TouchlineError, quoted
-from touchline.core.files import (
-    disk_errors,
-    read_bytes,
-    read_text_bounded,
-    write_atomic,
-    write_if_changed,
-)
+from touchline.core.files import disk_errors, read_bytes, read_text_bounded, write_atomic, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.report.local.gathering import collect_report_inputs
 from touchline.report.report import Report
 
 if TYPE_CHECKING:
     from touchline.report.figures import Chart
+import filecmp
+import secrets
+from collections.abc import Iterable, Iterator
+
+from touchline.core.text import valid_utf8
+from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
+from touchline.experiment.tasks.ready_made import TASKS
+from touchline.report.facts import seeds_of
+from touchline.results.run_result import RunResult
 
 MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl", "figures"
-_OURS = "touchline report"
-"""Text in every RESULTS.md that touchline wrote, among its commands."""
+_OURS = "touchline report"  # Text in every RESULTS.md that touchline wrote, among its commands
 _MARKDOWN_LIMIT_BYTES = 64 << 20
 _SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
@@ -58,11 +57,8 @@ class ReportFiles:
     """Report and its files."""
 
     report: Report
-    """Content of the report."""
     markdown: Path
-    """Path of RESULTS.md."""
     page: Path
-    """Path of report.html."""
     note: str
     """Reason why RESULTS.md has no pictures; empty if it has."""
 
@@ -85,25 +81,11 @@ def write_report(
     cache: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
-    """Write the report's files into the experiment's folder or another one.
-
-    Args:
-        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
-        out: where to write; beside the experiment when None.
-        deep: read every value of every checkpoint.
-        cache: directory for the page's drawing program, which takes seconds to build; None: not cached.
-        on_progress: receives the number of checkpoints verified and their total.
-
-    Raises:
-        InputError: there is no experiment and no run.
-        PolicyError: the existing RESULTS.md is not touchline's.
-        HostError: the folder cannot be written.
-    """
+    """Write the report's files; arguments and errors are those of `api.report`."""
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
     from touchline.report.figures import figures_off, off_because
-    from touchline.report.markdown import results_markdown
-    from touchline.report.markdown.links import rebased
+    from touchline.report.markdown import rebased, results_markdown
     from touchline.report.page import report_html
 
     gathered = collect_report_inputs(source, deep=deep, on_progress=on_progress)
@@ -124,7 +106,8 @@ def write_report(
     with disk_errors("report", target):
         target.mkdir(parents=True, exist_ok=True)
         drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
-        _write_samples(target, report)
+        if any(run.evaluations or run.other_evaluations for run in report.runs):
+            write_lines(sample_rows(report), target / SAMPLES)
         if gathered.plan is not None and out is None and not (target / _IGNORE).exists():
             write_atomic(target / _IGNORE, _IGNORED)
         page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
@@ -140,7 +123,6 @@ def write_report(
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:
-    """Raise PolicyError if touchline did not write the existing report."""
     if path.is_file() and _OURS not in read_text_bounded(path, _MARKDOWN_LIMIT_BYTES):
         raise PolicyError(
             f"{str(path)!r} is there and was not written by touchline",
@@ -150,29 +132,18 @@ def _refuse_foreign(path: Path, source: Path) -> None:
 
 
 def _script_cache(cache: Path | None) -> Path | None:
-    """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Drawing:
-    """State of a report's figures."""
-
     digests: dict[str, str] = field(default_factory=dict)
-    """Input hash of each picture under figures/, by name."""
     script: str | None = None
-    """Program that draws in a browser; None if it could not be made."""
     fault: str = ""
-    """Reason why figures are missing; empty if there are all of them."""
 
 
 def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache: Path | None) -> _Drawing:
-    """Draw changed figures in a process of its own, and delete those that are no longer in the report.
-
-    Args:
-        drawn: input hash of each existing picture, by name.
-        cache: cache file of the program that draws in a browser; None: not cached.
-    """
+    """Draw changed figures in a process of its own, and delete those that are no longer in the report."""
     from touchline.report.local.draw_process import draw
 
     digests = {
@@ -215,9 +186,72 @@ def _read_drawn(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
 
 
-def _write_samples(target: Path, report: Report) -> None:
-    """Write every answer as one row. Write no file if nothing was evaluated."""
-    from touchline.report.local.samples import sample_rows, write_lines
+Row = Mapping[str, object]  # Answer, as returned by `sample_rows`
 
-    if any(run.evaluations or run.other_evaluations for run in report.runs):
-        write_lines(sample_rows(report), target / SAMPLES)
+
+def write_lines(rows: Iterable[Row], path: Path) -> int:
+    """Write JSON lines atomically, unless the file holds them already. Return the number of rows."""
+    count = 0
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+    with disk_errors("file", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("x", encoding="utf-8") as stream:
+                for row in rows:
+                    stream.write(valid_utf8(json.dumps(row, ensure_ascii=False)) + "\n")
+                    count += 1
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+                temporary.unlink()
+            else:
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return count
+
+
+def sample_rows(report: Report) -> Iterator[dict[str, object]]:
+    """Yield the answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
+
+    `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `question` is the item's
+    input, `prompt` the full model input, None if it was not recorded. `score` is the primary score, `metric` its name.
+    `exact` and `match` are None for a task with a score of its own.
+    """
+    seeds = seeds_of(report.runs)
+    for result in report.runs:
+        for record in (*result.evaluations, *result.other_evaluations):
+            asked = report.asked.get(record.asked_key, {})
+            for sample in record.samples:
+                yield _row(result, seeds.get(result.name), record, sample, asked.get(sample.id))
+
+
+def _row(
+    result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore, asked: AskedItem | None
+) -> dict[str, object]:
+    own = sample.value is not None and record.task not in TASKS
+    return {
+        "run": result.name,
+        "model": result.model,
+        "levels": {level.factor: level.value for level in result.levels},
+        "seed": seed,
+        "task": record.label,
+        "checkpoint": record.checkpoint,
+        "item": sample.id,
+        "repeat": sample.repeat,
+        "question": None if asked is None else asked.question,
+        "prompt": None if asked is None else asked.prompt,
+        "target": sample.target,
+        "output": sample.output,
+        "score": sample.score,
+        "exact": None if own else sample.exact,
+        "match": None if own else sample.match,
+        "stop": sample.stop,
+        "error": sample.error,
+        "parsed": sample.parsed,
+        "cluster": sample.cluster,
+        "metric": record.score,
+        "label": sample.label,
+        "decoding": record.decoding,
+    }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+from jinja2.filters import do_urlencode
 
 from touchline.core.finding import Severity
 from touchline.core.status import RunStatus
@@ -12,10 +15,10 @@ from touchline.core.table import Table, section_markdown, table_markdown
 from touchline.core.text import capital, code, escape, fence, join_names
 from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import Origin, settings_table
+from touchline.report.claims import claims_section
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
 from touchline.report.issues import EXPERIMENT
-from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import (
     checkpoint_verdict,
@@ -25,9 +28,8 @@ from touchline.report.tables.checkpoints import (
     sizes_table,
     storage_totals,
 )
-from touchline.report.tables.claims import claims_section
 from touchline.report.tables.conditions import conditions_table
-from touchline.report.tables.losses import losses_table, runs_in_numbers
+from touchline.report.tables.runs import losses_table, runs_in_numbers
 from touchline.report.tables.scores import label_tables
 from touchline.report.tables.training import agreement_table
 from touchline.results.report_inputs import Issue
@@ -37,28 +39,23 @@ __all__ = ["results_markdown"]
 
 MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
-_ROWS = 8
-"""Maximum number of rows of tables of problems and sizes."""
+_ROWS = 8  # Maximum number of rows of tables of problems and sizes
 _LATER = 4
 _OUTSIDE = 3
 _SETTINGS = 24
-_CONDITIONS = 25
-"""Maximum number of conditions. With more, the best, the worst and the controls."""
+_CONDITIONS = 25  # Maximum number of conditions. With more, the best, the worst and the controls
 _RUNS = 50
 
 
 def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") -> str:
-    """Return the text of RESULTS.md. The same report gives the same text.
-
-    Args:
-        charts: the pictures under figures/; empty if they could not be drawn.
-        note: reason why there are no pictures; empty if there are.
-    """
+    """Return the text of RESULTS.md. The same report gives the same text."""
     parts = [
         f"# {escape(report.experiment)}\n",
         "  \n".join(_head(report)) + "\n",
         "## Overview\n",
-        *_overview(report),
+        *_tables(conditions_table(report, most=_CONDITIONS), _test_sets(report)),
+        *_tables(*(_first(table, _ROWS) for table in label_tables(report.runs, 0))),
+        "" if report.runs else "No run was found.\n",
         *_findings(report),
         *_issues(report),
         *_next_step(report),
@@ -72,13 +69,6 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
     return "\n".join(part for part in parts if part)
 
 
-def _overview(report: Report) -> Iterator[str]:
-    """Yield scores by condition, by test set, and those of a classification."""
-    yield from _tables(conditions_table(report, most=_CONDITIONS), _test_sets(report), *_labels(report))
-    if not report.runs:
-        yield "No run was found.\n"
-
-
 def _tables(*tables: Table | None) -> Iterator[str]:
     for table in tables:
         if table is not None:
@@ -86,14 +76,10 @@ def _tables(*tables: Table | None) -> Iterator[str]:
 
 
 def _first(table: Table | None, most: int) -> Table | None:
-    """Return the first rows, and a note of where the others are."""
     if table is None or len(table.rows) <= most:
         return table
     rest = f"{plural(len(table.rows) - most, 'other row')} in report.html."
     return replace(table, rows=table.rows[:most], notes=(*table.notes, rest))
-
-
-# ---- the first screen ------------------------------------------------------------------------------------------------
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -128,14 +114,8 @@ def _status(report: Report) -> str:
 
 
 def _test_sets(report: Report) -> Table | None:
-    """Return the means on every test set, if there are several."""
     several = report.test_sets is not None and len(report.test_sets.test_sets) > 1
     return _first(matrix_table(report.test_sets), _CLAIMS) if several and report.test_sets is not None else None
-
-
-def _labels(report: Report) -> Iterator[Table | None]:
-    """Return accuracy, majority baseline and macro F1 of a classification."""
-    yield from (_first(table, _ROWS) for table in label_tables(report.runs, 0))
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -147,7 +127,6 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _issues(report: Report) -> Iterator[str]:
-    """Yield errors and warnings, one line per kind, notes on the whole experiment, and the titles of the others."""
     yield "## Issues and notes\n"
     kinds: dict[tuple[Severity, str], list[Issue]] = {}
     for issue in report.issues:
@@ -169,7 +148,6 @@ def _issues(report: Report) -> Iterator[str]:
 
 
 def _issue(weight: Severity, title: str, found: Sequence[Issue]) -> str:
-    """Return the kind of an issue, its subjects, the text of the first, and its file."""
     names = [code(name) for name in dict.fromkeys(each.subject for each in found) if name != EXPERIMENT]
     who = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
     place = "" if found[0].where is None else f" ({_place(found[0].where)})"
@@ -184,7 +162,6 @@ def _place(where: str) -> str:
 
 
 def _next_step(report: Report) -> Iterator[str]:
-    """Yield the most useful next step with its command, and the titles of the others."""
     yield "## Next steps\n"
     if not report.next_steps:
         is_open = any(claim.needed for claim in report.claims)
@@ -205,18 +182,14 @@ def _next_step(report: Report) -> Iterator[str]:
 
 def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[str]:
     yield "## Training results\n"
-    yield f"**Cost:** {_cost(report)} {_predictions(report)}".rstrip() + "\n"
+    cost = f"{device_hours(report.device_hours, hours_unit(report.device))}; {report.predicted_cost}"
+    yield f"**Cost:** {escape(cost)}. {_predictions(report)}".rstrip() + "\n"
     yield f"{escape(note)}\n" if note else ""
     yield from figures(charts, "training")
     table = losses_table(report, _CONDITIONS)
     yield from _tables(table, _first(agreement_table(report.runs), _ROWS))
     if table is None:
         yield "No losses: no run has trained.\n"
-
-
-def _cost(report: Report) -> str:
-    """Return `2.7 device-minutes (CPU); predicted 2.7 min (1.7 to 4.6).`"""
-    return f"{escape(f'{device_hours(report.device_hours, hours_unit(report.device))}; {report.predicted_cost}')}."
 
 
 def _predictions(report: Report) -> str:
@@ -234,7 +207,6 @@ def _predictions(report: Report) -> str:
 
 
 def _settings(report: Report) -> Iterator[str]:
-    """Yield the settings that were given, decided or logged, and the number of defaults."""
     if not report.settings:
         return
     yield "## Settings\n"
@@ -264,11 +236,7 @@ def _storage(report: Report) -> str:
     return f"{escape(storage_totals(report))}{deletable}\n"
 
 
-# ---- folded ----------------------------------------------------------------------------------------------------------
-
-
 def _folded(report: Report) -> Iterator[str]:
-    """Yield runs, strategy, checkpoints, sizes, data and commands, which GitHub folds."""
     yield "<details>\n<summary>Runs, storage, data, commands</summary>\n"
     yield from _tables(runs_in_numbers(report, _RUNS))
     if (strategy := report.strategy_section()) is not None:
@@ -293,3 +261,28 @@ def _folded(report: Report) -> Iterator[str]:
 def _hash(value: str) -> str:
     is_hash = len(value) == 64 and all(letter in "0123456789abcdef" for letter in value)
     return value[:16] if is_hash else value
+
+
+_LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
+
+
+def link(path: str) -> str:
+    """Return a relative link to a file, or code if its name is not safe in a link."""
+    if _LINKABLE.fullmatch(path) and ".." not in path:
+        return f"[{escape(path)}]({path})"
+    return code(path)
+
+
+def rebased(text: str, base: str) -> str:
+    """Return the text with its links to the experiment's files adjusted to another folder."""
+    return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
+
+
+def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
+    """Return the pictures of a section, each with its caption."""
+    return [
+        f"![{escape(chart.title)}](figures/{chart.name}.png)\n\n{escape(chart.caption)}\n"
+        for chart in charts
+        if chart.section in sections and _LINKABLE.fullmatch(chart.name)
+    ]

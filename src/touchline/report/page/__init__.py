@@ -13,55 +13,47 @@ from markupsafe import Markup
 
 from touchline.core.finding import Severity
 from touchline.core.levels import factor_words
-from touchline.core.quantity import Missing, Quantity
+from touchline.core.quantity import Missing
 from touchline.core.table import Section, Table, present, value_text
 from touchline.core.text import valid_utf8
 from touchline.core.units import Scale, bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import leading_text
+from touchline.report.claims import CONTROL as AGAINST_CONTROL
+from touchline.report.claims import claims_table
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
-from touchline.report.facts import is_asked_about
+from touchline.report.facts import is_asked_about, measured_of, scale_of
 from touchline.report.figures import Chart
-from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
-from touchline.report.formatting import scale_of
-from touchline.report.page.browser import browser_data
-from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
-from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
+from touchline.report.page.parts import (
+    ROWS_LIMIT,
+    browser_data,
+    colours,
+    embedded_json,
+    embedded_spec,
+    heading,
+    inlined,
+    page_table,
+)
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
-from touchline.report.tables.claims import claims_table
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import label_tables, scores_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion
 
-SAMPLES = "samples.jsonl"
-"""File beside the page with every answer."""
+SAMPLES = "samples.jsonl"  # File beside the page with every answer
 _ISSUES_SHOWN = 3
-_ISSUES_MOST = 200
-"""Maximum number of each kind in the page. RESULTS.md has all of them."""
-_CLAIMS = 12
-"""Maximum number of claims that are shown first."""
+_ISSUES_MOST = 200  # Maximum number of each kind in the page. RESULTS.md has all of them
+_CLAIMS = 12  # Maximum number of claims that are shown first
 _LABELED_RUNS = 60
 _MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss", "gap")
 """Columns of runs that are shown even if all values are equal."""
 
 
 def report_html(
-    report: Report,
-    charts: Sequence[Chart],
-    *,
-    script: str | None = None,
-    figures_off: str = "",
-    base: str | None = ".",
+    report: Report, charts: Sequence[Chart], *, script: str | None = None, figures_off: str = "", base: str | None = "."
 ) -> str:
-    """Return the page. The same report gives the same text.
-
-    Args:
-        script: `report.page.scripts.figure_script()`; None without charts, or if figures are off.
-        figures_off: reason why there are no figures; empty if there are.
-        base: relative path from the page's folder to the experiment's, for links to files; None: no links.
-    """
+    """Return the page. The same report gives the same text."""
     drawn = bool(charts) and not figures_off
     given = inks(report)
     own_inks = used({**given, "": CONTROL})
@@ -73,35 +65,41 @@ def report_html(
     browser = browser_data(report, SAMPLES)
     runs, shared = _without_shared(runs_table(report))
     claims = claims_table(report)
-    text = _template().render(
-        report=report,
-        policy=_policy([digest for _, digest in scripts], style_hash),
-        style=style,
-        scripts=[code for code, _ in scripts],
-        figures=_figures(charts) if drawn else {},
-        specs=[(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts] if drawn else [],
-        figures_off=figures_off,
-        cards=cards(report),
-        issues=_issues(report),
-        claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
-        claims_most=_CLAIMS,
-        tests=() if claims is None else claims.notes,
-        remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
-        commands=_by_group(report),
-        runs=page_table(runs, given, limit=None),
-        shared=shared,
-        folds=_folds(report, given),
-        files=[facts for facts in report.facts if facts.files],
-        browser=browser,
-        browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
-        base=base,
+    text = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            policy=(
+                f"default-src 'none'; script-src {' '.join(digest for _, digest in scripts)}; style-src {style_hash}; "
+                "img-src data:; base-uri 'none'; form-action 'none'"
+            ),
+            style=style,
+            scripts=[code for code, _ in scripts],
+            figures=_figures(charts) if drawn else {},
+            specs=[(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts] if drawn else [],
+            figures_off=figures_off,
+            cards=cards(report),
+            issues=_issues(report),
+            claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
+            claims_most=_CLAIMS,
+            tests=() if claims is None else claims.notes,
+            remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
+            commands=_by_group(report),
+            runs=page_table(runs, given, limit=None),
+            shared=shared,
+            folds=_folds(report, given),
+            files=[facts for facts in report.facts if facts.files],
+            browser=browser,
+            browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
+            base=base,
+        )
     )
     # NUL is not allowed in HTML.
     return valid_utf8(text.replace("\0", "\ufffd"))
 
 
 def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[dict[str, object]]:
-    """Return the sections that are closed when the page is loaded, each with its content in one line."""
     scores, checkpoints, storage = scores_section(report), checkpoint_section(report), storage_section(report)
     labels = label_tables([run for run in _best_first(report) if run.labels is not None], _LABELED_RUNS)
     others = [table for table in scores.tables if table.title not in {each.title for each in labels}]
@@ -160,7 +158,6 @@ def _valid(report: Report) -> str:
 
 
 def _packed(report: Report) -> str:
-    """Return `no`, or each way with its number of runs."""
     ways = Counter(row.packed for row in report.packing)
     if len(ways) > 1:
         return ", ".join(f"{way} ({number:,})" for way, number in ways.items())
@@ -168,13 +165,12 @@ def _packed(report: Report) -> str:
 
 
 def _memory(report: Report) -> str:
-    peaks = [run.peak_memory for run in report.runs if isinstance(run.peak_memory, Quantity)]
+    peaks = measured_of(run.peak_memory for run in report.runs)
     ends = [bare(end(peaks, key=lambda each: each.value), 3) for end in (min, max)] if peaks else ["n/a"]
     return f"peak memory {' to '.join(dict.fromkeys(ends))}"
 
 
 def _best_first(report: Report) -> list[RunResult]:
-    """Return the runs, the one with the highest score first, then its control."""
     values = {score.run: score.value for score in report.analyses[0].scores} if report.analyses else {}
     control = {facts.run: facts.control for facts in report.facts}
     best = max((run.name for run in report.runs if is_asked_about(run)), key=lambda n: values.get(n, -inf), default="")
@@ -194,10 +190,6 @@ def _without_shared(table: Table | None) -> tuple[Table | None, str]:
     return table.only(*kept), ", ".join(shared.values())
 
 
-def _template() -> jinja2.Template:
-    return _environment().get_template("page.html.j2")
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("touchline.report.page", "templates"),
@@ -206,30 +198,17 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["address"] = _address
+    # A path as part of a link, with any characters escaped.
+    environment.filters["address"] = lambda path: do_urlencode(valid_utf8(path))
     environment.filters["heading"] = heading
     return environment
 
 
-def _address(path: str) -> str:
-    """Return a path as part of a link, with any characters escaped."""
-    return do_urlencode(valid_utf8(path))
-
-
 def _source(name: str) -> str:
-    """Return the text of a stylesheet or script of touchline."""
     environment = _environment()
     if environment.loader is None:
         raise AssertionError("the environment has a loader")
     return environment.loader.get_source(environment, name)[0]
-
-
-def _policy(scripts: Sequence[str], style: str) -> str:
-    """Return the content security policy: no loading, and only the scripts already in the page run."""
-    return (
-        f"default-src 'none'; script-src {' '.join(scripts)}; style-src {style}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:
@@ -264,9 +243,7 @@ class Card:
     """Figure at the top of the page."""
 
     value: str
-    """Value of the figure."""
     label: str
-    """Label of the figure."""
     kind: str = ""
     """`bad` or `warn` if it needs attention."""
 
@@ -308,7 +285,6 @@ def _answer_card(report: Report) -> list[Card]:
 
 
 def _score_card(report: Report, analysis: Analysis) -> list[Card]:
-    """Return the range of the scores with that of the controls. Equal scores are a tie."""
     asked = {run.name for run in report.runs if is_asked_about(run)}
     scale = scale_of(analysis)
     own = sorted(score.value for score in analysis.scores if score.run in asked)

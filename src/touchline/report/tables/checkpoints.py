@@ -11,14 +11,14 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.text import join_names
 from touchline.core.units import bare, format_bytes, plural
 from touchline.experiment.runs import RunKind
+from touchline.report.facts import measured_of
 from touchline.report.report import Report
 from touchline.results.scored import in_order
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 
 VALID, CORRUPT, ABSENT, NOT_PLANNED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}
-_COLUMNS = 10
-"""Maximum number of checkpoint columns. With more, only their numbers are shown."""
+_COLUMNS = 10  # Maximum number of checkpoint columns. With more, only their numbers are shown
 _SHARD = re.compile(r"\d{4,5}-of-\d{4,5}")
 _READ = {
     "headers": "sizes and headers were read; touchline report --deep reads every value",
@@ -61,9 +61,7 @@ def storage_section(report: Report) -> Section:
     if not storage.runs and not storage.adapters and not storage.bases:
         return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",))
     return Section(
-        title="Storage",
-        paragraphs=(storage_totals(report),),
-        tables=present(sizes_table(report), _deletable(report)),
+        title="Storage", paragraphs=(storage_totals(report),), tables=present(sizes_table(report), _deletable(report))
     )
 
 
@@ -113,14 +111,11 @@ def checkpoint_verdict(report: Report) -> str:
 
 @dataclass(slots=True)
 class _Own:
-    """Checkpoints of one run that were found, and those that were not."""
-
     found: list[VerifiedCheckpoint] = field(default_factory=list)
     missing: list[MissingCheckpoint] = field(default_factory=list)
 
 
 def _by_run(report: Report) -> dict[str, _Own]:
-    """Return the checkpoints by run: the runs that train, and all others with a checkpoint."""
     own = {run.name: _Own() for run in report.runs if run.kind is RunKind.FINE_TUNED}
     for checkpoint in report.verification.checkpoints:
         own.setdefault(checkpoint.run, _Own()).found.append(checkpoint)
@@ -144,7 +139,6 @@ def _matrix(report: Report, names: Sequence[str]) -> Table | None:
 
 
 def _counts(report: Report) -> Table | None:
-    """Return a row per run if there are too many checkpoints for a column each."""
     rows = []
     for run, own in _by_run(report).items():
         valid = sum(each.sound for each in own.found)
@@ -216,7 +210,6 @@ def sizes_table(report: Report) -> Table | None:
 
 
 def _deletable(report: Report) -> Table | None:
-    """Return the files that are safe to delete."""
     found = report.verification.storage.deletable
     title = f"Safe to delete: {format_bytes(sum(each.size_bytes for each in found))}"
     columns = (_RUN, Column("path", code=True), Column("size", numeric=True), "reason")
@@ -232,8 +225,8 @@ def storage_totals(report: Report) -> str:
     if isinstance(storage.forecast, Quantity):
         off = 100 * (storage.total_bytes / storage.forecast.value - 1) if storage.forecast.value > 0 else 0.0
         parts[0] += f"; predicted {bare(storage.forecast)} ({off:+.1f}%)"
-    full = [run.full_model_bytes.value for run in storage.runs if isinstance(run.full_model_bytes, Quantity)]
-    only = [run.adapter_only_bytes.value for run in storage.runs if isinstance(run.adapter_only_bytes, Quantity)]
+    full = [each.value for each in measured_of(run.full_model_bytes for run in storage.runs)]
+    only = [each.value for each in measured_of(run.adapter_only_bytes for run in storage.runs)]
     if full and only and sum(full) > 0 and len(full) == len(only):
         parts.append(
             f"Adapters alone take {format_bytes(sum(only))}, {100 * sum(only) / sum(full):.2g}% of the "

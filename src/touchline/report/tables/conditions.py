@@ -9,13 +9,24 @@ from statistics import fmean
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import RunStatus
-from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present
 from touchline.core.text import capital, join_names
 from touchline.core.units import Scale, between, plural
 from touchline.experiment.runs import RunKind
-from touchline.report.facts import condition_of, condition_words, is_asked_about, is_failed_exit, seeds_of
-from touchline.report.formatting import p_number, p_text, scale_of
-from touchline.report.report import Report, RunFacts
+from touchline.report.facts import (
+    RunFacts,
+    condition_of,
+    condition_words,
+    is_asked_about,
+    is_failed_exit,
+    measured_of,
+    p_number,
+    p_text,
+    scale_of,
+    seeds_of,
+)
+from touchline.report.report import Report
+from touchline.report.tables import table_from
 from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import mean_cell, mean_over_seeds
@@ -40,6 +51,9 @@ class Condition:
     def is_control(self) -> bool:
         """Return True if its runs are controls."""
         return not is_asked_about(self.runs[0])
+
+
+_Shown = tuple[Column, Callable[[Condition], Value]]
 
 
 def conditions(report: Report) -> list[Condition]:
@@ -89,7 +103,7 @@ def pooled_mean(each: Condition, pick: Callable[[RunResult], Measured]) -> Measu
     missing = next((value for value in known if isinstance(value, Missing)), None)
     if missing is not None or len(known) == 1:
         return missing or known[0]
-    numbers = [value for value in known if isinstance(value, Quantity)]
+    numbers = measured_of(known)
     return Quantity(value=fmean(value.value for value in numbers), unit=numbers[0].unit, aggregation="mean")
 
 
@@ -125,34 +139,25 @@ def conditions_table(report: Report, analysis: Analysis | None = None, most: int
     analysis = analysis or main
     pooled = any(len(each.runs) > 1 for each in shown)
     facts = {each.run: each for each in report.facts}
-    columns: list[Column] = [Column("condition" if pooled else "run", code=not pooled)]
-    cells: list[Callable[[Condition], Value]] = [lambda each: each.name]
-
-    def add(column: Column, cell: Callable[[Condition], Value]) -> None:
-        columns.append(column)
-        cells.append(cell)
-
+    columns: list[_Shown] = [(Column("condition" if pooled else "run", code=not pooled), lambda each: each.name)]
     if not pooled:
-        add(Column("settings"), lambda each: _settings(each, facts))
+        columns.append((Column("settings"), lambda each: _settings(each, facts)))
     elif any(each.is_control for each in shown):
-        add(Column("type"), lambda each: "control" if each.is_control else "fine-tuned")
+        columns.append((Column("type"), lambda each: "control" if each.is_control else "fine-tuned"))
     if len({run.model for each in shown for run in each.runs}) > 1 and not pooled:
-        add(Column("model"), lambda each: each.runs[0].model)
+        columns.append((Column("model"), lambda each: each.runs[0].model))
     if report.strategy is not None:
-        add(Column("phase"), lambda each: None if each.runs[0].phase is None else each.runs[0].phase.value)
+        columns.append((Column("phase"), lambda each: each.runs[0].phase and each.runs[0].phase.value))
     if any(not run.status.is_complete for each in shown for run in each.runs):
-        add(Column("status"), _status)
+        columns.append((Column("status"), _status))
     notes = [rest] if rest else []
     if analysis is not None:
-        for column, cell in _scores(analysis, shown, pooled=pooled, with_match=analysis is main):
-            add(column, cell)
-        for other in report.analyses[1 : 1 + _TASKS] if analysis is main else ():
-            if other.test_set is None:
-                add(*_other_task(other))
+        columns += _scores(analysis, shown, pooled=pooled, with_match=analysis is main)
+        others = report.analyses[1 : 1 + _TASKS] if analysis is main else ()
+        columns += [_other_task(other) for other in others if other.test_set is None]
         notes.append(" ".join(_legend(report, analysis, shown)))
-    rows = [tuple(cell(each) for cell in cells) for each in shown]
     title = "" if analysis is main or analysis is None else f"Scores: {analysis.task}, {analysis.score}"
-    return table_of(columns, rows, title, by_run=not pooled, notes=notes)
+    return table_from(shown, columns, title, by_run=not pooled, notes=notes)
 
 
 def _settings(each: Condition, facts: Mapping[str, RunFacts]) -> str:
@@ -163,16 +168,13 @@ def _settings(each: Condition, facts: Mapping[str, RunFacts]) -> str:
 
 
 def _status(each: Condition) -> Value:
-    """Return the status of a run, or how many runs of a condition are complete."""
     if len(each.runs) == 1:
         return status_cell(each.runs[0])
     done = sum(run.status.is_complete for run in each.runs)
     return f"{done} of {len(each.runs)} complete"
 
 
-def _scores(
-    analysis: Analysis, shown: Sequence[Condition], *, pooled: bool, with_match: bool
-) -> Iterator[tuple[Column, Callable[[Condition], Value]]]:
+def _scores(analysis: Analysis, shown: Sequence[Condition], *, pooled: bool, with_match: bool) -> Iterator[_Shown]:
     scale, own = scale_of(analysis), {score.run: score for score in analysis.scores}
     compared = {each.run: each for each in analysis.comparisons}
     yield (
@@ -249,8 +251,7 @@ def _match(each: Condition, scale: Scale) -> Value:
     return Cell(scale.value(fmean(found)), fmean(found)) if found else None
 
 
-def _other_task(analysis: Analysis) -> tuple[Column, Callable[[Condition], Value]]:
-    """Return the mean score of a further task."""
+def _other_task(analysis: Analysis) -> _Shown:
     scale, own = scale_of(analysis), {score.run: score.value for score in analysis.scores}
 
     def cell(each: Condition) -> Value:

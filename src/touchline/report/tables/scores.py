@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from touchline.core.levels import factor_words, level_words
@@ -12,8 +12,9 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.text import join_names
 from touchline.core.units import Scale, percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import family_words, p_number, scale_of
-from touchline.report.report import AnswerCounts, Report
+from touchline.report.facts import AnswerCounts, family_words, p_number, scale_of
+from touchline.report.report import Report
+from touchline.report.tables import table_from
 from touchline.report.tables.conditions import conditions_table
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import set_tables
@@ -46,7 +47,6 @@ def scores_section(report: Report) -> Section:
 
 
 def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
-    """Return scores of every evaluated checkpoint, if a run has more than one."""
     several = [run for run in runs if len({record.checkpoint for record in run.evaluations}) > 1]
     names = list(dict.fromkeys(record.checkpoint for run in several for record in run.evaluations))
     rows = []
@@ -77,7 +77,6 @@ def _best_checkpoints(runs: Sequence[RunResult]) -> Iterator[str]:
 
 
 def _mean(record: EvaluationRecord) -> Value:
-    """Return the mean score."""
     scores = [sample.score for sample in record.samples]
     if not scores:
         return Missing(missing="no items")
@@ -90,7 +89,6 @@ def _score(record: EvaluationRecord) -> float:
 
 
 def _metrics(runs: Sequence[RunResult]) -> Table | None:
-    """Return the metrics that custom tasks declare, as computed by Inspect."""
     rows = [
         (
             run.name,
@@ -110,34 +108,27 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
 
 
 def _answers(shown: Sequence[AnswerCounts]) -> Table | None:
-    """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
-    columns = (
-        *(_RUN, Column("task"), Column("checkpoint", code=True)),
-        *(Column("answers", numeric=True), Column("empty", numeric=True)),
-        *([Column("truncated", numeric=True, note="Ended by the token limit")] if with_truncated else []),
-        Column("errors", numeric=True, note="Not generated; counted as wrong"),
-        *([Column("parsed", numeric=True, note="An answer could be read from them")] if with_parsed else []),
-    )
-    rows = [
-        (
-            *(each.run, each.task, each.checkpoint, each.answers, _suspicious(each.empty)),
-            *([_suspicious(each.cut)] if with_truncated else []),
-            _suspicious(each.errors),
-            *(
-                [Missing(missing="the task does not parse") if each.parsed is None else each.parsed]
-                if with_parsed
-                else []
-            ),
-        )
-        for each in shown
+    parsed = Missing(missing="the task does not parse")
+    truncated = Column("truncated", numeric=True, note="Ended by the token limit")
+    columns: list[tuple[Column, Callable[[AnswerCounts], Value]]] = [
+        (_RUN, lambda each: each.run),
+        (Column("task"), lambda each: each.task),
+        (Column("checkpoint", code=True), lambda each: each.checkpoint),
+        (Column("answers", numeric=True), lambda each: each.answers),
+        (Column("empty", numeric=True), lambda each: _suspicious(each.empty)),
+        *([(truncated, lambda each: _suspicious(each.cut))] if with_truncated else []),
+        (Column("errors", numeric=True, note="Not generated; counted as wrong"), lambda each: _suspicious(each.errors)),
     ]
+    if with_parsed:
+        read = Column("parsed", numeric=True, note="An answer could be read from them")
+        columns.append((read, lambda each: parsed if each.parsed is None else each.parsed))
     notes = (
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
         "In bfloat16, answers can depend on the batch size. Compare only runs with equal batch size and dtype.",
     )
-    return table_of(columns, rows, "Answers", by_run=True, notes=notes)
+    return table_from(shown, columns, "Answers", by_run=True, notes=notes)
 
 
 def _suspicious(number: int | None) -> Value:
@@ -151,8 +142,7 @@ def _suspicious(number: int | None) -> Value:
 
 _SUMMARY = ("accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
 _LABEL = ("items", "read as it", "right", "precision", "recall", "F1")
-_MATRIX_LIMIT = 20
-"""Maximum number of labels in a matrix. With more, its largest confusions are listed."""
+_MATRIX_LIMIT = 20  # Maximum number of labels in a matrix. With more, its largest confusions are listed
 _NO_LABEL = "none"
 _LISTED = 20
 _LEGEND = (
@@ -186,7 +176,6 @@ def label_tables(runs: Sequence[RunResult], most: int) -> tuple[Table, ...]:
 
 
 def _by_label(run: str, found: LabelReport) -> Table | None:
-    """Return the scores of each label."""
     rows = [
         (each.label, each.items, each.predicted, each.right, *map(_share, (each.precision, each.recall, each.f1)))
         for each in found.labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from touchline.core.levels import BACKEND
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -13,13 +13,14 @@ from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
+from touchline.report.facts import of_both
 from touchline.report.report import EstimateRow, PackingRow, Report
-from touchline.report.tables.losses import is_silent, losses_table, runs_in_numbers, trained_runs
+from touchline.report.tables import table_from
+from touchline.report.tables.runs import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
 
 _NAMES = 20
-_MANY = 60
-"""Number of estimates above which those outside their interval come first."""
+_MANY = 60  # Number of estimates above which those outside their interval come first
 _RUN = Column("run", code=True)
 
 
@@ -115,31 +116,24 @@ def _inside(row: EstimateRow, run: RunResult) -> Cell:
 
 
 def _packing(report: Report) -> Table | None:
-    """Return the packing of each run's examples, and advice for the next plan."""
-    columns = (
-        *(_RUN, Column("packed")),
-        Column("density (examples per sequence)", numeric=True, form=".2f"),
-        Column("efficiency (%)", numeric=True, form=".1f", note="Non-padding share of the computed tokens"),
-        Column("examples/s", numeric=True, form=",.3g"),
-        Column("peak memory", digits=3, kind=True),
-        Column("reason"),
-    )
-    if not any(map(_is_counted, report.packing)):
+    counted = (value for row in report.packing for value in (row.density, row.efficiency, row.examples_per_second))
+    if not any(isinstance(value, Quantity) for value in counted):
         return None
-    rows = [
-        (row.run, row.packed, row.density, row.efficiency, row.examples_per_second, row.peak_memory, row.reason)
-        for row in report.packing
-    ]
+    efficiency = Column("efficiency (%)", numeric=True, form=".1f", note="Non-padding share of the computed tokens")
+    columns: tuple[tuple[Column, Callable[[PackingRow], Value]], ...] = (
+        (_RUN, lambda row: row.run),
+        (Column("packed"), lambda row: row.packed),
+        (Column("density (examples per sequence)", numeric=True, form=".2f"), lambda row: row.density),
+        (efficiency, lambda row: row.efficiency),
+        (Column("examples/s", numeric=True, form=",.3g"), lambda row: row.examples_per_second),
+        (Column("peak memory", digits=3, kind=True), lambda row: row.peak_memory),
+        (Column("reason"), lambda row: row.reason),
+    )
     notes = ("Efficiency: non-padding share of the computed tokens.", *report.packing_advice)
-    return table_of(columns, rows, "Packing", by_run=True, notes=notes)
-
-
-def _is_counted(row: PackingRow) -> bool:
-    return any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
+    return table_from(report.packing, columns, "Packing", by_run=True, notes=notes)
 
 
 def _attempts(report: Report) -> Table | None:
-    """Return the attempts of the runs that were not completed by their first."""
     return table_of(
         (_RUN, "attempt", "job", "state", "how it ended", Column("duration", numeric=True)),
         [
@@ -189,7 +183,6 @@ def agreement_table(runs: Sequence[RunResult]) -> Table | None:
 
 
 def _pairs(runs: Sequence[RunResult]) -> Iterator[tuple[RunResult, RunResult]]:
-    """Yield (run, run of the first trainer) with equal other levels and seed."""
     first: dict[object, RunResult] = {}
     for run in runs:
         levels = {level.factor: level.value for level in run.levels}
@@ -210,9 +203,9 @@ def _row(run: RunResult, other: RunResult) -> tuple[Value, ...]:
         len(differences),
         _nats(differences[0]) if differences else _NO_STEP,
         _nats(max(map(abs, differences))) if differences else _NO_STEP,
-        _difference(run.final_val_loss, other.final_val_loss),
-        _ratio(run.seconds_per_step, other.seconds_per_step),
-        _ratio(run.peak_memory, other.peak_memory),
+        of_both(run.final_val_loss, other.final_val_loss, lambda own, first: _nats(own.value - first.value)),
+        of_both(run.seconds_per_step, other.seconds_per_step, _ratio),
+        of_both(run.peak_memory, other.peak_memory, _ratio),
     )
 
 
@@ -230,16 +223,8 @@ def _nats(value: float) -> Quantity:
     return Quantity(value=value, unit="nats")
 
 
-def _difference(value: Measured, other: Measured) -> Measured:
-    if isinstance(value, Missing) or isinstance(other, Missing):
-        return value if isinstance(value, Missing) else other
-    return _nats(value.value - other.value)
-
-
-def _ratio(value: Measured, other: Measured) -> Measured:
+def _ratio(value: Quantity, other: Quantity) -> Measured:
     """Return the ratio of two figures of the same unit and kind."""
-    if isinstance(value, Missing) or isinstance(other, Missing):
-        return value if isinstance(value, Missing) else other
     if (value.unit, value.kind) != (other.unit, other.kind) or not other.value:
         return Missing(missing="figures of different units or kinds")
     return Quantity(value=value.value / other.value, unit="1")

@@ -1,4 +1,4 @@
-"""Train a run: `touchline.train` under its name in version 0.1.0."""
+"""Entry point of job scripts that version 0.1.0 wrote, `python -m touchline.trainer`: `touchline.train` of today."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -13,25 +13,45 @@ from touchline.experiment.experiment import as_written
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.experiment.settings import COLLECTED
-from touchline.report.compared import ExperimentSummary, SettingRow
-from touchline.results.run_result import Setting
+from touchline.results.run_result import RunResult, Setting
 
-MODEL, SEED = "models", "seeds"
-"""Keys of a run's base model and training seed, as in the levels of a design."""
-DEVICE = "device"
-"""Key of the device that a run was trained on."""
-_TRAINED = ("train", "validation")
-"""Splits that a training reads, and their keys under `data`."""
-_DIGITS = 12
-"""Number of hash digits shown."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentSummary:
+    """Experiment, as input of a comparison."""
+
+    label: str
+    root: str
+    origin: str
+    """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
+    date: str
+    """ISO date of the plan, or of the first log; empty when unknown."""
+    runs: tuple[RunResult, ...]
+    settings: dict[str, dict[str, str]]
+    """Resolved settings by run, as text by dotted key."""
+    unread: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Runs that a strategy cut: they have no final result to compare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettingRow:
+    """Setting that differs between experiments."""
+
+    key: str
+    """Dotted key of experiment.yaml, or another property: `versions.torch`, `device`, `test split`."""
+    values: tuple[tuple[str, ...] | None, ...]
+    """Values among the runs, by experiment; None if unknown."""
+
+
+MODEL, SEED = "models", "seeds"  # Keys of a run's base model and training seed, as in the levels of a design
+DEVICE = "device"  # Key of the device that a run was trained on
+_TRAINED = ("train", "validation")  # Splits that a training reads, and their keys under `data`
+_DIGITS = 12  # Number of hash digits shown
 
 
 def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
-    """Return the resolved settings of a run.
-
-    Args:
-        plan: the plan, for the settings that all its runs share.
-    """
+    """Return the resolved settings of a run."""
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(replace(run.data, test=None))}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
@@ -64,11 +84,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
 
 
 def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> dict[str, str]:
-    """Return the known settings of a run that touchline did not plan, under the same keys.
-
-    Args:
-        config: `RunResult.settings`.
-    """
+    """Return the known settings of a run that touchline did not plan, under the same keys."""
     found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
     return {level.factor: _number(level.value) for level in levels} | found
 

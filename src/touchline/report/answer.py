@@ -1,4 +1,4 @@
-"""Answer to the experiment's question in at most 15 words, then its numbers and limits."""
+"""Answer to the experiment's question in at most 15 words, then its numbers and limits; of a strategy, its looks'."""
 
 from __future__ import annotations
 
@@ -6,29 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import factor_words
-from touchline.core.quantity import Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import TrainingOutcome
 from touchline.core.text import capital, join_names
 from touchline.core.units import Scale, between, plural
 from touchline.experiment.runs import ControlKind
-from touchline.report.facts import is_asked_about
-from touchline.report.findings.claims import (
-    CONTROL,
-    SAME,
-    ceiling,
-    family_of,
-    interaction_words,
-    pair_words,
-)
-from touchline.report.findings.confounds import ties
-from touchline.report.formatting import p_text, scale_of
+from touchline.report.claims import CONTROL, SAME, ceiling, family_of, interaction_words, pair_words
+from touchline.report.facts import is_asked_about, p_text, scale_of, scale_or_share
+from touchline.report.remarks import ties
 from touchline.report.report import Answer, Claim
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect, Statement, Verdict
+from touchline.strategy import report_sections
+from touchline.strategy.report import ContrastCourse, StrategyReport
 
-MOST_WORDS = 15
-"""Maximum number of words of the answer."""
+MOST_WORDS = 15  # Maximum number of words of the answer
 _DETAILS = 4
 _SHOWN = (Conclusion.HIGHER, Conclusion.LOWER)
 _NAMES = 3
@@ -37,10 +30,7 @@ _ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all
 
 
 def answer(
-    gathered: ReportInputs,
-    analyses: Sequence[Analysis],
-    claims: Sequence[Claim],
-    decided: Answer | None = None,
+    gathered: ReportInputs, analyses: Sequence[Analysis], claims: Sequence[Claim], decided: Answer | None = None
 ) -> Answer:
     """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls.
 
@@ -64,7 +54,9 @@ def answer(
         )
     main = analyses[0]
     question = "" if gathered.plan is None else gathered.plan.question
-    effects, full = _asked_first(main.effects, question), ceiling(main, runs)
+    # Base models come last, since a larger one is seldom the question.
+    effects = sorted(main.effects, key=lambda effect: (not _is_named(effect, question), effect.factor == "models"))
+    full = ceiling(main, runs)
     control = [text for text in (control_line(main, runs),) if text]
     by_factor = [_numbers(effect, claims) for effect in effects]
     limits = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects)]
@@ -92,13 +84,7 @@ def answer(
     return Answer(topic=made.topic, text=made.text, details=tuple(details[:_DETAILS]), shown=made.shown)
 
 
-def _asked_first(effects: Sequence[FactorEffect], question: str) -> list[FactorEffect]:
-    """Sort the factors that the question names first; base models last, since a larger one is seldom the question."""
-    return sorted(effects, key=lambda effect: (not _is_named(effect, question), effect.factor == "models"))
-
-
 def _is_named(effect: FactorEffect, question: str) -> bool:
-    """Return True if the question names the factor, or a setting tied to it."""
     asked = question.casefold()
     return any(
         words in asked
@@ -120,7 +106,6 @@ def _is_about_control(question: str, effects: Sequence[FactorEffect]) -> bool:
 
 
 def _about_factor(effect: FactorEffect, tie: str) -> Answer:
-    """Answer whether a factor matters."""
     name = factor_words(effect.factor)
     established = [contrast for contrast in effect.contrasts if contrast.is_shown]
     if established:
@@ -159,7 +144,6 @@ def _numbers(effect: FactorEffect, claims: Sequence[Claim]) -> str:
 
 
 def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
-    """Answer whether training gained anything."""
     family = family_of(analysis, runs)
     if not family:
         return short(CONTROL, None, "The gain from training is unknown: no run was compared with a control.")
@@ -219,7 +203,6 @@ def _counted(family: Sequence[Comparison], control: str) -> str:
 
 
 def _their_control(family: Sequence[Comparison], runs: Mapping[str, RunResult]) -> str:
-    """Return `the untrained model`, or `their controls` if they are not base models."""
     names = list(dict.fromkeys(each.difference.control for each in family))
     if all(name in runs and runs[name].control in (None, ControlKind.BASE) for name in names):
         return "the untrained model" if len(names) == 1 else "their untrained models"
@@ -227,7 +210,6 @@ def _their_control(family: Sequence[Comparison], runs: Mapping[str, RunResult]) 
 
 
 def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
-    """Return the highest score with every run that has it."""
     scale = scale_of(analysis)
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
@@ -236,9 +218,6 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     tie = f", a tie of {len(names)} runs" if len(names) > 1 else ""
     alone = "" if asked else " Only controls were evaluated."
     return f"Highest {analysis.score}: {ends}, {join_names(names, _NAMES)}{tie}.{alone}"
-
-
-# ---- limits ----------------------------------------------------------------------------------------------------------
 
 
 def _confounded(effects: Sequence[FactorEffect]) -> Iterator[str]:
@@ -267,7 +246,6 @@ def is_complete(run: RunResult, *, planned: bool) -> bool:
 
 
 def _incomplete(gathered: ReportInputs) -> Iterator[str]:
-    """Yield the missing runs and evaluations."""
     planned = gathered.plan is not None
     runs = [run for run in gathered.runs if run.cut_after_step is None]
     rest = [run.name for run in runs if not is_complete(run, planned=planned)]
@@ -286,3 +264,68 @@ def short(topic: str, shown: Conclusion | None, *forms: str) -> Answer:
     if text is None:
         text = " ".join(forms[-1].split()[: MOST_WORDS - 1]) + " ..."
     return Answer(topic=topic, text=text, shown=shown)
+
+
+STRATEGY = "strategy"  # Topic
+
+
+def strategy_answer(strategy: StrategyReport, analyses: Sequence[Analysis]) -> Answer:
+    """Return the answer of the looks with the numbers of the first contrast."""
+    first = report_sections.strategy_answer(strategy, scale_or_share(analyses))
+    return Answer(topic=STRATEGY, text=_text(strategy), details=(first.text,), shown=first.shown)
+
+
+def strategy_sentences(strategy: StrategyReport, analyses: Sequence[Analysis], device: str) -> list[Statement]:
+    """Return every contrast with its last look, then cuts, choice and cost."""
+    return list(report_sections.strategy_sentences(strategy, scale_or_share(analyses), device))
+
+
+def strategy_claims(strategy: StrategyReport, analyses: Sequence[Analysis]) -> list[Claim]:
+    """Return a claim for each contrast that the strategy looks at."""
+    return [_claim(strategy, course, scale_or_share(analyses)) for course in strategy.courses]
+
+
+def _text(strategy: StrategyReport) -> str:
+    if not strategy.is_confirming or not strategy.courses:
+        if strategy.chosen:
+            return "Explore chose by validation loss. No score is claimed."
+        if strategy.chosen is None:
+            return "Explore has not chosen yet: nothing is tested."
+        return "Explore chose no condition: nothing is tested."
+    established = [course for course in strategy.courses if course.verdict is Verdict.ESTABLISHED]
+    if established:
+        level, against = established[0].sides
+        more = f" ({len(established)} of {len(strategy.courses)} contrasts)" if len(strategy.courses) > 1 else ""
+        text = f"Established: {level} scores higher than {against}{more}."
+        return short(STRATEGY, None, text, f"Established: {plural(len(established), 'contrast')}.").text
+    if not strategy.looks_taken:
+        return f"No contrast is established yet: {strategy.next_look}."
+    if strategy.stop is None:
+        return f"Not established after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
+    return f"Not established: the strategy ended after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
+
+
+def _claim(strategy: StrategyReport, course: ContrastCourse, scale: Scale) -> Claim:
+    needed = strategy.next_look if strategy.stop is None else "a new experiment with fresh seeds"
+    if not course.looks:
+        nothing = Missing(missing="no look has been taken")
+        return Claim(
+            topic=STRATEGY, text=course.words, estimate=nothing, is_share=scale.share, p=nothing,
+            verdict="not established", shown=Conclusion.NOT_TESTABLE, needed=needed,
+        )  # fmt: skip
+    last = course.looks[-1]
+    low, high = last.interval(scale) or (None, None)
+    place = f"look {last.number} of {len(strategy.planned.looks)}"
+    is_established = course.verdict is Verdict.ESTABLISHED
+    return Claim(
+        topic=STRATEGY,
+        text=course.words,
+        estimate=Quantity(
+            value=last.found.difference, unit="1", low=low, high=high, coverage=0.95, method=f"repeated, {place}"
+        ),
+        is_share=scale.share,
+        p=Missing(missing="tested by looks"),
+        verdict=f"{'established: higher' if is_established else course.verdict.value}, {place}",
+        shown=Conclusion.HIGHER if is_established else Conclusion.NOT_ESTABLISHED,
+        needed="" if is_established else needed,
+    )

@@ -1,27 +1,46 @@
-"""Output of a training: rows of metrics.jsonl and progress lines."""
+"""Attempt at a training: rows of metrics.jsonl, progress lines, a request to stop, and errors that end it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import TypeAdapter
 
+from touchline.core.errors import TrainingOutOfMemoryError
 from touchline.core.files import disk_errors, open_append, open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.units import format_seconds
 from touchline.data.metrics import AttemptRow, MetricsRow
+from touchline.data.metrics_file import METRICS
+from touchline.train.parallel import Processes
+
+
+def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
+    """Raise TrainingOutOfMemoryError if the error says that memory ran out; otherwise return.
+
+    The CPU allocator has no exception type, only a message.
+    """
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+        raise TrainingOutOfMemoryError(
+            f"run {run}: out of memory at step {step}: {str(error)[:200]}",
+            expected="a micro-batch that fits (saved checkpoints are kept)",
+            hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+        ) from error
+
 
 LOG = logging.getLogger("touchline.train")
 
-LINE_SECONDS = 5.0
-"""Seconds between two progress lines on a terminal."""
-LINE_SHARE = 0.1
-"""Fraction of the steps between two progress lines in a file."""
+LINE_SECONDS = 5.0  # Seconds between two progress lines on a terminal
+LINE_SHARE = 0.1  # Fraction of the steps between two progress lines in a file
 
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 
@@ -45,11 +64,7 @@ class MetricsLog:
         os.close(self._descriptor)
 
     def write(self, row: MetricsRow) -> None:
-        """Append a row.
-
-        Raises:
-            HostError: the disk is full or not writable.
-        """
+        """Append a row."""
         data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
         with disk_errors("file", self._path):
             while data:
@@ -66,7 +81,6 @@ class MetricsLog:
 
 
 def _attempts(path: Path) -> int:
-    """Return the number of attempts in metrics.jsonl."""
     count = 0
     with open_regular(path) as stream:
         for line in stream:
@@ -100,12 +114,23 @@ class ConsoleProgress:
             return
         self._said_at, self._said_step = now, done
         left = (now - self._began) / (done - self._first) * (self._steps - done)
-        LOG.info(
-            "%sstep %d/%d  loss %.3g  %s tokens/s  eta %s",
-            self._label,
-            done,
-            self._steps,
-            loss,
-            f"{tokens_per_second:,.0f}",
-            format_seconds(left),
-        )
+        words = self._label, done, self._steps, loss, f"{tokens_per_second:,.0f}", format_seconds(left)
+        LOG.info("%sstep %d/%d  loss %.3g  %s tokens/s  eta %s", *words)
+
+
+@dataclass(kw_only=True, slots=True)
+class Stop:
+    """Stop request, set by a signal and read between micro-batches."""
+
+    reason: str | None = None
+    """Signal name, such as `SIGTERM`; None if no stop is requested."""
+
+    @property
+    def asked(self) -> bool:
+        """Return True if a stop is requested."""
+        return self.reason is not None
+
+
+def open_log(folder: Path, group: Processes) -> contextlib.AbstractContextManager[MetricsLog | None]:
+    """Open metrics.jsonl for the length of a block; None in a process that writes no files."""
+    return MetricsLog(folder / METRICS) if group.is_first else contextlib.nullcontext()
