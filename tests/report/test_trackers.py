@@ -21,7 +21,8 @@ from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.report.trackers import Point, RunSeries, exporting, run_id, run_series
+from touchline.report import trackers as exporting
+from touchline.report.trackers import Point, RunSeries, run_id, run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
 
