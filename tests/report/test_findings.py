@@ -13,13 +13,12 @@ from tests.report import made_gathered as made
 from tests.run.made_plans import made_plan
 
 from touchline.core.finding import Severity
-from touchline.core.json_text import answer
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report import claims as report_claims
-from touchline.report.answer import MOST_WORDS, words
+from touchline.report.answer import MOST_WORDS, answer, words
 from touchline.report.build import build_report
+from touchline.report.claims import claims as report_claims
 from touchline.report.facts import p_text, relative
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Claim, Report
