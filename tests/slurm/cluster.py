@@ -140,10 +140,12 @@ class Cluster:
         shutil.rmtree(self.layout.root, ignore_errors=True)
         self._held.close()
 
-    def commands(self, *, accounting: bool = True) -> ClusterCommands:
-        """SLURM's commands on it; or as on a cluster without accounting."""
-        path = self.layout.slurm_conf if accounting else self.layout.slurm_conf_without_accounting
-        return ClusterCommands({"SLURM_CONF": str(path)})
+    def commands(self, *, accounting: bool = True, patient: bool = True) -> ClusterCommands:
+        """SLURM's commands on it; as on a cluster without accounting, or soon giving up when no controller answers."""
+        assert accounting or patient
+        layout = self.layout
+        path = layout.slurm_conf if patient else layout.slurm_conf_impatient
+        return ClusterCommands({"SLURM_CONF": str(path if accounting else layout.slurm_conf_without_accounting)})
 
     def ask(self, *words: str, cwd: Path | None = None) -> str:
         """Run one of SLURM's commands and give what it says.
@@ -172,6 +174,10 @@ class Cluster:
         self._run_daemon("slurmdbd", "slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self._try("sacctmgr", "-n", "list", "cluster"))
 
+    def stop_accounting(self) -> None:
+        """End slurmdbd: sacct cannot connect; slurmctld keeps what it wants to tell it."""
+        self._end("slurmdbd")
+
     def kill_node(self, node: str) -> None:
         """Take a node's power: slurmd and all that its jobs run die at once, without a word."""
         daemon = self._daemons.pop(f"slurmd {node}")
@@ -188,7 +194,17 @@ class Cluster:
         layout = self.layout
         # Everybody may reach the sockets; what is private in it has its own mode.
         layout.root.chmod(0o755)
-        for folder in ("etc", "etc-without-accounting", "log", "run", "state", "spool", "dev", "munge"):
+        for folder in (
+            "etc",
+            "etc-without-accounting",
+            "etc-impatient",
+            "log",
+            "run",
+            "state",
+            "spool",
+            "dev",
+            "munge",
+        ):
             layout.path(folder).mkdir()
         layout.path("munge").chmod(0o700)
         _write_private(layout.path("munge", "key"), os.urandom(128))
@@ -201,6 +217,7 @@ class Cluster:
                 device.touch()
         layout.slurm_conf.write_text(settings.slurm_conf(layout))
         layout.slurm_conf_without_accounting.write_text(settings.slurm_conf(layout, accounting=False))
+        layout.slurm_conf_impatient.write_text(settings.slurm_conf(layout, patient=False))
         layout.path("etc", "gres.conf").write_text(settings.gres_conf(layout))
         layout.path("etc", "cgroup.conf").write_text(settings.cgroup_conf(layout))
         _write_private(layout.path("etc", "slurmdbd.conf"), settings.slurmdbd_conf(layout).encode())

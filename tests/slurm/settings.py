@@ -111,12 +111,17 @@ class Layout:
         """What a client reads on a cluster that keeps no accounts: the same cluster, but sacct knows nothing."""
         return self.root / "etc-without-accounting" / "slurm.conf"
 
+    @property
+    def slurm_conf_impatient(self) -> Path:
+        """What a client reads that gives up after a second, and not after nine, when there is no controller."""
+        return self.root / "etc-impatient" / "slurm.conf"
+
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
 
 
-def slurm_conf(layout: Layout, *, accounting: bool = True) -> str:
-    """slurm.conf, of the cluster, or of a client that hears nothing of accounts."""
+def slurm_conf(layout: Layout, *, accounting: bool = True, patient: bool = True) -> str:
+    """slurm.conf, of the cluster, or of a client that hears nothing of accounts or soon gives up."""
     root, port = layout.root, layout.base_port
     kind = "cgroup" if layout.cgroup else "linuxproc"
     task = "cgroup" if layout.cgroup else "none"
@@ -158,6 +163,8 @@ def slurm_conf(layout: Layout, *, accounting: bool = True) -> str:
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
     ]
+    if not patient:
+        lines.append("MessageTimeout=2")
     if not layout.cgroup:
         lines.append("JobAcctGatherParams=OverMemoryKill")
     if accounting:
