@@ -31,7 +31,7 @@ SWITCHES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
         "peft_use_dora": VALUES["flag"],
     },
     "llamafactory": {
-        **{"finetuning_type": ("lora", "full"), "quantization_bit": (None, 2, 4, 8), "use_dora": VALUES["flag"]},
+        **{"finetuning_type": ("lora", "full"), "quantization_bit": (None, 2, 4, 8), "use_dora": VALUES["flag"]}
     },
     "trl": {key: VALUES["flag"] for key in ("use_peft", "load_in_4bit", "load_in_8bit", "use_dora")},
     "torchtune": {

@@ -162,14 +162,7 @@ def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:
     format_ = next(each for each in config_formats() if each.claims(document.data, PurePosixPath(name).name))
     document = parse_foreign(files[name], name, format_.dialect)
     reading = format_.read(document)
-    return [
-        Sibling(
-            stated=stated,
-            raw=document.data,
-            data=_data(stated, files),
-        )
-        for stated in reading.trainings
-    ]
+    return [Sibling(stated=stated, raw=document.data, data=_data(stated, files)) for stated in reading.trainings]
 
 
 def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFile]:

@@ -142,12 +142,7 @@ def test_of_a_config_alone_nothing_is_said_that_its_data_could_refute() -> None:
     """A hub's dataset, an open number of devices: no error and no warning."""
     intervals: dict[str, Any] = {"save_steps": 500.0, "save_cadence": "steps", "eval_steps": 500.0, **BY_STEPS}
     training = stated(
-        "llamafactory",
-        **EIGHT,
-        **intervals,
-        sources=(source("train"),),
-        warmup_steps=100,
-        gradient_checkpointing=True,
+        "llamafactory", **EIGHT, **intervals, sources=(source("train"),), warmup_steps=100, gradient_checkpointing=True
     )
     assert {each.severity for each in found(view(training)).values()} <= {INFO}
 

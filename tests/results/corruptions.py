@@ -162,10 +162,7 @@ ADAPTERS: dict[str, tuple[str, Spoil]] = {
     "a header that is no JSON": ("bad-header", _write(ADAPTER, struct.pack("<Q", 8) + b"not json" + b"\0" * 99)),
     "tensors that overlap": ("bad-offsets", _header(_shift(-16))),
     "a gap between tensors": ("bad-offsets", _header(_shift(16))),
-    "a shape that its bytes cannot hold": (
-        "bad-offsets",
-        _header(_wider),
-    ),
+    "a shape that its bytes cannot hold": ("bad-offsets", _header(_wider)),
     "no weights": ("missing-file", _remove(ADAPTER)),
     "no configuration": ("missing-file", _remove(CONFIG)),
     "a configuration cut off": ("broken-json", _cut(CONFIG, 0.6)),
@@ -245,7 +242,7 @@ MODELS: dict[str, tuple[str, Spoil]] = {
     "a config.json that is a list": ("broken-json", _write("config.json", "[1, 2]")),
 }
 MODELS_DEEP: dict[str, tuple[str, Spoil]] = {
-    "a number in a shard that is none": ("nan", _fill(FIRST, "proj.weight", NAN, all_of_it=False)),
+    "a number in a shard that is none": ("nan", _fill(FIRST, "proj.weight", NAN, all_of_it=False))
 }
 
 PT = "adapter_model.pt"
@@ -256,9 +253,7 @@ ARCHIVES: dict[str, tuple[str, Spoil]] = {
     "an archive cut off": ("truncated", _cut(PT, 0.8)),
     "an archive that is none": ("not-a-zip", _write(PT, b"\x80\x02}q\0." * 50)),
 }
-ARCHIVES_DEEP: dict[str, tuple[str, Spoil]] = {
-    "a flipped bit in an archive": ("changed", _flip(PT, 0.5)),
-}
+ARCHIVES_DEEP: dict[str, tuple[str, Spoil]] = {"a flipped bit in an archive": ("changed", _flip(PT, 0.5))}
 
 
 TRAINER: dict[str, tuple[str, Spoil]] = {

@@ -225,7 +225,7 @@ def test_a_comparison_by_clusters_is_wider() -> None:
             [
                 _answered("1M_rank4", RunKind.FINE_TUNED, 50, clusters),
                 _answered("1M_base", RunKind.CONTROL, 20, clusters),
-            ],
+            ]
         )[0].difference
         for clusters in (False, True)
     )

@@ -20,15 +20,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.results.collect import collect_results
 from touchline.results.figures import figures_of_metrics
 from touchline.results.run_result import RunFigures
-from touchline.run.progress import (
-    ENOUGH_STEPS,
-    Pace,
-    combined,
-    measured_pace,
-    steady,
-    tokens_per_second,
-    with_history,
-)
+from touchline.run.progress import ENOUGH_STEPS, Pace, combined, measured_pace, steady, tokens_per_second, with_history
 from touchline.run.tails import (
     ACTIVE_TAIL_BYTES,
     ENDED_TAIL_BYTES,

@@ -18,13 +18,7 @@ from touchline.core.files import sha256_file
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import anchored
 from touchline.results.collect import collect_results
-from touchline.results.reproduction import (
-    Outcome,
-    Reproduction,
-    compare_runs,
-    compare_weights,
-    relative_difference,
-)
+from touchline.results.reproduction import Outcome, Reproduction, compare_runs, compare_weights, relative_difference
 from touchline.run.loaded_plan import read_planned
 from touchline.tools.reproducing import chain_of, write_reproduction
 

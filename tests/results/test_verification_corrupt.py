@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 from tests.results import corruptions as kinds
 from tests.results.conftest import Trained
-from tests.results.made_checkpoints import (
-    copy_tokenizer,
-    load,
-    remark,
-    save_pt,
-    write_adapter,
-    write_json,
-    write_model,
-)
+from tests.results.made_checkpoints import copy_tokenizer, load, remark, save_pt, write_adapter, write_json, write_model
 
 from touchline.results.verification import verify_folders, verify_planned
 from touchline.results.verification_types import Verification
