@@ -65,14 +65,12 @@ def row_limit(name: str, asked: BatchSettings) -> int:
 def test_rows_hold_every_example_once(name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject) -> None:
     """Nothing lost without being listed, nothing twice, and every figure is what its name says."""
     lengths = fitting(name, lengths, asked)
-    labels = [data.draw(st.integers(0, length)) for length in lengths]
-    found = made(name, lengths, asked, labels)
+    found = made(name, lengths, asked, [data.draw(st.integers(0, length)) for length in lengths])
     assert found.examples + len(found.dropped) == len(lengths)
     assert found.lower_bound <= found.rows <= max(found.examples, 0)
     assert len(found.row_tokens) == found.rows
     assert (found.row_tokens <= row_limit(name, asked)).all()
-    kept = np.setdiff1d(np.arange(len(lengths)), found.dropped)
-    whole = np.asarray(lengths, np.int64)[kept] - (name == "peft")
+    whole = np.asarray(lengths, np.int64)[np.setdiff1d(np.arange(len(lengths)), found.dropped)] - (name == "peft")
     if not len(found.truncated):
         assert found.row_tokens.sum() == whole.sum()
     assert not set(found.truncated) & set(found.dropped)
@@ -196,8 +194,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
     assert found.largest.label_tokens == len(largest.labels)
     if asked.packed:
         assert found.rows == sum(len(rows.token_ids) for rows in first)
-        real = [int(count) for rows in first for count in (rows.segments > 0).sum(axis=1)]
-        assert found.row_tokens.tolist() == real
+        assert found.row_tokens.tolist() == [int(count) for rows in first for count in (rows.segments > 0).sum(axis=1)]
 
 
 @given(
@@ -288,8 +285,7 @@ def test_rules_of_axolotl() -> None:
     assert found.dropped.tolist() == [1000, 1001]
     assert (found.rows, found.lower_bound) == (5, 3)
     assert any("sample_packing_bin_size" in note for note in found.notes)
-    wider = AxolotlBatching(sample_packing_bin_size=1000).forecast(np.asarray([20] * 1000, np.uint32), asked)
-    assert wider.rows == 3
+    assert AxolotlBatching(sample_packing_bin_size=1000).forecast(np.asarray([20] * 1000, np.uint32), asked).rows == 3
     # As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8.
     asked = BatchSettings(
         max_seq_len=96, packed=False, micro_batch_size=4, gradient_accumulation_steps=2, epochs=2, seed=1

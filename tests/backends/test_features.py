@@ -99,8 +99,7 @@ def test_every_listed_setting_exists_and_its_default_is_supported_by_each_backen
 
 def test_an_unsupported_value_names_the_backend_that_supports_it_or_a_supported_value() -> None:
     known = {"plain": Capabilities(values={"quantization": ("none",), "lora.dora": (False,)}), "able": Capabilities()}
-    train = TrainConfig(quantization="nf4", lora=LoraConfig(dora=True))
-    found = list(unsupported_settings("plain", train, known))
+    found = list(unsupported_settings("plain", TrainConfig(quantization="nf4", lora=LoraConfig(dora=True)), known))
     assert [each.subject for each in found] == ["train.quantization", "train.lora.dora"]
     assert all(each.hint == "backend: able" for each in found)
     assert "quantization: nf4, expected none" in found[0].message

@@ -426,8 +426,7 @@ def test_references_are_followed_as_omegaconf_does() -> None:
     ("OUTPUT_DIR: a\nlogs: ${OUTPT_DIR}/logs\n", Severity.ERROR),
 )
 def test_a_shells_variable_is_given_from_outside(text: str, severity: Severity) -> None:
-    found = resolve(parse_foreign(text, "f.yaml", "omegaconf")).findings
-    assert [each.severity for each in found] == [severity]
+    assert [each.severity for each in resolve(parse_foreign(text, "f.yaml", "omegaconf")).findings] == [severity]
 
 
 def test_tables_hold_kinds_choices_and_the_last_release_of_old_names() -> None:

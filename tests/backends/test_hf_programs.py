@@ -111,8 +111,7 @@ def test_a_rendered_config_is_imported_the_same(experiment: PlannedExperiment, b
         out = tmp_path / run.name / "experiment.yaml"
         report = api.import_experiment([experiment.folder / run.name / "finetune.yaml"], out)
         found = read_experiment(out.read_text("utf-8"), "experiment.yaml").experiment
-        left = {each.key for each in report.not_carried if each.reason in (Reason.NOT_TAKEN, Reason.UNKNOWN)}
-        assert left == set()
+        assert {each.key for each in report.not_carried if each.reason in (Reason.NOT_TAKEN, Reason.UNKNOWN)} == set()
         train = run.train
         assert found.train.warmup(run.batches.steps) == train.warmup(run.batches.steps)
         planned = replace(
@@ -151,8 +150,7 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
     multiple = {"axolotl": 64, "llamafactory": 8}[backend]
     order = plan_batches(lengths, global_batch_size=4, micro_batch_size=2, epochs=2, seed=3).orders[0]
     rows = [lengths[order[start : start + 2]] for start in range(0, len(order), 2)]
-    wanted = [len(row) * -(-int(row.max()) // multiple) * multiple for row in rows]
-    assert found.micro_batch_tokens.tolist() == wanted
+    assert found.micro_batch_tokens.tolist() == [len(row) * -(-int(row.max()) // multiple) * multiple for row in rows]
     assert (found.steps, found.steps_per_epoch) == (4, 2)
 
 

@@ -95,8 +95,7 @@ def test_a_cut_log_says_nothing_that_the_whole_does_not(made: type[LogReader], p
 @given(st.sampled_from(LOGS), st.data())
 @settings(max_examples=examples(25), deadline=None)
 def test_a_line_that_is_cut_anywhere_stops_no_reader(path: Path, data: st.DataObject) -> None:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    line = data.draw(st.sampled_from(lines))
+    line = data.draw(st.sampled_from(path.read_text(encoding="utf-8").split("\n")))
     end = data.draw(st.integers(0, len(line)))
     part = line[data.draw(st.integers(0, end)) : end]
     for made in line_readers():
@@ -264,8 +263,7 @@ def test_dictionaries_as_programs_print_them() -> None:
 def test_stamps(line: str, iso: str | None) -> None:
     import datetime
 
-    expected = None if iso is None else datetime.datetime.fromisoformat(iso + "+00:00").timestamp()
-    assert read_stamp(line) == expected
+    assert read_stamp(line) == (None if iso is None else datetime.datetime.fromisoformat(iso + "+00:00").timestamp())
 
 
 @parametrize(

@@ -73,15 +73,13 @@ def test_every_setting_means_the_same(file: Path, tmp_path: Path) -> None:
     """Field by field, the defaults of both tools included."""
     _, experiment = imported(file, tmp_path)
     wanted: Mapping[str, object] = EXPECTED[file]["settings"]
-    found = {key: plain(value_of(experiment, key)) for key in wanted}
-    assert found == wanted
+    assert {key: plain(value_of(experiment, key)) for key in wanted} == wanted
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=name_of)
 def test_what_differs_is_listed(file: Path, tmp_path: Path) -> None:
     report, _ = imported(file, tmp_path)
-    listed = {each.key for each in report.not_carried}
-    assert set(EXPECTED[file]["listed"]) - listed == set()
+    assert set(EXPECTED[file]["listed"]) - {each.key for each in report.not_carried} == set()
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=name_of)
@@ -223,8 +221,7 @@ def test_eight_configs_are_one_experiment(settings: UserConfig, tmp_path: Path) 
         # Equal in all configs or the stage's own.
         assert stage.train["checkpoint"] == {"every": {"steps": ROWS[name]}}
         assert stage.train["validate_every_steps"] == ROWS[name]
-        files = {"train": f"../data/{name}/train.jsonl", "validation": f"../data/{name}/validation.jsonl"}
-        assert stage.data == files
+        assert stage.data == {"train": f"../data/{name}/train.jsonl", "validation": f"../data/{name}/validation.jsonl"}
         assert stage.parent == ("exp4_stage1" if name == "exp4_stage2" else None)
     assert (stages["exp4_stage2"].continue_, train.dataloader_workers) == ("adapter", 16)
     assert experiment.evaluate.epochs == ()

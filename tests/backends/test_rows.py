@@ -246,8 +246,7 @@ def test_every_token_but_the_last_is_there_once(examples: list[RenderedExample],
     rows = arrange(examples, layout)
     assert len(segments_of(rows)) == len(examples)
     prefix = common_prefix([example.prompt_ids for example in examples]) if layout.share_prefix else 0
-    per_row = (rows.segments == SHARED).sum(axis=1)
-    assert set(per_row.tolist()) == {prefix}
+    assert set((rows.segments == SHARED).sum(axis=1).tolist()) == {prefix}
     expected = sum(len(example.prompt_ids + example.answer_ids) - 1 - prefix for example in examples)
     assert int((rows.segments > SHARED).sum()) == expected
     assert rows.masked == (len(examples) > rows.segments.shape[0])

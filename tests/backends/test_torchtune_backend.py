@@ -166,8 +166,7 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
     (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
 )
 def test_the_impossible_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
-    settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)
-    found = refused_settings(model, settings)
+    found = refused_settings(model, replace(TrainConfig(backend="torchtune", max_seq_len=128), **train))
     assert any(message in each.message for each in found), found
     assert all(each.severity is Severity.ERROR and each.hint for each in found)
 

@@ -84,8 +84,7 @@ def test_rows_and_labels_are_those_of_the_trainer(name: str, tmp_path: Path) -> 
     (theirs,) = trainer.train_dataset
     shown = shown_row(row, "row")
     assert shown is not None
-    text = text_of(template, bos="<s>" if adds_bos else None, adds_bos=adds_bos)
-    ours = training_row(text, shown, settings)
+    ours = training_row(text_of(template, bos="<s>" if adds_bos else None, adds_bos=adds_bos), shown, settings)
     assert isinstance(ours, TrainedRow)
     assert list(ours.ids) == list(theirs["input_ids"])
     assert [label != -100 for label in theirs["labels"]] == list(ours.labels)

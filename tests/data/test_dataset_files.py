@@ -127,8 +127,7 @@ def test_the_same_rows_give_the_same_splits_in_every_format(tmp_path: Path, word
 @given(st.integers(3, 60), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_seeded_splits_hold_every_row_once(tmp_path: Path, count: int, fraction: float, seed: int) -> None:
     """No row is lost, none is in two splits, and the same seed gives the same splits."""
-    path = write(tmp_path / "d.json", rows(count))
-    data = DataConfig(path=str(path), train_fraction=fraction, split_seed=seed)
+    data = DataConfig(path=str(write(tmp_path / "d.json", rows(count))), train_fraction=fraction, split_seed=seed)
     info = load_dataset(data, Path())
     if errors(info):
         assert {finding.code for finding in errors(info)} == {"DA104"}
@@ -400,8 +399,7 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_the_machine(tmp_path: Path) 
 
 def test_columns_may_have_any_name_and_input_is_the_one_that_is_set(tmp_path: Path) -> None:
     """`{input}` means data.input, also where the file has another column called input."""
-    data = [{"q": f"ask {n}", "input": "extra", "a": f"b{n}"} for n in range(10)]
-    path = write(tmp_path / "d.json", data)
+    path = write(tmp_path / "d.json", [{"q": f"ask {n}", "input": "extra", "a": f"b{n}"} for n in range(10)])
     config = DataConfig(path=str(path), input="q", output="a", prompt="{input} / {q}")
     for example in some(load_examples(config, "train", Path())):
         question = example.prompt[0].content.split(" / ")
@@ -422,9 +420,7 @@ def test_prompts_are_filled_by_plain_replacement(tmp_path: Path, prompt: str, te
     """No attribute is reached, no format is applied, and what a row holds is not filled again."""
     data = splits()
     data["train"] = [{"input": "{x}", "output": "z", "odd name": "y"}]
-    path = write(tmp_path / "d.json", data)
-    config = DataConfig(path=str(path), prompt=prompt)
-    (example,) = load_examples(config, "train", Path())
+    (example,) = load_examples(DataConfig(path=str(write(tmp_path / "d.json", data)), prompt=prompt), "train", Path())
     assert example.prompt[0].content == text
 
 
@@ -464,8 +460,7 @@ def test_csv_cells_may_span_lines_and_be_long(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerows([["input", "output"], *([f"a{n}", f"b{n}"] for n in range(20))])
+    csv.writer(text).writerows([["input", "output"], *([f"a{n}", f"b{n}"] for n in range(20))])
     (tmp_path / "d.csv").write_text(text.getvalue(), encoding="utf-8-sig")
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows(20)), encoding="utf-8-sig")
     (tmp_path / "d.json").write_text(json.dumps(splits()), encoding="utf-8-sig")
@@ -478,8 +473,7 @@ def test_chats_end_with_the_answer(tmp_path: Path) -> None:
     own = data[0]["chat"]
     assert isinstance(own, list)
     own.insert(0, {"role": "system", "content": "own"})
-    path = write(tmp_path / "d.jsonl", data)
-    config = DataConfig(path=str(path), messages="chat", system="ours")
+    config = DataConfig(path=str(write(tmp_path / "d.jsonl", data)), messages="chat", system="ours")
     examples = [e for name in ("train", "validation", "test") for e in load_examples(config, name, Path())]
     assert len(examples) == 20
     for example in some(examples):
@@ -499,8 +493,7 @@ def test_examples_of_a_dataset_with_faults_are_refused(tmp_path: Path) -> None:
     """With all of them: nobody trains on the rest in silence."""
     data = splits()
     data["test"][0]["output"] = ""
-    path = write(tmp_path / "d.json", data)
-    caught = refusal(load_examples, DataConfig(path=str(path)), "train", Path())
+    caught = refusal(load_examples, DataConfig(path=str(write(tmp_path / "d.json", data))), "train", Path())
     assert [finding.code for finding in caught.findings] == ["DA105"]
 
 
@@ -564,8 +557,7 @@ ROW = st.recursive(
     st.booleans(),
 )
 def test_any_json_is_a_dataset_or_an_input_fault(tmp_path: Path, data: object, chats: bool) -> None:
-    path = write(tmp_path / "d.json", data)
-    found = all_errors(path, messages="input" if chats else None)
+    found = all_errors(write(tmp_path / "d.json", data), messages="input" if chats else None)
     assert found == [] or all(finding.where is not None for finding in found)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cases import refusal
 from tests.tiny_model import build_tiny_model
 from tests.tiny_vision import build_tiny_vision_model, write_colors
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -129,17 +130,14 @@ def test_all_faults_of_images_come_at_once(images: Path) -> None:
         "an assistant turn contains an image",
     ):
         assert any(words in message for message in messages), (words, messages)
-    with pytest.raises(InputError):
-        load_examples(data, "train", images)
+    refusal(load_examples, data, "train", images)
 
 
 def test_a_text_model_refuses_images_and_text_needs_none(images: Path, model: Path, tmp_path: Path) -> None:
-    data = DataConfig(path="colors.json", images="image", prompt="{input}")
-    example, *_ = load_examples(data, "train", images)
+    example, *_ = load_examples(DataConfig(path="colors.json", images="image", prompt="{input}"), "train", images)
     with pytest.raises(InputError, match="have images, but the model takes text only"):
         load_renderer(read_model(build_tiny_model(tmp_path / "Tiny-1M")), DATE).example(example)
-    plain = DataConfig(path="colors.json", prompt="{input} <|image_pad|>")
-    example, *_ = load_examples(plain, "train", images)
+    example, *_ = load_examples(DataConfig(path="colors.json", prompt="{input} <|image_pad|>"), "train", images)
     with pytest.raises(InputError, match="writes 1 image tokens, but"):
         load_renderer(read_model(model), DATE).example(example)
 
@@ -170,8 +168,7 @@ def test_an_image_has_the_tokens_of_the_installed_processor(tmp_path: Path, patc
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "turned"])
 def test_pixels_are_those_of_the_installed_processor(tmp_path: Path, kind: str) -> None:
-    generator = np.random.default_rng(3)
-    image = Image.fromarray(generator.integers(0, 256, (47, 90, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (47, 90, 3), dtype=np.uint8))
     path = tmp_path / f"image.{'png' if kind == 'png' else 'jpg'}"
     exif = Image.Exif()
     if kind == "turned":
@@ -205,8 +202,7 @@ def test_faults_of_images_are_words(tmp_path: Path) -> None:
     assert image_fault(str(text)) == "an image is not a valid PNG or JPEG file"
     assert image_fault(str(cut)) in ("an image is not a valid PNG or JPEG file", "an image cannot be read")
     assert "above 200" in (image_fault(str(wide)) or "")
-    with pytest.raises(InputError):
-        image_size(str(tmp_path))
+    refusal(image_size, str(tmp_path))
 
 
 def test_a_folder_without_a_known_processor_has_no_rule(tmp_path: Path) -> None:
@@ -218,5 +214,4 @@ def test_a_folder_without_a_known_processor_has_no_rule(tmp_path: Path) -> None:
         path.write_text(content, encoding="utf-8")
         assert isinstance(read_image_rule(tmp_path), Missing)
     path.write_text('{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 0}', encoding="utf-8")
-    found = read_image_rule(tmp_path)
-    assert "patch" in found.missing
+    assert "patch" in read_image_rule(tmp_path).missing

@@ -79,8 +79,7 @@ def test_tables_have_every_set_of_any_name(folder: Path, test: str | dict[str, s
 
 
 def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
-    data = DataConfig(train="own.json", test={"own": "own.json", "9L": "nine.json"})
-    found = load_dataset(data, folder)
+    found = load_dataset(DataConfig(train="own.json", test={"own": "own.json", "9L": "nine.json"}), folder)
     assert [split.num_examples for split in found.splits] == [4, 4]
     assert "split test of own.json" in found.split_origin
     assert found.findings == ()

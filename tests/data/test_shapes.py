@@ -93,8 +93,7 @@ def test_every_row_names_its_sources_and_every_name_means_one_row() -> None:
     for model in ROWS:
         for name in (model.name, *model.aliases):
             assert public_model(name) == model, name
-    builders = Counter(builder for model in ROWS for builder in model.builders)
-    assert max(builders.values()) == 1
+    assert max(Counter(builder for model in ROWS for builder in model.builders).values()) == 1
 
 
 def test_smollm2_has_exactly_its_parameters() -> None:
@@ -203,8 +202,7 @@ def test_a_model_is_read_from_its_folder_and_from_its_config_json(tmp_path: Path
         shape = load_shape(str(written), tmp_path / "models")
         assert (shape.name, shape.num_parameters, shape.source) == ("mine", 134_515_008, str(path))
     assert shape_of_folder(path.parent) == shape
-    renamed = path.rename(path.with_name("saved.json"))
-    assert load_shape(str(renamed), tmp_path).name == "saved"
+    assert load_shape(str(path.rename(path.with_name("saved.json"))), tmp_path).name == "saved"
 
 
 def test_a_folder_whose_config_gives_no_shape_is_a_fault_and_not_the_catalogues_model(tmp_path: Path) -> None:
@@ -225,8 +223,7 @@ def test_a_folder_whose_config_gives_no_shape_is_a_fault_and_not_the_catalogues_
 def test_a_config_json_that_cannot_be_read_is_missing(tmp_path: Path, content: bytes | None, reason: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
-    found = shape_of_folder(tmp_path)
-    assert reason in found.missing
+    assert reason in shape_of_folder(tmp_path).missing
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
@@ -296,8 +293,7 @@ def test_attention_of_low_rank_has_the_parameters_of_deepseek_v2() -> None:
         **{"v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
         **{"num_experts_per_tok": None, "tie_word_embeddings": False, "max_position_embeddings": 2048},
     }
-    shape = shaped(config)
-    assert shape.num_parameters == pytest.approx(38.612e9, rel=0.02)
+    assert shaped(config).num_parameters == pytest.approx(38.612e9, rel=0.02)
 
 
 def test_a_config_with_a_vision_tower_counts_it_in_both_of_its_forms() -> None:
@@ -329,8 +325,7 @@ def test_the_text_part_of_a_model_with_eyes_is_marked() -> None:
     shape = shaped({**outer, "tie_word_embeddings": True})
     assert shape.num_parameters == 134_515_008
     assert shape.extrapolated == "model_type 'llava' has parts other than text, which are not counted"
-    untied = shaped({**outer, "tie_word_embeddings": False})
-    assert untied.num_parameters == 134_515_008 + 49152 * 576
+    assert shaped({**outer, "tie_word_embeddings": False}).num_parameters == 134_515_008 + 49152 * 576
 
 
 JUNK = st.recursive(
@@ -360,8 +355,7 @@ KEYS = st.sampled_from(
     kept=st.booleans(),
 )
 def test_any_config_gives_a_shape_or_a_reason(model_type: object, changed: dict[str, object], kept: bool) -> None:
-    config = {**(SMOLLM2 if kept else {}), "model_type": model_type, **changed}
-    found = shape_of_config(config, "model", "here")
+    found = shape_of_config({**(SMOLLM2 if kept else {}), "model_type": model_type, **changed}, "model", "here")
     if isinstance(found, Missing):
         assert 0 < len(found.missing) < 300
         return

@@ -69,8 +69,7 @@ CASES = [(name, variant) for name, variants in VARIANTS.items() for variant in v
 
 def config_of(model_type: str, variant: Mapping[str, object]) -> dict[str, object]:
     """A config.json as transformers writes it, so with what its class leaves out."""
-    base = GPT2 if model_type == "gpt2" else TINY
-    given = AutoConfig.for_model(model_type, **{**base, **variant})
+    given = AutoConfig.for_model(model_type, **{**(GPT2 if model_type == "gpt2" else TINY), **variant})
     written = json.loads(given.to_json_string(use_diff=True))
     assert isinstance(written, dict)
     return written
@@ -145,14 +144,12 @@ def test_a_real_text_part_is_the_language_model_of_the_whole() -> None:
     outer = AutoConfig.for_model("gemma3", text_config=dict(text), vision_config=_small_eyes())
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(outer)
-    written = json.loads(outer.to_json_string(use_diff=True))
-    shape = shape_of_config({**written, "text_config": text}, "tiny", "here")
+    shape = shape_of_config({**json.loads(outer.to_json_string(use_diff=True)), "text_config": text}, "tiny", "here")
     assert isinstance(shape, ModelShape), shape
     assert shape.extrapolated is not None
     assert "vision tower" in shape.extrapolated
     language = whole.model.language_model
-    text_parameters = shape.num_parameters - shape.vision.parameters
-    assert text_parameters == sum(weight.numel() for weight in language.parameters())
+    assert shape.num_parameters - shape.vision.parameters == sum(weight.numel() for weight in language.parameters())
     assert whole.lm_head.weight is language.embed_tokens.weight
 
 

@@ -81,8 +81,7 @@ def test_the_second_time_the_tokenizer_is_not_made(place: Place, monkeypatch: py
 def test_another_place_of_the_same_rows_changes_nothing(place: Place) -> None:
     """Neither the file's name nor its spacing is in the key."""
     place.lengths()
-    data = json.loads((place.root / "d.json").read_text())
-    (place.root / "other.json").write_text(json.dumps(data, indent=4))
+    (place.root / "other.json").write_text(json.dumps(json.loads((place.root / "d.json").read_text()), indent=4))
     place.lengths(path="other.json")
     assert place.counted == 10
 
@@ -156,8 +155,7 @@ def test_a_dataset_with_faults_has_no_lengths(place: Place) -> None:
     (place.root / "d.json").write_text(
         json.dumps({"train": [{"input": "a", "output": ""}], "test": [{"input": "b", "output": "c"}]})
     )
-    with pytest.raises(InputError):
-        place.lengths()
+    refusal(place.lengths)
     assert not (place.cache / "lengths").exists()
 
 
@@ -211,8 +209,7 @@ def test_what_all_prompts_begin_with_is_counted_and_kept(place: Place) -> None:
     first = place.lengths(prompt="Say it loud: {input}")
     renderer = load_renderer(read_model(place.model), DAY)
     examples = load_examples(DataConfig(path="d.json", prompt="Say it loud: {input}"), "train", place.root)
-    prompts = [renderer.example(example).prompt_ids for example in examples]
-    assert first.prefix == common_prefix(prompts) > 0
+    assert first.prefix == common_prefix([renderer.example(example).prompt_ids for example in examples]) > 0
     assert place.lengths(prompt="Say it loud: {input}").prefix == first.prefix
 
 
@@ -223,8 +220,7 @@ def test_the_oldest_lengths_are_deleted_beyond_the_limit(place: Place, monkeypat
         place.lengths(prompt=prompt)
         for file in kept.iterdir():
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9 * (3 - age)))
-    size = max(file.stat().st_size for file in kept.iterdir())
-    monkeypatch.setattr(lengths_module, "_FOLDER_LIMIT_BYTES", 2 * size)
+    monkeypatch.setattr(lengths_module, "_FOLDER_LIMIT_BYTES", 2 * max(file.stat().st_size for file in kept.iterdir()))
     place.lengths(prompt="four {input}")
     assert len(list(kept.iterdir())) == 2
     place.counted = 0
@@ -257,8 +253,7 @@ def test_one_changed_byte_is_computed_anew_as_without_cache(place: Place, name: 
     again = place.lengths()
     assert place.counted == 10
     shutil.rmtree(place.cache)
-    without = place.lengths()
-    for found in (again, without):
+    for found in (again, place.lengths()):
         assert found.prompt.tolist() == first.prompt.tolist()
         assert found.answer.tolist() == first.answer.tolist()
         assert found.prefix == first.prefix
@@ -306,8 +301,7 @@ def npy(array: np.ndarray) -> bytes:
 def test_what_is_no_length_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lengths"
     path.write_bytes(content)
-    with pytest.raises(InputError):
-        read_lengths(path)
+    refusal(read_lengths, path)
 
 
 def test_the_wrong_lines_are_named(tmp_path: Path) -> None:

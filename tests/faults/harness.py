@@ -100,8 +100,7 @@ def merged(kind: str, lines: str) -> str:
     (path,) = [path for path in BASES.iterdir() if path.stem == kind]
     yaml = YAML(typ="rt")
     data = yaml.load(path.read_text(encoding="utf-8"))
-    own = yaml.load(textwrap.dedent(lines))
-    _merge(data, own)
+    _merge(data, yaml.load(textwrap.dedent(lines)))
     stream = StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()

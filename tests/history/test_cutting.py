@@ -148,8 +148,7 @@ def contradictions(full: dict[str, Fact], part: dict[str, Fact], cut: Cut) -> li
 
 def test_there_are_fixtures_and_most_of_them_tell_of_a_run() -> None:
     assert len(groups()) >= 10
-    telling = [group for group in groups() if whole(group)]
-    assert len(telling) * 2 > len(groups())
+    assert len([group for group in groups() if whole(group)]) * 2 > len(groups())
 
 
 @pytest.mark.slow
@@ -205,8 +204,7 @@ def test_foreign_logs_are_read_right() -> None:
 
 @pytest.mark.skipif(SAMPLES is None, reason="TOUCHLINE_SAMPLES names no folder of foreign logs")
 def test_every_key_of_the_index_is_mapped_or_known_to_be_none_of_ours() -> None:
-    folder = Path(str(SAMPLES))
-    notes = [note for case in cases(folder / "INDEX.jsonl") for note in case.unmapped]
+    notes = [note for case in cases(Path(str(SAMPLES)) / "INDEX.jsonl") for note in case.unmapped]
     assert not [note for note in notes if "NOT KNOWN" in note]
 
 

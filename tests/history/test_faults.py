@@ -277,8 +277,7 @@ def test_other_lines_are_neither_faults_nor_milestones() -> None:
 def test_lines_after_an_exception_and_behind_a_bar() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
     line = "E0101 10:00:00.000000 7 torch/x.py:8] failed (exitcode: -9) local_rank: 1 (pid: 5) of binary: p"
-    found = read(line)
-    assert [e.kind.name if isinstance(e, Sign) else e.value for e in found] == [-9.0, "HOST_OOM", "TASK_FAILED"]
+    assert [e.kind.name if isinstance(e, Sign) else e.value for e in read(line)] == [-9.0, "HOST_OOM", "TASK_FAILED"]
     bar, lost = (
         read(line)[0] for line in (" 4%|#  | 4/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
     )

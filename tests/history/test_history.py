@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, refusal
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
 from touchline.core.errors import HostError, InputError
@@ -241,8 +241,7 @@ def test_a_log_that_has_grown_takes_the_place_of_what_it_was(tmp_path: Path) -> 
         folder = tmp_path / "".join(map(str, order))
         for number_ in order:
             store_record(folder, records[number_])
-        rows = load_index(folder).rows()
-        assert [row.id for row in rows] == [record_id(records[2])]
+        assert [row.id for row in load_index(folder).rows()] == [record_id(records[2])]
         assert len(load_index(folder).rows(every=True)) == 3
         assert set(load_index(folder).newer.values()) == {record_id(records[2])}
 
@@ -315,10 +314,8 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean 'night_shift'?"
     with pytest.raises(InputError, match="names 2 records"):
         find_record(tmp_path, found, "twin")
-    with pytest.raises(InputError):
-        find_record(tmp_path, found, "")
-    path = store_record(tmp_path, make_record("night_shift"))
-    path.write_bytes(b"{")
+    refusal(find_record, tmp_path, found, "")
+    store_record(tmp_path, make_record("night_shift")).write_bytes(b"{")
     with pytest.raises(InputError, match="corrupt"):
         find_record(tmp_path, found, "night_shift")
 
@@ -386,8 +383,7 @@ def test_the_list_of_known_files_may_be_lost(tmp_path: Path, content: bytes | No
         shutil.rmtree(tmp_path / "h" / ".cache")
     else:
         (tmp_path / "h" / ".cache" / "seen.json").write_bytes(content)
-    added = add_groups(tmp_path / "h", groups_of(log), read_lines)
-    assert [item.new for item in added.learned] == [False]
+    assert [item.new for item in add_groups(tmp_path / "h", groups_of(log), read_lines).learned] == [False]
     assert len(tree(tmp_path / "h")) == 1
 
 

@@ -282,8 +282,7 @@ def call_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def tokenizers(tmp_path: Path) -> None:
     """Write folders of both models with a config and a tokenizer, and no weights."""
     for size in ("1B", "3B"):
-        folder = build_tiny_model(tmp_path / "models" / f"Llama-3.2-{size}-Instruct")
-        for weights in folder.glob("*.safetensors"):
+        for weights in build_tiny_model(tmp_path / "models" / f"Llama-3.2-{size}-Instruct").glob("*.safetensors"):
             weights.unlink()
 
 
@@ -333,8 +332,7 @@ def test_a_stated_dataset_counts_and_the_other_is_named(tmp_path: Path, call_onc
 def test_a_tokenizer_that_is_not_here_is_asked_for_once(tmp_path: Path, call_once: Call, state: bool) -> None:
     data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
     old = logs_once(tmp_path, data if not state else Path("/scratch/data/words.json"))
-    options = ["--dataset", str(data)] if state else []
-    code, _, err = call_once("import", str(old), "--gpu", "A100-80GB", *options)
+    code, _, err = call_once("import", str(old), "--gpu", "A100-80GB", *(["--dataset", str(data)] if state else []))
     assert code == 0
     hints = [line for line in err.splitlines() if line.startswith("hint:")]
     assert any("hf download" in hint and "Llama-3.2-1B-Instruct" in hint for hint in hints), err

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.planning
 
 def is_offered(line: bytes) -> bool:
     """Whether a line holds one of the reader's words."""
-    plain = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in line)
-    words = set(re.findall(rb"[a-z_\x80-\xff]+", plain))
+    words = set(re.findall(rb"[a-z_\x80-\xff]+", bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in line)))
     return any(word.encode() in words for word in TrainingLines.words)
 
 
@@ -216,8 +215,7 @@ def test_of_several_ranks_one_counts() -> None:
 
 def test_another_attempt_is_told_whose_it_is() -> None:
     lines = b"step 10/40 loss 0.5\nstep 20/40 loss 0.4\nstep 30/40 loss 0.3\nstep 10/40 loss 0.5"
-    named = [event.line for event in read(lines) if isinstance(event, Observation) and event.name == "trainer"]
-    assert named == [1, 4]
+    assert [event.line for event in read(lines) if isinstance(event, Observation) and event.name == "trainer"] == [1, 4]
 
 
 @given(epochs=st.integers(1, 5), length=st.integers(4, 400), from_zero=st.booleans(), stride=st.integers(1, 4))

@@ -58,8 +58,7 @@ def test_begin_and_end_carry_their_times() -> None:
 def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> None:
     (event,) = read_lines(PackingLines, line)
     assert isinstance(event, Observation)
-    found = (event.name, event.value, event.unit, event.kind, event.phase)
-    assert found == ("peak_memory", value, unit, kind, phase)
+    assert (event.name, event.value, event.unit, event.kind, event.phase) == ("peak_memory", value, unit, kind, phase)
 
 
 @parametrize(

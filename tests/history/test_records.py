@@ -274,8 +274,7 @@ def test_signs() -> None:
 
 
 def test_rows_of_our_own_metrics() -> None:
-    losses = seen("loss")
-    assert [(e.step, e.value) for e in losses] == [(step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
+    assert [(e.step, e.value) for e in seen("loss")] == [(step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
     elapsed = seen("train_seconds")
     assert [(event.step, event.value) for event in elapsed] == [(step, 2.0 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
     assert {(event.aggregation, event.inside) for event in elapsed} == {("sum", ())}
@@ -302,8 +301,7 @@ def test_rates_and_losses_of_our_own_metrics() -> None:
     lines = fixture("metrics.jsonl").splitlines()
     events = read("\n".join([lines[0], *[lines[1]] * 120]))
     assert [e.line for e in events if isinstance(e, Observation) and e.name == "tokens_per_second"] == [51, 101]
-    row = {**json.loads(fixture("metrics.jsonl").splitlines()[1]), "loss": float("nan")}
-    events = read(json.dumps(row))
+    events = read(json.dumps({**json.loads(fixture("metrics.jsonl").splitlines()[1]), "loss": float("nan")}))
     assert [event.kind for event in events if isinstance(event, Sign)] == [SignKind.NOT_A_NUMBER]
     assert not any(isinstance(event, Observation) and event.name == "loss" for event in events)
     assert read(fixture("others.jsonl")) == []
@@ -321,5 +319,4 @@ def test_no_cut_raises_or_contradicts(end: int) -> None:
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just({"value": 1.0}) | st.integers(-5, 5)),
     st.integers(0, 14))  # fmt: skip
 def test_any_row(members: dict[str, object], line: int) -> None:
-    row = json.loads(fixture("metrics.jsonl").splitlines()[line])
-    assert_sound(read(json.dumps({**row, **members})), 1)
+    assert_sound(read(json.dumps({**json.loads(fixture("metrics.jsonl").splitlines()[line]), **members})), 1)

@@ -65,8 +65,7 @@ def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
     {"outcomes": "ff" * 10},
 )
 def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: dict[str, object]) -> None:
-    found = facts_of.item_outcomes(replace(score([True] * 8), **changes))
-    assert str(changes.get("items", 8)) in found.missing
+    assert str(changes.get("items", 8)) in facts_of.item_outcomes(replace(score([True] * 8), **changes)).missing
 
 
 PARTS = Missing(missing="an item can be partly correct")
@@ -85,11 +84,9 @@ def test_item_scores_are_those_of_the_outcomes_or_missing_with_a_reason() -> Non
     outside = facts_of.pack_item_scores([0.5, 1.5])
     assert isinstance(outside, Missing)
     assert facts_of.read_item_scores(score([True] * 2, outcomes=PARTS, item_scores=outside)) == outside
-    older = facts_of.read_item_scores(score([True], outcomes=PARTS))
-    assert "older" in older.missing
+    assert "older" in facts_of.read_item_scores(score([True], outcomes=PARTS)).missing
     for text in ("0", "0000", "zz"):
-        wrong = facts_of.read_item_scores(score([True], outcomes=PARTS, item_scores=text))
-        assert isinstance(wrong, Missing)
+        assert isinstance(facts_of.read_item_scores(score([True], outcomes=PARTS, item_scores=text)), Missing)
 
 
 def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
@@ -257,8 +254,7 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     assert isinstance(row.scores[0].outcomes, Missing)
     assert isinstance(row.scores[0].item_scores, Missing)
     assert History([row]).to_rows()[0]["score"] == pytest.approx(2 / 3)
-    names = dict(facts(record))
-    assert names["scores.capitalization.exact match"] == record.scores[0].value
+    assert dict(facts(record))["scores.capitalization.exact match"] == record.scores[0].value
     header, cells = csv_text([("id", record)]).splitlines()
     named = dict(zip(header.split(","), cells.split(","), strict=True))
     assert named["scores.number.exact match"] == "1.0"
@@ -415,8 +411,7 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
 
 
 def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
-    machine = replace(CPU, kind="gpu", name="as planned", threads=None)
-    found = record(attempt(4, cuda=True), machine)
+    found = record(attempt(4, cuda=True), replace(CPU, kind="gpu", name="as planned", threads=None))
     assert isinstance(found.costs.peak_memory, tuple)
     assert {p.kind: p.value for p in found.costs.peak_memory} == {"allocated": 3.0, "reserved": 4.0, "process": 5.0}
     assert isinstance(found.machine.gpu, SourcedText)
@@ -453,6 +448,5 @@ def test_the_history_keeps_every_try_and_takes_none_for_a_newer_reading_of_anoth
 
 
 def test_a_probe_of_the_same_settings_can_be_compared_with_another() -> None:
-    prints = {sealed(record(attempt(rows))).fingerprint for rows in (2, 2, 4)}
-    assert len(prints) == 2
+    assert len({sealed(record(attempt(rows))).fingerprint for rows in (2, 2, 4)}) == 2
     assert sealed(record(attempt(2))).fingerprint_unknown == ("quantization",)

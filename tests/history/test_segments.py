@@ -184,8 +184,7 @@ def test_state_files_and_a_config_belong_to_the_only_log_of_a_folder(tmp_path: P
 
 
 def test_a_named_file_brings_its_own_run_along_and_no_other(tmp_path: Path) -> None:
-    names = ("a.out", "a.err", "b.out", "b.err")
-    assert groups(tmp_path, *names, of=("a.out",)) == [["a.err", "a.out"]]
+    assert groups(tmp_path, *("a.out", "a.err", "b.out", "b.err"), of=("a.out",)) == [["a.err", "a.out"]]
 
 
 def test_of_checkpoints_only_the_newest_state_counts(tmp_path: Path) -> None:
@@ -201,8 +200,7 @@ def test_of_checkpoints_only_the_newest_state_counts(tmp_path: Path) -> None:
 
 def test_links_and_environments_are_not_walked(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path)
-    found = groups(tmp_path, "a.log", ".venv/lib/b.log", "node_modules/c.txt")
-    assert found == [["a.log"]]
+    assert groups(tmp_path, "a.log", ".venv/lib/b.log", "node_modules/c.txt") == [["a.log"]]
 
 
 def test_a_file_that_is_not_there_is_a_group_of_its_own(tmp_path: Path) -> None:
@@ -251,8 +249,7 @@ def test_thinning_keeps_the_ends() -> None:
         made.add(done, done * 0.5, done + 1)
     assert (made.first[0], made.last[0]) == (0, 100_000)
     assert len(made.points) < 3000
-    found = made.seconds_per_step()
-    assert found[0] == pytest.approx(0.5)
+    assert made.seconds_per_step()[0] == pytest.approx(0.5)
 
 
 def test_bars_of_other_work_count_no_steps() -> None:

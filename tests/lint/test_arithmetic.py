@@ -120,8 +120,7 @@ def test_without_data_a_slice_or_a_limit_gives_the_most() -> None:
     assert _steps(sliced) == Span(low=0, high=80)
     limited = arithmetic(view(stated("llamafactory", sources=(source("train"), source("train")), max_examples=100)))
     assert _steps(limited) == Span(low=0, high=50)
-    unknown = arithmetic(view(stated("trl", sources=(source("train"),))))
-    assert unknown.steps == Missing(missing="it is not here")
+    assert arithmetic(view(stated("trl", sources=(source("train"),)))).steps == Missing(missing="it is not here")
 
 
 def test_unknown_devices_make_the_fewest_unknown() -> None:
@@ -141,8 +140,7 @@ def test_max_steps_is_the_number_in_transformers_and_a_bound_in_torchtune() -> N
 
 def test_our_own_trainer_counts_examples_packed_or_not() -> None:
     training = stated("peft", packed=True, global_batch_size=16, gradient_accumulation_steps=4)
-    numbers = arithmetic(view(training, lengths=np.full(100, 40)))
-    assert _steps(numbers).exact == 7
+    assert _steps(arithmetic(view(training, lengths=np.full(100, 40)))).exact == 7
 
 
 def test_intervals_may_be_shares() -> None:

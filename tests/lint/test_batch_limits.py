@@ -46,8 +46,7 @@ def _limits(seen: Any) -> dict[str, Severity]:
 def test_the_table_where_the_gpu_is_not_known(
     name: str, packed: bool, rows: int, expected: dict[str, Severity]
 ) -> None:
-    training = stated("torchtune", packed=packed, micro_batch_size=rows)
-    assert _limits(view(training, base=model(name))) == expected
+    assert _limits(view(stated("torchtune", packed=packed, micro_batch_size=rows), base=model(name))) == expected
 
 
 def test_the_hint_keeps_the_effective_batch_and_offers_no_packing() -> None:

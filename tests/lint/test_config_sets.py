@@ -68,8 +68,7 @@ def test_configs_that_are_no_project_make_no_errors() -> None:
     """Public examples write to the same folder and are alike; in a mere collection that is noted and no more."""
     text = merged("output_dir: ./outputs/out", "axolotl")
     others = {f"c{number}.yml": merged(f"learning_rate: 0.000{number}", "axolotl") for number in range(3, 8)}
-    found = findings_of({"a.yml": text, "b.yml": text, **others})
-    assert {finding.severity for finding in found} <= {Severity.INFO}
+    assert {finding.severity for finding in findings_of({"a.yml": text, "b.yml": text, **others})} <= {Severity.INFO}
 
 
 def test_a_script_that_starts_both_makes_them_a_project() -> None:
@@ -171,6 +170,5 @@ def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFil
         text = files.get(posixpath.normpath(source.name.value))
         if text is not None:
             rows = [json.loads(line) for line in text.splitlines()]
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            found[source.name.value] = DataFile(rows=len(rows), sha256=digest)
+            found[source.name.value] = DataFile(rows=len(rows), sha256=hashlib.sha256(text.encode()).hexdigest())
     return found

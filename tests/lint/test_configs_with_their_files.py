@@ -112,8 +112,7 @@ def test_packing_is_advised_only_where_a_setting_packs(tmp_path: Path) -> None:
 
 def test_checkpoints_that_nobody_deletes_are_counted_from_the_rows(tmp_path: Path) -> None:
     """At most 100,000 rows, 16 a step, twice: 12,500 steps, 125 checkpoints of 100 steps."""
-    text = changed(FACTORY, "save_total_limit: 2\n", "")
-    many = changed(text, "max_samples: 4000", "max_samples: 100000")
+    many = changed(changed(FACTORY, "save_total_limit: 2\n", ""), "max_samples: 4000", "max_samples: 100000")
     (told,) = _of(check_files({"sft.yaml": many}, tmp_path / "2"), "BK022")
     assert "up to 125 checkpoints" in told.message
 
@@ -291,8 +290,7 @@ def test_valid_ones_have_neither_errors_nor_warnings(pattern: str, tmp_path: Pat
     assert len(paths) >= 5
     for path in some(paths):
         found = check_files({path.name: path.read_text(encoding="utf-8")}, tmp_path / path.stem)
-        told = [each for each in found if each.severity is not Severity.INFO]
-        assert told == [], path.name
+        assert [each for each in found if each.severity is not Severity.INFO] == [], path.name
 
 
 @needs_samples

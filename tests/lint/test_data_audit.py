@@ -279,8 +279,7 @@ def test_a_row_of_megabytes_and_strange_values_are_read(tmp_path: Path) -> None:
 
 
 def test_an_experiment_says_the_columns_the_prompt_and_the_task(tmp_path: Path) -> None:
-    rows = [{"word": f"word{n}", "upper": f"Word{n}", "output": "same"} for n in range(12)]
-    write(tmp_path / "words.jsonl", rows)
+    write(tmp_path / "words.jsonl", [{"word": f"word{n}", "upper": f"Word{n}", "output": "same"} for n in range(12)])
     (tmp_path / "experiment.yaml").write_text(
         "name: a\nmodels: [m]\ntask: capitalization\ndata: {path: words.jsonl, input: word, output: upper}\n"
     )

@@ -66,8 +66,7 @@ def test_settings_that_change_only_rows_make_the_same_work() -> None:
 
 def test_alpha_that_is_twice_the_rank_is_the_default() -> None:
     """`null` and twice the rank are one training, whatever the spelling."""
-    found = findings_of(merged("factors: {train.lora.alpha: [null, 16]}"))
-    assert "EX100" in {finding.code for finding in found}
+    assert "EX100" in {finding.code for finding in findings_of(merged("factors: {train.lora.alpha: [null, 16]}"))}
 
 
 def test_a_hash_of_rows_does_not_know_their_order() -> None:

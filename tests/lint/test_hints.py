@@ -152,8 +152,7 @@ def test_a_typed_hint_removes_its_finding(subject: str, tmp_path: Path) -> None:
     cases += {"journey": own, "faults": [(each.code, each.files, each.options) for each in CASES]}.get(subject, [])
     spoken = {code for codes in IN_WORDS.values() for code in codes.split()}
     views = {page.code: each for page in all_pages().values() for each in bad_examples(page) if each.kind in VIEWS}
-    hinted = {code for code, each in views.items() if any(f.hint and f.code == code for f in findings_of(each))}
-    assert hinted <= spoken
+    assert {code for code, each in views.items() if any(f.hint and f.code == code for f in findings_of(each))} <= spoken
     for number, (code, files, options) in enumerate(case for case in cases if case[0] not in spoken):
         hint, left = tried(files, options, code, tmp_path / str(number))
         assert not any(left), (code, hint, left)

@@ -74,8 +74,7 @@ def test_a_difference_of_the_prompts_is_told_by_exactly_one_rule(name: str, aske
 
 
 def test_the_first_difference_is_shown_with_what_stands_around_it() -> None:
-    view = rendering_of("backend: llamafactory\ntrain: {template: qwen}")
-    (finding,) = [f for f in told(view) if f.code == "TK204"]
+    (finding,) = [f for f in told(rendering_of("backend: llamafactory\ntrain: {template: qwen}")) if f.code == "TK204"]
     assert "token 1, training has '<|im_start|>system\\nYou are'" in finding.message
     assert "evaluation '<|im_start|>user\\nCapitalize" in finding.message
 

@@ -62,8 +62,7 @@ def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subj
 
 def _as_printed(finding: Finding) -> str:
     """The message, and the hint below it, as a page shows them."""
-    lines = [finding.message, *([f"hint: {finding.hint}"] if finding.hint else [])]
-    return "".join(f"    {line}\n" for line in lines)
+    return "".join(f"    {line}\n" for line in [finding.message, *([f"hint: {finding.hint}"] if finding.hint else [])])
 
 
 _HEAD = re.compile(r"^(Severity: \w+\n)(?:\n((?:    .*\n)+))?", re.MULTILINE)
@@ -124,8 +123,7 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
 
 
 def test_errors_are_a_severity_that_stops() -> None:
-    severities = {page.severity for page in all_pages().values()}
-    assert severities == set(Severity)
+    assert {page.severity for page in all_pages().values()} == set(Severity)
 
 
 def test_retired_codes_are_known_and_have_no_page() -> None:

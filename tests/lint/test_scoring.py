@@ -48,8 +48,7 @@ def view_of(score: object, targets: list[str] = ANSWERS) -> ScoringView:
 
 def test_seed_004s_match_is_caught_on_the_empty_string() -> None:
     """With the means that make it plain, and its other faults beside."""
-    view = view_of(smart_match)
-    found = {finding.code: finding for finding in check_view(view, Location(path="x.py"), "t")}
+    found = {finding.code: finding for finding in check_view(view_of(smart_match), Location(path="x.py"), "t")}
     assert found["EV201"].severity is Severity.ERROR
     assert "scores 1.00 on average" in found["EV201"].message
     assert "EV207" in found

@@ -19,8 +19,7 @@ HEADER = "#!/bin/bash\n#SBATCH --gres=gpu:1\n#SBATCH --mem=64G\n#SBATCH --time=0
 
 
 def look(text: str, *, path: str = "train.slurm") -> list[Finding]:
-    view = ScriptView(script=read_script(text, path, launch_commands()))
-    return list(check_view(view, Location(path=path), path))
+    return list(check_view(ScriptView(script=read_script(text, path, launch_commands())), Location(path=path), path))
 
 
 def said(text: str) -> dict[str, Severity]:
@@ -57,8 +56,7 @@ def test_no_script_breaks_a_rule(text: str) -> None:
     script = "#!/bin/bash\n" + text
     for finding in look(script):
         assert finding.where is not None
-        line = finding.where.line or 1
-        assert 1 <= line <= script.count("\n") + 1
+        assert 1 <= (finding.where.line or 1) <= script.count("\n") + 1
 
 
 def test_late_directives_are_one_finding_that_names_them() -> None:

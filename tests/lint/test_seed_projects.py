@@ -48,8 +48,7 @@ def test_a_curriculum_stage_that_trains_a_fresh_adapter(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_four_constants_one_for_each_question(tmp_path: Path) -> None:
-    found = _found({"train.jsonl": _vqa(["nephrectomy", "grasper", "idle", "2"])}, tmp_path)
-    assert "DA321" in codes(found)
+    assert "DA321" in codes(_found({"train.jsonl": _vqa(["nephrectomy", "grasper", "idle", "2"])}, tmp_path))
 
 
 def test_a_stage_whose_answers_are_all_the_same(tmp_path: Path) -> None:
@@ -86,8 +85,7 @@ def test_an_epoch_that_was_counted_without_accumulation(tmp_path: Path) -> None:
     """1,341 rows in steps of 16 are 84 a epoch; 21 is what comes of dividing by 64: four evaluations an epoch."""
     text = changed(STAGE, "save_steps: 50", "save_steps: 21").replace("eval_steps: 50", "eval_steps: 21")
     rows: list[dict[str, object]] = [{"question": f"q{n}", "answer": f"a{n % 7}"} for n in range(1341)]
-    files = {"stage.yaml": text, "data/stage1/train.jsonl": _jsonl(rows)}
-    assert "TR017" in codes(_found(files, tmp_path))
+    assert "TR017" in codes(_found({"stage.yaml": text, "data/stage1/train.jsonl": _jsonl(rows)}, tmp_path))
 
 
 def test_a_pipe_that_makes_every_failure_a_success(tmp_path: Path) -> None:
@@ -130,8 +128,7 @@ def test_a_parent_chosen_by_its_date_and_a_config_changed_in_place(tmp_path: Pat
         'sed -i "s|prev_checkpoint:.*|prev_checkpoint: $CKPT|" configs/exp4_stage2.yaml\n'
         "python train.py --config configs/exp4_stage2.yaml\n"
     )
-    script = SCRIPT.partition("python train.py")[0] + lines
-    names = {each.code for each in _found({"mega.slurm": script}, tmp_path)}
+    names = {each.code for each in _found({"mega.slurm": SCRIPT.partition("python train.py")[0] + lines}, tmp_path)}
     assert {"SL046", "SL047"} <= names
 
 
@@ -194,8 +191,7 @@ def test_case_1_packed_within_the_limits_passes(tmp_path: Path) -> None:
     at = _findings(tmp_path / "at", packed=True, one=8, three=4)
     assert errors(at) == []
     assert _packing(at) == [("PK002", Severity.WARNING)] * 2
-    over = _findings(tmp_path / "over", packed=True, one=9, three=5)
-    assert _packing(over) == [("PK001", Severity.ERROR)] * 2
+    assert _packing(_findings(tmp_path / "over", packed=True, one=9, three=5)) == [("PK001", Severity.ERROR)] * 2
 
 
 def test_case_2_unpacked_batches_may_be_larger(tmp_path: Path) -> None:

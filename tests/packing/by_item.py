@@ -56,5 +56,4 @@ def fewest(lengths: Sequence[int], max_seq_len: int) -> int:
 def problems(draw: st.DrawFn, most: int = 60) -> tuple[list[int], int]:
     max_seq_len = draw(st.integers(1, 80))
     low = draw(st.integers(1, max_seq_len))
-    high = draw(st.integers(low, max_seq_len))
-    return draw(st.lists(st.integers(low, high), max_size=most)), max_seq_len
+    return draw(st.lists(st.integers(low, draw(st.integers(low, max_seq_len))), max_size=most)), max_seq_len

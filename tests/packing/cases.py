@@ -39,8 +39,7 @@ def _uniform(low: int, high: int) -> Callable[[np.random.Generator, int, int], N
 
 
 def _lognormal(generator: np.random.Generator, count: int, row: int) -> NDArray[np.integer]:
-    drawn = generator.lognormal(np.log(400) - _SIGMA**2 / 2, _SIGMA, count)
-    return np.clip(drawn.round(), 8, row).astype(np.int64)
+    return np.clip(generator.lognormal(np.log(400) - _SIGMA**2 / 2, _SIGMA, count).round(), 8, row).astype(np.int64)
 
 
 def _two(generator: np.random.Generator, count: int, row: int) -> NDArray[np.integer]:

@@ -208,5 +208,4 @@ def test_any_dataset_gets_its_advice_gravest_first(problem: tuple[list[int], int
 
 
 def test_no_examples_no_advice() -> None:
-    both = case(CAPITALIZATION[:4], settings())
-    assert advise(replace(both, lengths=np.zeros(0, np.int64))) == ()
+    assert advise(replace(case(CAPITALIZATION[:4], settings()), lengths=np.zeros(0, np.int64))) == ()

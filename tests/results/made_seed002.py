@@ -206,8 +206,7 @@ def sparse_archive(path: Path, name: str, storages: list[int]) -> None:
             stream.write(b"PK\x03\x04" + fields + raw)
             stream.write(data) if data is not None else stream.seek(size, 1)
             directory += b"PK\x01\x02" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 0, 0, 0, 0, at) + raw
-        begin = stream.tell()
-        counts = struct.pack("<HHHHIIH", 0, 0, len(entries), len(entries), len(directory), begin, 0)
+        counts = struct.pack("<HHHHIIH", 0, 0, len(entries), len(entries), len(directory), stream.tell(), 0)
         stream.write(directory + b"PK\x05\x06" + counts)
 
 

@@ -88,8 +88,7 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
     write(plan, tmp_path, TASKS[1], [sample(0, value=1.0)])
     changed = replace(plan, tasks=(TASKS[0], replace(TASKS[1], sha256="8" * 64)))
     assert collected(changed, tmp_path).other_evaluations == ()
-    without = replace(plan, tasks=(), runs=(replace(plan.runs[0], evaluate=EvaluateConfig()),))
-    result = collected(without, tmp_path)
+    result = collected(replace(plan, tasks=(), runs=(replace(plan.runs[0], evaluate=EvaluateConfig()),)), tmp_path)
     assert result.other_evaluations == ()
     assert len(result.evaluations) == 1
     assert [record.task for record in result.earlier_evaluations] == [TASKS[1].name]
@@ -97,8 +96,7 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
 
 
 def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
-    settings = EvaluateConfig(temperature=0.7, repeats=4)
-    plan = replace(plan_of(settings), tasks=())
+    plan = replace(plan_of(EvaluateConfig(temperature=0.7, repeats=4)), tasks=())
     answers = [sample(item, right=repeat < 3, repeat=repeat) for item in range(10) for repeat in range(4)]
     write(plan, tmp_path, None, answers, repeats=4)
     found = collected(plan, tmp_path).exact_match
@@ -114,8 +112,7 @@ def test_errors_and_empty_evaluations_are_told(tmp_path: Path) -> None:
     plan = plan_of()
     write(plan, tmp_path, None, [sample(0, error="out of memory"), sample(1)])
     write(plan, tmp_path, TASKS[0], [])
-    result = collected(plan, tmp_path)
-    assert any("base on capitalization: 1 answers could not" in str(note) for note in result.notes)
+    assert any("base on capitalization: 1 answers could not" in str(note) for note in collected(plan, tmp_path).notes)
     write(plan, tmp_path, None, [])
     assert collected(plan, tmp_path).exact_match is None
 
@@ -248,8 +245,7 @@ def _answered(name: str, kind: RunKind, right: int, clusters: bool) -> RunResult
 
 def test_the_clusters_that_an_own_task_says_stay(tmp_path: Path) -> None:
     own = EvaluationTask(name="tasks/a.py", file="/t/a.py", sha256="7" * 64)
-    control = replace(made_control(), evaluate=EvaluateConfig())
-    plan = replace(made_plan(control), task="tasks/a.py", tasks=(own,))
+    plan = replace(made_plan(replace(made_control(), evaluate=EvaluateConfig())), task="tasks/a.py", tasks=(own,))
     write(plan, tmp_path, None, [sample(item, value=1.0, cluster=f"page {item // 2}") for item in range(4)], score="f1")
     (found,) = collected(plan, tmp_path).evaluations
     assert [each.cluster for each in found.samples] == ["page 0", "page 0", "page 1", "page 1"]

@@ -71,8 +71,7 @@ def test_four_complete_trainings_with_failed_exits(gathered: ReportInputs) -> No
         assert issue.where is not None
         file, _, line = issue.where.partition(":")
         assert file == f"{run.name}/slurm-{run.job}.out"
-        said = (TEXTS / file).read_bytes().split(b"\n")[int(line) - 1]
-        assert said.startswith(b"mv: ")
+        assert (TEXTS / file).read_bytes().split(b"\n")[int(line) - 1].startswith(b"mv: ")
 
 
 def test_the_report_counts_them_as_complete_and_tells_the_cause_once(gathered: ReportInputs, markdown: str) -> None:
@@ -108,8 +107,7 @@ def test_every_number_names_its_file_and_line(gathered: ReportInputs) -> None:
             assert isinstance(measured, Quantity)
             assert measured.where is not None
             file, _, line = measured.where.partition(":")
-            lines = (TEXTS / run.name / file).read_bytes().split(b"\n")
-            assert 1 <= int(line) < len(lines)
+            assert 1 <= int(line) < len((TEXTS / run.name / file).read_bytes().split(b"\n"))
 
 
 def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: ReportInputs) -> None:
@@ -131,8 +129,7 @@ def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: ReportInput
     ]
     assert "memory" in run.attempt_list[0].reason
     assert gathered.files["3B_rank64"][0] == ("log", "3B_rank64/slurm-61000412.out")
-    logs = [path for what, path in gathered.files["3B_rank64"] if what == "log"]
-    assert logs[-1] == "3B_rank64/slurm-61000504.out"
+    assert [path for what, path in gathered.files["3B_rank64"] if what == "log"][-1] == "3B_rank64/slurm-61000504.out"
 
 
 def test_what_varied_and_when(gathered: ReportInputs) -> None:

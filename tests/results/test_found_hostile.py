@@ -207,8 +207,7 @@ def test_what_a_log_prints_cannot_be_markup_or_secret(folder: Path) -> None:
         "No such file or directory\n"
     )
     gathered = find(folder)
-    text = as_json(gathered)
-    assert "hf_abcdefghij" not in text
+    assert "hf_abcdefghij" not in as_json(gathered)
     assert one(gathered, "1B_rank4").outcome is TrainingOutcome.COMPLETE
 
 
@@ -243,8 +242,7 @@ def test_a_newer_log_without_a_step_does_not_hide_the_training(folder: Path) -> 
         "epochs: 3\n\nTraceback (most recent call last):\n"
         "  File \"r.py\", line 1, in <module>\nFileNotFoundError: [Errno 2] No such file or directory: 'model'\n"
     )
-    gathered = find(folder)
-    run = one(gathered, "1B_rank4")
+    run = one(find(folder), "1B_rank4")
     assert run.outcome is TrainingOutcome.COMPLETE
     assert run.attempts == 2
 
@@ -269,8 +267,7 @@ def test_a_complete_log_with_a_broken_last_checkpoint_is_no_complete_run(folder:
     os.truncate(run / "epoch_2" / "adapter_model.safetensors", 1000)
     os.truncate(run / "epoch_2" / "model.safetensors", 1000)
     gathered = find(folder)
-    found = one(gathered, "1B_rank4")
-    assert found.outcome is TrainingOutcome.PARTIAL
+    assert one(gathered, "1B_rank4").outcome is TrainingOutcome.PARTIAL
     assert "complete log, corrupt checkpoint" in titles(gathered, "1B_rank4")
 
 
@@ -311,8 +308,7 @@ def test_output_in_a_folder_of_its_own_is_of_the_run_around_it(tmp_path: Path) -
     run.mkdir(parents=True)
     (run / "slurm-1.out").write_text(log_of(RUNS[0]))
     write_checkpoint(run / "output" / "epoch_0", RUNS[0], archives=False)
-    gathered = find(tmp_path)
-    (found,) = gathered.runs
+    (found,) = find(tmp_path).runs
     assert found.name == "exp/1B_rank4"
     assert [each.name for each in found.checkpoints] == ["epoch_0"]
 
@@ -326,8 +322,7 @@ def test_a_hugging_face_run_of_states_alone(tmp_path: Path) -> None:
         checkpoint = run / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True)
         (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    gathered = find(tmp_path)
-    (found,) = gathered.runs
+    (found,) = find(tmp_path).runs
     assert found.steps_done == 100
     assert len(found.train_losses) == 10
     assert [point.loss for point in found.validation_losses] == [1.25]
@@ -504,5 +499,4 @@ def test_an_archive_that_expands_without_end_is_refused(folder: Path, monkeypatc
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("header.json", json.dumps({"status": "success", "eval": {"task": "x"}}))
         archive.writestr("summaries.json", "[" + " " * 5_000_000 + "]")
-    gathered = find(folder)
-    assert any("is larger than" in each.text for each in gathered.issues)
+    assert any("is larger than" in each.text for each in find(folder).issues)

@@ -82,8 +82,7 @@ def test_a_resumed_training_goes_on_and_what_is_done_again_does_not_count_twice(
 
 @pytest.mark.parametrize("spelt", ["null", "NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_loss_that_is_no_number_is_kept_as_such(tmp_path: Path, spelt: str) -> None:
-    row = made.rows(made.steps(1)).replace(b'"loss":1.0', f'"loss":{spelt}'.encode())
-    seen = recent(tmp_path / "m", row)
+    seen = recent(tmp_path / "m", made.rows(made.steps(1)).replace(b'"loss":1.0', f'"loss":{spelt}'.encode()))
     assert [math.isfinite(step.loss) for step in seen.steps] == [False]
     assert len(read_metrics(tmp_path / "m").steps) == 1
 
@@ -122,8 +121,7 @@ def test_a_file_cut_anywhere_and_gone_on_with_is_read(
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "m"
     whole = made.rows([made.START, *made.steps(3)])
-    seen = recent(path, whole[:cut] + junk + b"\n" + made.rows(made.steps(1, first=4)))
-    assert seen.steps_done == 4
+    assert recent(path, whole[:cut] + junk + b"\n" + made.rows(made.steps(1, first=4))).steps_done == 4
 
 
 def test_no_file_a_folder_or_a_pipe_in_its_place_is_empty_and_nothing_waits(tmp_path: Path) -> None:
@@ -281,8 +279,7 @@ def value(measured: Measured) -> float:
 def test_the_first_step_and_smaller_ones_set_no_step_time(tmp_path: Path) -> None:
     first, *rest, last = made.steps(6)
     slow = replace(first, seconds=60.0)
-    short = replace(last, seconds=0.5, examples=2, real_tokens=20)
-    found = figures(tmp_path, [slow, *rest, short])
+    found = figures(tmp_path, [slow, *rest, replace(last, seconds=0.5, examples=2, real_tokens=20)])
     assert value(found.seconds_per_step) == 2.0
     assert value(found.tokens_per_second) == pytest.approx((4 * 80 + 20) / 8.5)
     assert value(found.examples_per_second) == pytest.approx((4 * 8 + 2) / 8.5)

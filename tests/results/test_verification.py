@@ -86,8 +86,7 @@ def test_what_was_saved_is_sound(trained_once: Trained, deep: bool) -> None:
 
 def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> None:
     models = {name: replace(model, path=str(tmp_path / "gone")) for name, model in trained.plan.models.items()}
-    found = verify_planned(replace(trained.plan, models=models), trained.root, deep=True)
-    assert not faults(found)
+    assert not faults(verify_planned(replace(trained.plan, models=models), trained.root, deep=True))
 
 
 # ---- other sound kinds -----------------------------------------------------------------------------------------------
@@ -208,8 +207,7 @@ def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, t
     ]
     one = found.checkpoints[0]
     assert one.adapter_bytes == (tmp_path / "1B_rank4" / "epoch_0" / ADAPTER).stat().st_size
-    storage = found.storage.runs[0]
-    assert storage.checkpoint_bytes == 3 * one.size_bytes
+    assert found.storage.runs[0].checkpoint_bytes == 3 * one.size_bytes
     assert found.storage.adapters[0].size_bytes == one.adapter_bytes
 
 
@@ -316,8 +314,7 @@ def test_whatever_a_file_says_nothing_is_raised(
     for name, keys in KEYS.items():
         said = {key: data.draw(ANYTHING, label=key) for key in keys.split() if data.draw(st.booleans())}
         path = root / "run" / "checkpoint-3" / name
-        known = json.loads(path.read_text()) if path.is_file() and data.draw(st.booleans()) else {}
-        write_json(path, known | said)
+        write_json(path, (json.loads(path.read_text()) if path.is_file() and data.draw(st.booleans()) else {}) | said)
     (item,) = verify_folders({"run": root / "run"}, deep=True).checkpoints
     assert item.name == "checkpoint-3"
 
@@ -375,8 +372,7 @@ def test_merged_models_say_what_adapters_would_take(trained: Trained) -> None:
         (folder / ADAPTER).unlink()
         (folder / CONFIG).unlink()
         shutil.copyfile(trained.base / "model.safetensors", folder / "model.safetensors")
-    plan = with_run(trained.plan, "1M_rank4", merged)
-    run = verify_planned(plan, trained.root).storage.runs[1]
+    run = verify_planned(with_run(trained.plan, "1M_rank4", merged), trained.root).storage.runs[1]
     assert run.adapter_bytes == 0
     assert isinstance(run.adapter_only_bytes, Quantity)
     assert run.adapter_only_bytes.value == pytest.approx(2 * adapter, rel=0.001)

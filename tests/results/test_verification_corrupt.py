@@ -63,8 +63,7 @@ def test_it_is_found_in_a_checkpoint_of_torchtune(tmp_path: Path, trained_once: 
     code, spoil = FOREIGN[kind]
     write_torchtune(tmp_path / "1B_rank4", trained_once.base)
     spoil(tmp_path / "1B_rank4" / "epoch_1")
-    found = verify_folders({"1B_rank4": tmp_path / "1B_rank4"}, deep=kind in DEEP)
-    faults = blamed(found)
+    faults = blamed(verify_folders({"1B_rank4": tmp_path / "1B_rank4"}, deep=kind in DEEP))
     assert set(faults) == {"1B_rank4/epoch_1"}
     assert code in faults["1B_rank4/epoch_1"]
 
