@@ -159,8 +159,8 @@ call = FileCache.__call__
 def counted(self, path):
     if not hasattr(self, "counted"):
         parse, self.counted = self._parse, True
-        # The ends of files are read again while they grow: `touchline.run.recent`.
-        whole = getattr(parse, "func", parse).__module__ != "touchline.run.recent"
+        # The ends of files are read again while they grow: `touchline.run.tails`.
+        whole = getattr(parse, "func", parse).__module__ != "touchline.run.tails"
         def counting(path):
             if whole and os.path.exists(path):
                 parsed[os.path.relpath(os.path.realpath(path), root)] += 1

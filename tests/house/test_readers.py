@@ -26,7 +26,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("data/create.py", "read_bytes"): PACKAGE,
     ("data/public.py", "read_text"): PACKAGE,
     ("api/running.py", "read_text"): PACKAGE,
-    ("agent/skill_files.py", "read_text"): PACKAGE,
+    ("cli/agents.py", "read_text"): PACKAGE,
     ("data/machine.py", "open"): KERNEL,
     ("data/images.py", "open"): "Pillow's, on a stream of the one place",
     ("train/probe_steps.py", "read_text"): KERNEL,

@@ -53,7 +53,7 @@ def estimate_memory(
     outgrown: tuple[float, float] = ONE_SIZE,
     with_what_ifs: bool = False,
 ) -> MemoryEstimate | Missing:
-    """Estimate the peak memory of a step; `outgrown` is about all micro-batches (`estimate/outgrown.py`)."""
+    """Estimate the peak memory of a step; `outgrown` is about all micro-batches (`estimate/spreads.py`)."""
     coefficients = memory_coefficients(setup.backend)
     if isinstance(coefficients, Missing):
         return coefficients
