@@ -42,8 +42,8 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
-            *("block_masks", "compiling", "machine", "untrained", "hf_recorder", "isolation", "lineage", "loop"),
-            *("model", "probe_steps", "selftest_checks", "selftest_model", "setup", "side_by_side", "target_loss"),
+            *("blockwise", "hf", "lineage", "loop", "machine", "model", "optimizers", "probe_steps", "proofs"),
+            *("selftest_checks", "selftest_model", "setup", "target_loss"),
         )
     },
 }

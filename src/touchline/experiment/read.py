@@ -273,7 +273,7 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
 
 
 def _compute_faults(compute: ComputeConfig) -> Iterator[tuple[str, str]]:
-    """Yield (key, message) of durations that cannot be read, and of words that the scheduler cannot be told."""
+    """Yield (key, message) of invalid durations, and of words that the scheduler does not take."""
     for key in ("deadline", "time_limit", "evaluation.time_limit"):
         try:
             parse_duration(str(value_of(compute, key) or "1h"))

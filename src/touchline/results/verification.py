@@ -1,4 +1,4 @@
-"""Verification of every checkpoint of an experiment, and `clean`, which deletes what may go without loss.
+"""Verification of every checkpoint of an experiment, and `clean`, which deletes what can be deleted without loss.
 
 By default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
 value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
