@@ -38,7 +38,6 @@ from touchline.run.queue import Submitted
 from touchline.slurm.site_facts import DoctorReport
 from touchline.tools.imports.importing import ImportReport
 from touchline.tools.optimising import Optimised
-from touchline.tools.selftest import ProgressRows
 
 __version__: str
 _Path = str | PathLike[str]
@@ -317,6 +316,6 @@ def doctor(
 
 def selftest(
     *,
-    on_progress: ProgressRows | None = None,
+    on_progress: JobProgressCallback | None = None,
 ) -> SelftestReport:
     """Check this machine: losses and gradients of the trainer, isolation, resuming."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from touchline.plan.design import DesignAnswer
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.placement.problem import Placement
+    from touchline.run.progress import JobProgressCallback
     from touchline.slurm.site_facts import DoctorReport
     from touchline.tools.optimising import Optimised
-    from touchline.tools.selftest import ProgressRows
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -74,7 +74,7 @@ def probe(
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message or ignore_message)
 
 
-def selftest(*, on_progress: ProgressRows | None = None) -> SelftestReport:
+def selftest(*, on_progress: JobProgressCallback | None = None) -> SelftestReport:
     """Check this machine: losses and gradients of the trainer, isolation, resuming.
 
     Args:

@@ -28,7 +28,7 @@ from touchline.experiment.validate import adapter, build, dotted_keys, unknown_k
 from touchline.experiment.write import to_yaml
 from touchline.slurm.options import value_fault
 
-_STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
+STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
 
 ONE_FOR_ALL = ("evaluate.quantization",)
@@ -57,10 +57,14 @@ class LoadedExperiment:
     """Dotted keys set by the user: in the file, as an override, as a factor or in a pair."""
 
 
-def _stand_in(data: Mapping[str, object]) -> Experiment:
+def stand_in(*, separate_files: bool) -> Experiment:
+    """Return an experiment of defaults, whose data is one file or a file for each split."""
+    return with_fields(STAND_IN, data=DataConfig(train="x")) if separate_files else STAND_IN
+
+
+def _has_separate_files(data: Mapping[str, object]) -> bool:
     keys = data.get("data")
-    separate = isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
-    return with_fields(_STAND_IN, data=DataConfig(train="x")) if separate else _STAND_IN
+    return isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
 
 
 def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:
@@ -93,7 +97,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     findings += [fault for fault in faults if fault.subject not in better]
     findings += of_strategy
     findings += _key_faults(data, document)
-    tried = experiment or _stand_in(data)
+    tried = experiment or stand_in(separate_files=_has_separate_files(data))
     findings += _level_faults(tried, data, document)
     findings += stage_faults(tried, data, document)
     if experiment is not None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -22,11 +22,9 @@ from touchline.core.quantity import Quantity
 from touchline.data.machine import machine_here
 from touchline.data.worker import told_faults
 from touchline.history.probe import NodeCheck, SelftestReport, StepCheck, Verdict
-from touchline.run.progress import JobProgress
+from touchline.run.progress import JobProgress, JobProgressCallback
 from touchline.tools.probing import require_packages
 
-ProgressRows = Callable[[Sequence[JobProgress]], None]
-"""Called with the row of the self-test."""
 TIMEOUT_SECONDS = 300.0
 """Timeout of one check, loading of the libraries included."""
 _FIRST_SECONDS = 4.0
@@ -36,7 +34,7 @@ _TALK_LIMIT_BYTES = 64 * 1024
 _CHECK = TypeAdapter(NodeCheck)
 
 
-def selftest(on_progress: ProgressRows | None = None) -> SelftestReport:
+def selftest(on_progress: JobProgressCallback | None = None) -> SelftestReport:
     """Check this node. What it lacks is a check that was not run, with the reason.
 
     Args:

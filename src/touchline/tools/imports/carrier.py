@@ -22,17 +22,14 @@ from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError
 from touchline.core.files import read_json_object
 from touchline.core.finding import Location
-from touchline.experiment.data_config import DataConfig
 from touchline.experiment.document import Key, YamlDocument, parse_value
-from touchline.experiment.experiment import Experiment, with_fields
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated
-from touchline.experiment.validate import adapter, with_settings
+from touchline.experiment.read import stand_in
+from touchline.experiment.validate import with_settings
 
 _SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|api_?key)$", re.IGNORECASE)
 _NOTHING: tuple[object, ...] = (None, "", [], {})
-STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
-"""Experiment with touchline's defaults."""
 NOWHERE = YamlDocument(path="", root=CommentedMap(), data={})
 """Document of settings that are in no file."""
 
@@ -57,9 +54,8 @@ def _problem(key: str, text: str) -> str | None:
         return error.findings[0].message
     if key == MODEL:
         return None
-    separate = key in ("data.train", "data.validation", "data.test")
-    stand_in = with_fields(STAND_IN, data=DataConfig(train="x")) if separate else STAND_IN
-    _, findings = with_settings(stand_in, {key: value}, NOWHERE)
+    tried = stand_in(separate_files=key in ("data.train", "data.validation", "data.test"))
+    _, findings = with_settings(tried, {key: value}, NOWHERE)
     return findings[0].message if findings else None
 
 

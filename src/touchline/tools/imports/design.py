@@ -18,10 +18,10 @@ from touchline.core.errors import TouchlineError
 from touchline.data.readers import FORMATS, WHOLE, read_rows
 from touchline.experiment.data_config import DATASET_KEYS
 from touchline.experiment.experiment import Experiment
+from touchline.experiment.read import STAND_IN
 from touchline.experiment.settings import value_of
 from touchline.experiment.training import LORA_ALPHA_PER_RANK
 from touchline.experiment.validate import adapter, dotted_keys
-from touchline.tools.imports.carrier import STAND_IN
 
 T = TypeVar("T")
 _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"
